@@ -1,0 +1,33 @@
+# One command installs, one runs: every target brings what it needs.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup lint test bench clean
+
+help: ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+setup: $(STAMP) ## make .venv with everything in it
+
+lint: $(STAMP) ## style, types, dependency conflicts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pip check
+
+test: $(STAMP) ## all tests, on a real mongod and a real broker
+	$(BIN)/pytest
+
+bench: $(STAMP) ## measure; prints ratios as JSON
+	$(BIN)/python -m tests.bench.run
+
+clean: ## remove the environment and all local data
+	rm -rf $(VENV) .captionstream

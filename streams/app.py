@@ -1,0 +1,159 @@
+"""The composition root: builds one process from the settings and runs it.
+
+A process is `publisher` or a stage of `stages.CHAIN`. Every process serves its HTTP endpoints
+before anything else, so that a slow start can be watched, and waits for neighbours that are away.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import stamina
+from structlog import get_logger
+
+from streams.endpoints import Check, Endpoints, serve_endpoints
+from streams.errors import SettingsError, Unavailable
+from streams.processes import Report, Reporter
+from streams.settings import Settings
+from streams.stages import STAGE_BY_NAME, StageSpec
+from streams.stages.stage import Stage
+from streams.stages.worker import StageWorker
+from streams.steps import build_step
+from streams.store import connect, state_database
+
+log = get_logger(__name__)
+
+T = TypeVar("T")
+
+PUBLISHER: Final = "publisher"
+#: Every process of the pipeline, in the order in which a document passes them.
+PROCESSES: Final = (PUBLISHER, *STAGE_BY_NAME)
+
+_RATE_WINDOW_SECONDS: Final = 30.0
+
+
+def run_process(name: str, settings: Settings) -> None:
+    """Run one process until SIGTERM or SIGINT.
+
+    Raises:
+        SettingsError: There is no such process, or a setting is wrong.
+        SystemExit: At the end of a stage.
+    """
+    if name == PUBLISHER:
+        from streams.capture.process import run_publisher  # noqa: PLC0415 - a stage needs none of it
+
+        run_publisher(settings)
+    elif name in STAGE_BY_NAME:
+        StageProcess(STAGE_BY_NAME[name], settings).run()
+    else:
+        msg = f"no process is called {name!r}; choose one of {', '.join(PROCESSES)}"
+        raise SettingsError(msg)
+
+
+class StageProcess:
+    """One process that runs one stage."""
+
+    def __init__(self, spec: StageSpec, settings: Settings) -> None:
+        """Keep what is needed; nothing is started."""
+        self._spec = spec
+        self._settings = settings
+        self._stage: Stage | None = None
+        self._worker = StageWorker(spec, settings.kafka, settings.stage)
+        self._rate = Rate()
+
+    def run(self) -> None:
+        """Build the step, join the group, work until a signal.
+
+        1. Serve the endpoints: not ready yet.
+        2. Build the step (loads the model); wait while MongoDB is away.
+        3. Report to the state database.
+        4. Consume.
+
+        Raises:
+            SettingsError: A setting is wrong.
+            SystemExit: At the end; code 0 after a signal.
+        """
+        endpoints = serve_endpoints(  # 1
+            self._settings.http, health=self.health, readiness=self.readiness
+        )
+        client = connect(self._settings.mongo)
+        step = wait_for(lambda: build_step(self._spec, client, self._settings))  # 2
+        stage = Stage(
+            self._spec,
+            step,
+            self._settings.stage,
+            tenant=f"{self._settings.mongo.database}.{self._settings.mongo.collection}",
+            deliver=self._worker.deliver,
+        )
+        self._stage = stage
+        reporter = Reporter(  # 3
+            state_database(client, self._settings.mongo), lambda: self._report(stage, endpoints)
+        )
+        reporter.start()
+        log.info("stage starts", stage=self._spec.name, versions=dict(step.versions()))
+        try:
+            self._worker.run(stage)  # 4
+        finally:
+            reporter.stop()
+            endpoints.close()
+
+    def health(self) -> Check:
+        """Whether the stage gets on: not ok when work waits and nothing moves."""
+        stage = self._stage
+        if stage is None:
+            return Check(is_ok=True, reason="starting")
+        idle = stage.progress.seconds_since_progress
+        has_work = stage.progress.in_flight > 0 or bool(self._worker.lag)
+        if has_work and idle > self._settings.stage.stall_seconds:
+            return Check(is_ok=False, reason=f"work waits and nothing moved for {idle:.0f} s")
+        return Check(is_ok=True)
+
+    def readiness(self) -> Check:
+        """Whether the stage has its model and its partitions."""
+        if self._stage is None:
+            return Check(is_ok=False, reason="loading")
+        if not self._worker.has_assignment:
+            return Check(is_ok=False, reason="joining the consumer group")
+        return Check(is_ok=True)
+
+    def _report(self, stage: Stage, endpoints: Endpoints) -> Report:
+        ready = self.readiness()
+        return Report(
+            stage=self._spec.name,
+            url=endpoints.url,
+            is_ready=ready.is_ok,
+            reason="" if ready.is_ok else ready.reason,
+            lag=self._worker.lag,
+            documents=stage.progress.finished,
+            rate=self._rate.update(stage.progress.finished),
+            versions=dict(stage.step.versions()),
+            in_flight=stage.progress.in_flight,
+        )
+
+
+class Rate:
+    """Documents per second over the last half minute."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def update(self, count: int) -> float:
+        """Note the count of now and return the rate."""
+        now = time.monotonic()
+        self._seen.append((now, count))
+        while now - self._seen[0][0] > _RATE_WINDOW_SECONDS:
+            self._seen.popleft()
+        first_time, first_count = self._seen[0]
+        return (count - first_count) / (now - first_time) if now > first_time else 0.0
+
+
+def wait_for(action: Callable[[], T]) -> T:
+    """Return what `action` returns; repeat it, ever more slowly, while a neighbour is away."""
+    for attempt in stamina.retry_context(
+        on=Unavailable, attempts=None, timeout=None, wait_initial=0.2, wait_max=10.0
+    ):
+        with attempt:
+            return action()
+    msg = "unreachable: there is no limit of attempts"
+    raise AssertionError(msg)

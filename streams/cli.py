@@ -1,0 +1,46 @@
+"""`captionstream`: the command line. Errors are one line and exit code 2, never a traceback."""
+
+import sys
+
+import typer
+
+from streams.commands import doctor, documents, models, operate, run
+from streams.errors import CaptionstreamError
+
+app = typer.Typer(
+    name="captionstream",
+    help="Insert an image into MongoDB, get a caption back.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+for command in (
+    run.up,
+    run.run,
+    documents.insert,
+    documents.show,
+    operate.status,
+    operate.wait,
+    operate.reconcile,
+    doctor.doctor,
+):
+    app.command()(command)
+app.command("import-coco")(documents.import_coco)
+app.add_typer(operate.dead_letters, name="dead-letters")
+app.add_typer(operate.topics, name="topics")
+app.add_typer(models.models, name="models")
+
+
+def main() -> None:
+    """Run the command that the arguments name."""
+    try:
+        app()
+    except CaptionstreamError as exc:
+        typer.echo(f"captionstream: {exc}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""`captionstream doctor`: looks at everything that the pipeline needs, and names the remedy."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import typer
+from packaging.version import Version
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
+
+from streams.commands.context import DataDir, open_state, out, settings_of
+from streams.errors import CaptionstreamError
+from streams.processes import read_reports
+from streams.registry import Registry
+from streams.settings import ClipSettings, Settings
+from streams.stages import STAGE_BY_NAME
+from streams.topics import missing_topics
+
+#: Pins whose other releases were not measured.
+_PINNED: Final = {"aiokafka": "0.14.0", "mode-streaming": "0.7.1", "faust-streaming": "0.15.3"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One check: what was looked at, what was found, and what to do if it is not right."""
+
+    subject: str
+    is_ok: bool
+    detail: str
+    remedy: str = ""
+
+
+def doctor(data_dir: DataDir = None) -> None:
+    """Check servers, topics, weights, versions and processes; exit code 1 if something is wrong.
+
+    Example: captionstream doctor
+    """
+    settings = settings_of(data_dir)
+    findings = list(examine(settings))
+    for finding in findings:
+        mark = "ok  " if finding.is_ok else "FAIL"
+        out.print(f"{mark} {finding.subject}: {finding.detail}", markup=False)
+        if not finding.is_ok:
+            out.print(f"     -> {finding.remedy}", markup=False)
+    if not all(finding.is_ok for finding in findings):
+        raise typer.Exit(1)
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Yield one finding for each thing that the pipeline needs."""
+    yield _versions()
+    client, state = open_state(settings)
+    mongo = _mongo(client, settings)
+    yield mongo
+    yield _topics(settings)
+    yield _weights(settings.clip)
+    if mongo.is_ok:
+        yield _guarded("models", lambda: _models(Registry(state)), "see the finding above")
+        yield _guarded("processes", lambda: _processes(state), "see the finding above")
+
+
+def _guarded(subject: str, check: Callable[[], Finding], remedy: str) -> Finding:
+    try:
+        return check()
+    except CaptionstreamError as exc:
+        return Finding(subject=subject, is_ok=False, detail=str(exc), remedy=remedy)
+
+
+def _versions() -> Finding:
+    wrong = [
+        f"{name} {metadata.version(name)} (measured with {wanted})"
+        for name, wanted in _PINNED.items()
+        if Version(metadata.version(name)) != Version(wanted)
+    ]
+    return Finding(
+        subject="versions",
+        is_ok=not wrong,
+        detail="; ".join(wrong) or ", ".join(f"{n} {v}" for n, v in _PINNED.items()),
+        remedy="pip install -e . (installs the pinned releases)",
+    )
+
+
+def _mongo(client: MongoClient[dict[str, Any]], settings: Settings) -> Finding:
+    try:
+        hello = client.admin.command("hello")
+    except PyMongoError as exc:
+        return Finding(
+            subject="MongoDB",
+            is_ok=False,
+            detail=f"does not answer: {type(exc).__name__}",
+            remedy="start it, or set CAPTIONSTREAM_MONGO__URI",
+        )
+    name = hello.get("setName") or ("sharded cluster" if hello.get("msg") == "isdbgrid" else None)
+    if name is None:
+        return Finding(
+            subject="MongoDB",
+            is_ok=False,
+            detail="is a standalone server; change streams need a replica set",
+            remedy="start mongod with --replSet rs0 and run rs.initiate() once",
+        )
+    return Finding(
+        subject="MongoDB",
+        is_ok=True,
+        detail=f"{name}, watching {settings.mongo.database}.{settings.mongo.collection}",
+    )
+
+
+def _topics(settings: Settings) -> Finding:
+    def check() -> Finding:
+        missing = missing_topics(settings.kafka)
+        return Finding(
+            subject="Kafka",
+            is_ok=not missing,
+            detail=f"missing topics: {', '.join(missing)}" if missing else "all topics exist",
+            remedy="captionstream topics create",
+        )
+
+    return _guarded(
+        "Kafka", check, "start the broker, or set CAPTIONSTREAM_KAFKA__BOOTSTRAP_SERVERS"
+    )
+
+
+def _weights(clip: ClipSettings) -> Finding:
+    if clip.pretrained == "random":
+        return Finding(
+            subject="CLIP weights",
+            is_ok=False,
+            detail="random: embeddings and captions mean nothing",
+            remedy="set CAPTIONSTREAM_CLIP__PRETRAINED to a tag or a checkpoint",
+        )
+    path = Path(clip.pretrained)
+    if path.suffix and not path.is_file():
+        return Finding(
+            subject="CLIP weights",
+            is_ok=False,
+            detail=f"no file {path}",
+            remedy="set CAPTIONSTREAM_CLIP__PRETRAINED to an existing checkpoint or a tag",
+        )
+    return Finding(subject="CLIP weights", is_ok=True, detail=f"{clip.model} {clip.pretrained}")
+
+
+def _models(registry: Registry) -> Finding:
+    serving = registry.serving()
+    return Finding(
+        subject="models",
+        is_ok="conditional_lm" in serving.versions,
+        detail=", ".join(f"{n} {v}" for n, v in serving.versions.items()) or "none serves",
+        remedy="train and publish a captioner; until then documents await a model",
+    )
+
+
+def _processes(state: Any) -> Finding:
+    reports = read_reports(state)
+    alive = {report.stage for report in reports}
+    missing = [name for name in ("publisher", *STAGE_BY_NAME) if name not in alive]
+    waiting = [f"{r.stage}: {r.reason}" for r in reports if not r.is_ready]
+    return Finding(
+        subject="processes",
+        is_ok=not missing and not waiting,
+        detail="; ".join([*(f"no {name} runs" for name in missing), *waiting]) or "all run",
+        remedy="captionstream up, or captionstream run NAME for each of them",
+    )

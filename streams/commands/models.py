@@ -1,0 +1,87 @@
+"""Commands about model versions: list, show, promote, rollback."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from streams.commands.context import AsJson, DataDir, open_state, out, settings_of
+from streams.registry import Registry
+
+models = typer.Typer(help="Model versions in the registry.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="Name of the model, for example conditional_lm.")]
+
+
+def _registry(data_dir: DataDir) -> Registry:
+    return Registry(open_state(settings_of(data_dir))[1])
+
+
+@models.command("list")
+def models_list(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """List every version; a star marks the one that serves.
+
+    Example: captionstream models list
+    """
+    registry = _registry(data_dir)
+    pointers = registry.pointers()
+    for info in registry.versions():
+        pointer = pointers.get(info.name)
+        is_serving = pointer is not None and pointer.version == info.version
+        if as_json:
+            row = {"name": info.name, "version": info.version, "serving": is_serving}
+            typer.echo(json.dumps({**row, "created_at": info.created_at.isoformat()}))
+            continue
+        mark = "*" if is_serving else " "
+        created = f"{info.created_at:%Y-%m-%d %H:%M:%S}"
+        out.print(f"{mark} {info.name:16s} {info.version:40s} {created}", markup=False)
+
+
+@models.command("show")
+def models_show(
+    name: Name,
+    version: Annotated[str | None, typer.Argument(help="Default: the one that serves.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Show a version's manifest and the history of the model's pointer.
+
+    Example: captionstream models show conditional_lm
+    """
+    registry = _registry(data_dir)
+    pointer = registry.pointer(name)
+    wanted = version or (pointer.version if pointer else "")
+    info = registry.describe(name, wanted)
+    typer.echo(json.dumps(info.as_json(), indent=2, default=str))
+    for move in registry.history(name):
+        typer.echo(
+            f"{move.at:%Y-%m-%d %H:%M:%S}  {move.revision:4d}  {move.version}  {move.reason}"
+        )
+
+
+@models.command("promote")
+def models_promote(
+    name: Name,
+    version: Annotated[str, typer.Argument(help="Version, or a unique beginning of one.")],
+    reason: Annotated[str, typer.Option(help="Kept in the history.")] = "by hand",
+    data_dir: DataDir = None,
+) -> None:
+    """Let a version serve; running processes swap it in within seconds.
+
+    Example: captionstream models promote conditional_lm 3f2a
+    """
+    pointer = _registry(data_dir).promote(name, version, reason=reason)
+    out.print(f"{name} now serves {pointer.version} (before: {pointer.previous or 'none'})")
+
+
+@models.command("rollback")
+def models_rollback(
+    name: Name,
+    reason: Annotated[str, typer.Option(help="Kept in the history.")] = "rollback by hand",
+    data_dir: DataDir = None,
+) -> None:
+    """Let the version serve that served before.
+
+    Example: captionstream models rollback conditional_lm
+    """
+    pointer = _registry(data_dir).rollback(name, reason=reason)
+    out.print(f"{name} now serves {pointer.version} (before: {pointer.previous or 'none'})")

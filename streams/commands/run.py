@@ -1,0 +1,48 @@
+"""Commands that run things: the whole stack, or one process of it."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from streams.app import PROCESSES, run_process
+from streams.local.supervisor import run_stack
+from streams.logs import configure_logging
+from streams.settings import load_settings
+
+
+def up(
+    data_dir: Annotated[
+        Path, typer.Option(help="Where servers, logs and state live; nothing is written elsewhere.")
+    ] = Path(".captionstream/stack"),
+    mongo_uri: Annotated[
+        str | None, typer.Option(help="Use this MongoDB replica set, start none.")
+    ] = None,
+    kafka: Annotated[
+        str | None, typer.Option(help="Use the broker at HOST:PORT, start none.")
+    ] = None,
+) -> None:
+    """Start MongoDB, a broker, the publisher and all stages; stop with Ctrl-C.
+
+    Prints one line of JSON when everything is ready.
+
+    Example: CAPTIONSTREAM_CLIP__PRETRAINED=random captionstream up
+    """
+    settings = load_settings()
+    configure_logging(settings.log.model_copy(update={"format": "console"}), process="up")
+    raise typer.Exit(
+        run_stack(settings, data_dir=data_dir, mongo_uri=mongo_uri, kafka=kafka, out=sys.stdout)
+    )
+
+
+def run(
+    name: Annotated[str, typer.Argument(help=f"One of: {', '.join(PROCESSES)}.")],
+) -> None:
+    """Run one process against the servers of the environment, until SIGTERM.
+
+    Example: captionstream run featurize
+    """
+    settings = load_settings()
+    configure_logging(settings.log, process=name)
+    run_process(name, settings)

@@ -1,0 +1,102 @@
+"""Every error of ours, in one tree. A class knows whether waiting can help.
+
+CaptionstreamError
+├── SettingsError             the environment or a command's arguments are wrong
+├── DocumentError             one document cannot be processed; the next one can
+│   ├── InvalidImage          `img` is missing, has a wrong type, cannot be decoded or is too large
+│   ├── InvalidEvent          a record on a topic is not one of ours, or of a schema we do not know
+│   ├── FeatureMismatch       a vector does not fit the model that should read it
+│   ├── WriteRejected         MongoDB refused the outputs of this document (for example over 16 MB)
+│   └── ModelFailed           the model raised on this document, again and again   (retryable)
+├── ModelError                a model version cannot serve
+│   ├── InvalidBundle         hashes, manifest, weights or golden output do not hold
+│   ├── ModelNotFound         no such model or version
+│   └── PointerConflict       somebody else moved the pointer first
+├── CaptureError              the change stream cannot go on as it is
+│   ├── HistoryLost           the oplog no longer reaches back to the stored position
+│   └── LeaseLost             another publisher holds the lease
+└── Unavailable               a neighbour is away; wait and go on              (retryable)
+    ├── StoreUnavailable      MongoDB
+    └── BrokerUnavailable     Kafka
+"""
+
+
+class CaptionstreamError(Exception):
+    """Base of all errors that this package raises on purpose.
+
+    The message says what failed, what was expected and what to do.
+    """
+
+    is_retryable: bool = False
+
+
+class SettingsError(CaptionstreamError):
+    """A setting or a command's argument is wrong."""
+
+
+class DocumentError(CaptionstreamError):
+    """One document cannot be processed. It is recorded there and dead-lettered."""
+
+
+class InvalidImage(DocumentError):
+    """`img` is missing, has a wrong type, cannot be decoded or exceeds a limit."""
+
+
+class InvalidEvent(DocumentError):
+    """A record is not one of ours, is damaged, or has a schema version that we do not know."""
+
+
+class FeatureMismatch(DocumentError):
+    """A vector has another shape or model version than the model that should read it expects."""
+
+
+class WriteRejected(DocumentError):
+    """MongoDB refused to store the outputs of one document."""
+
+
+class ModelFailed(DocumentError):
+    """A model raised on this document in every attempt."""
+
+    is_retryable = True
+
+
+class ModelError(CaptionstreamError):
+    """A model version cannot serve."""
+
+
+class InvalidBundle(ModelError):
+    """A bundle is damaged or does not compute what its manifest promises."""
+
+
+class ModelNotFound(ModelError):
+    """There is no such model or no such version in the registry."""
+
+
+class PointerConflict(ModelError):
+    """The pointer was moved by somebody else since it was read."""
+
+
+class CaptureError(CaptionstreamError):
+    """The change stream cannot go on from where it stood."""
+
+
+class HistoryLost(CaptureError):
+    """The oplog no longer holds the stored position; changes may have been missed."""
+
+
+class LeaseLost(CaptureError):
+    """Another publisher holds the lease; this one must not commit."""
+
+
+class Unavailable(CaptionstreamError):
+    """A server that we need does not answer. Waiting helps, nothing is lost."""
+
+    is_retryable = True
+
+
+class StoreUnavailable(Unavailable):
+    """MongoDB does not answer or has no primary."""
+
+
+class BrokerUnavailable(Unavailable):
+    """The Kafka broker does not answer."""

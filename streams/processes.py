@@ -1,0 +1,100 @@
+"""What every running process says of itself, kept in the state database.
+
+Each process replaces its own report every second; a report that is no longer renewed is dead. So
+the state of the whole pipeline can be asked with MongoDB alone, wherever the processes run.
+"""
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from pymongo.database import Database
+from structlog import get_logger
+
+from streams.errors import StoreUnavailable
+from streams.store import mongo_errors
+
+log = get_logger(__name__)
+
+REPORT_SECONDS: Final = 1.0
+#: A report older than this comes from a dead process. Generous: a busy machine delays threads.
+_STALE_AFTER: Final = timedelta(seconds=15)
+_COLLECTION: Final = "processes"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """One process at one moment.
+
+    Attributes:
+        stage: Name of the stage, or `publisher`.
+        url: Base URL of its HTTP endpoints.
+        is_ready: Whether it can work.
+        reason: Why it is not ready.
+        lag: Records that wait in its input; None while unknown.
+        documents: Documents finished since it started.
+        rate: Documents per second over the last half minute.
+        versions: Version of each model it serves, by name.
+        in_flight: Records taken and not acknowledged.
+    """
+
+    stage: str
+    url: str
+    is_ready: bool
+    reason: str = ""
+    lag: int | None = None
+    documents: int = 0
+    rate: float = 0.0
+    versions: Mapping[str, str] = field(default_factory=dict)
+    in_flight: int = 0
+
+
+class Reporter:
+    """Writes a process's report every second from a thread of its own, until it is stopped."""
+
+    def __init__(self, database: Database[dict[str, Any]], describe: Callable[[], Report]) -> None:
+        self._reports = database[_COLLECTION]
+        self._describe = describe
+        self._id = f"{socket.gethostname()}:{os.getpid()}"
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
+
+    def start(self) -> None:
+        """Begin to report."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop reporting and withdraw the report."""
+        self._stop.set()
+        self._thread.join(timeout=5)
+        try:
+            with mongo_errors("withdrawing the process report"):
+                self._reports.delete_one({"_id": self._id})
+        except StoreUnavailable as exc:
+            log.warning("process report not withdrawn", error=str(exc))
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            report = {**asdict(self._describe()), "at": datetime.now(UTC)}
+            try:
+                with mongo_errors("reporting"):
+                    self._reports.replace_one({"_id": self._id}, report, upsert=True)
+            except StoreUnavailable as exc:
+                log.warning("process report not written", error=str(exc))
+            self._stop.wait(REPORT_SECONDS)
+
+
+def read_reports(database: Database[dict[str, Any]]) -> list[Report]:
+    """Return the report of every process that is alive.
+
+    Raises:
+        StoreUnavailable: MongoDB does not answer.
+    """
+    with mongo_errors("reading process reports"):
+        rows = list(database[_COLLECTION].find({"at": {"$gte": datetime.now(UTC) - _STALE_AFTER}}))
+    names = Report.__dataclass_fields__
+    return [Report(**{key: value for key, value in row.items() if key in names}) for row in rows]

@@ -1,0 +1,206 @@
+"""All settings, read once from the environment. Nothing else reads the environment.
+
+`CAPTIONSTREAM_KAFKA__PARTITIONS=8` sets `settings.kafka.partitions`. Units are in the names. The
+table in the README is generated from this module.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from streams.errors import SettingsError
+
+ENVIRONMENT_PREFIX = "CAPTIONSTREAM_"
+
+
+class Section(BaseModel):
+    """One group of settings; immutable, unknown names refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class MongoSettings(Section):
+    """The database that is watched, and where our own state lives."""
+
+    uri: SecretStr = Field(
+        SecretStr("mongodb://127.0.0.1:27017/?replicaSet=rs0"),
+        description="Connection string of a replica set (change streams need one).",
+    )
+    database: str = Field("captions", min_length=1, description="Database that producers write to.")
+    collection: str = Field("documents", min_length=1, description="Collection that is watched.")
+    state_database: str | None = Field(
+        None,
+        description="Database of positions, leases and models; "
+        "when absent `<database>_captionstream`.",
+    )
+    timeout_seconds: float = Field(
+        10.0, gt=0, description="How long one operation may take, server selection included."
+    )
+
+    @property
+    def state(self) -> str:
+        """Name of the database that holds positions, leases, models and process reports."""
+        return self.state_database or f"{self.database}_captionstream"
+
+
+class KafkaSettings(Section):
+    """The broker, its topics and its consumer groups."""
+
+    bootstrap_servers: str = Field("127.0.0.1:9092", description="host:port, comma-separated.")
+    prefix: str = Field(
+        "", pattern=r"^[A-Za-z0-9._-]*$", description="Put before every topic and group name."
+    )
+    partitions: int = Field(
+        4, ge=1, description="Partitions of every topic; the most processes one stage can use."
+    )
+    replication_factor: int = Field(1, ge=1, description="Copies of every partition.")
+    retention_hours: float = Field(168.0, gt=0, description="How long topics keep records.")
+    dead_letter_retention_hours: float = Field(
+        2160.0, gt=0, description="How long dead letters are kept."
+    )
+    session_timeout_seconds: float = Field(
+        10.0, gt=0, description="A stage process silent for so long loses its partitions."
+    )
+    request_timeout_seconds: float = Field(30.0, gt=0, description="Limit for one broker request.")
+
+
+class ClipSettings(Section):
+    """The image encoder."""
+
+    model: str = Field(
+        "RN50",
+        description="open_clip model name, or the path of an open_clip model config (.json).",
+    )
+    pretrained: str = Field(
+        "openai",
+        description="open_clip tag, path of a checkpoint, or `random` (for trials only).",
+    )
+    seed: int = Field(0, description="Seed of the weights when `pretrained` is `random`.")
+    device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:1`, ...")
+
+
+class ImageSettings(Section):
+    """Limits for one image; beyond them a document fails with a clear error."""
+
+    max_bytes: int = Field(32 * 1024 * 1024, gt=0, description="Encoded size in bytes.")
+    max_pixels: int = Field(64_000_000, gt=0, description="Width times height, before decoding.")
+
+
+class ModelSettings(Section):
+    """Reading model versions from the registry, and decoding captions."""
+
+    poll_interval_seconds: float = Field(1.0, gt=0, description="How often pointers are read.")
+    projection_dimension: int = Field(
+        512, ge=1, description="Size of the projection that is made when none was trained."
+    )
+    beam_width: int = Field(1, ge=1, le=64, description="1 decodes greedily.")
+
+
+class StageSettings(Section):
+    """How a stage forms batches and what it does with failures."""
+
+    batch_size: int = Field(32, ge=1, description="Most events in one batch.")
+    batch_wait_seconds: float = Field(
+        0.05, gt=0, le=0.2, description="Longest wait for a batch to fill (longer delays SIGTERM)."
+    )
+    max_attempts: int = Field(3, ge=1, description="Attempts before a retryable failure is final.")
+    backoff_initial_seconds: float = Field(0.2, ge=0, description="First pause between attempts.")
+    backoff_max_seconds: float = Field(10.0, ge=0, description="Longest pause between attempts.")
+    torch_threads: int = Field(
+        0, ge=0, description="Threads of one torch operation; 0: all cores (caption, project: 1)."
+    )
+    decode_threads: int = Field(2, ge=1, description="Images decoded at once by `featurize`.")
+    stall_seconds: float = Field(
+        120.0, gt=0, description="Work waiting and no progress for so long: not healthy."
+    )
+
+
+class PublisherSettings(Section):
+    """From the change stream to Kafka."""
+
+    window_events: int = Field(1000, ge=1, description="Most changes sent and not acknowledged.")
+    window_bytes: int = Field(8 * 1024 * 1024, ge=1, description="The same in bytes.")
+    commit_interval_seconds: float = Field(0.5, gt=0, description="How often the position is kept.")
+    heartbeat_interval_seconds: float = Field(
+        5.0, gt=0, description="How often an idle stream's position is kept."
+    )
+    lease_seconds: float = Field(
+        10.0, gt=0, description="A publisher silent for so long may be replaced."
+    )
+
+
+class ReconcilerSettings(Section):
+    """Finding documents whose outputs are missing or made by another version."""
+
+    interval_seconds: float = Field(30.0, gt=0, description="Pause between two scans.")
+    grace_seconds: float = Field(
+        20.0, ge=0, description="A document must look unfinished for so long before it is repeated."
+    )
+    chunk_size: int = Field(
+        64, ge=1, description="Most documents in flight; live changes wait behind at most these."
+    )
+    chunk_timeout_seconds: float = Field(
+        60.0, gt=0, description="How long one chunk may take before the scan is given up."
+    )
+    retry_after_seconds: float = Field(
+        600.0, ge=0, description="Age at which a retryable error in a document is tried again."
+    )
+
+
+class HttpSettings(Section):
+    """Where a process serves /metrics, /healthz and /readyz."""
+
+    host: str = Field("127.0.0.1", description="Address to bind.")
+    port: int = Field(
+        0, ge=0, le=65535, description="0: any free port; see `captionstream status`."
+    )
+
+
+class LogSettings(Section):
+    """Log lines go to stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level.")
+    format: Literal["json", "console"] = Field(
+        "json", description="One JSON object a line, or text."
+    )
+
+
+class Settings(BaseSettings):
+    """Every setting of every process."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+    )
+
+    mongo: MongoSettings = MongoSettings()
+    kafka: KafkaSettings = KafkaSettings()
+    clip: ClipSettings = ClipSettings()
+    image: ImageSettings = ImageSettings()
+    models: ModelSettings = ModelSettings()
+    stage: StageSettings = StageSettings()
+    publisher: PublisherSettings = PublisherSettings()
+    reconciler: ReconcilerSettings = ReconcilerSettings()
+    http: HttpSettings = HttpSettings()
+    log: LogSettings = LogSettings()
+
+
+def load_settings() -> Settings:
+    """Read the settings from the environment.
+
+    Raises:
+        SettingsError: A value is missing or wrong; the message names the variable.
+    """
+    try:
+        return Settings()
+    except ValidationError as exc:
+        problems = "; ".join(
+            f"{ENVIRONMENT_PREFIX}{'__'.join(str(part).upper() for part in error['loc'])}:"
+            f" {error['msg']}"
+            for error in exc.errors(include_input=False)
+        )
+        raise SettingsError(problems) from exc

@@ -1,0 +1,59 @@
+"""The stages, as data: what each one reads, applies and writes.
+
+A later model is one more line here, one more topic in `events.py` and one step.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from streams import events
+from streams.documents import CLIP, CLIP_PROJECTION, CONDITIONAL_LM, Model
+from streams.topics import TOPICS, dead_letter_topic
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageSpec:
+    """One stage of the chain.
+
+    Attributes:
+        name: Name of the stage; part of its consumer group.
+        inputs: Topics it consumes, without prefix.
+        output: Topic it produces to, None for the last stage.
+        model: The model it applies, None for a stage without one. Its `reads` names the features.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    output: str | None
+    model: Model | None
+
+
+FEATURIZE: Final = StageSpec(
+    name="featurize",
+    inputs=(events.IMAGE_CHANGED,),
+    output=events.IMAGE_FEATURIZED,
+    model=CLIP,
+)
+PROJECT: Final = StageSpec(
+    name="project",
+    inputs=(events.IMAGE_FEATURIZED,),
+    output=events.IMAGE_PROJECTED,
+    model=CLIP_PROJECTION,
+)
+CAPTION: Final = StageSpec(
+    name="caption",
+    inputs=(events.IMAGE_PROJECTED,),
+    output=events.CAPTION_GENERATED,
+    model=CONDITIONAL_LM,
+)
+SINK: Final = StageSpec(
+    name="sink",
+    # The dead letters too: an error belongs in its document, and the sink is the only writer.
+    inputs=(*TOPICS[1:], *(dead_letter_topic(topic) for topic in TOPICS[:-1])),
+    output=None,
+    model=None,
+)
+
+#: In the order in which a document passes them.
+CHAIN: Final = (FEATURIZE, PROJECT, CAPTION, SINK)
+STAGE_BY_NAME: Final = {stage.name: stage for stage in CHAIN}

@@ -1,0 +1,99 @@
+"""What `project` and `caption` share: apply a hot-reloaded model to features that events carry."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+
+from streams import metrics
+from streams.documents import Model, Output
+from streams.errors import FeatureMismatch, InvalidEvent
+from streams.events import DocumentDeleted, ModelApplied
+from streams.hot_model import Loaded
+from streams.models.bundle import Manifest
+from streams.stages.outcome import Failed, Input, Ok, Outcome, Result
+
+M = TypeVar("M")
+
+Compute = Callable[[np.ndarray], Sequence[Output]]
+"""From features of shape (B, D) to B outputs whose `features` are still empty."""
+
+
+def apply_model(
+    model: Model, loaded: Loaded[M] | None, events: Sequence[Input], compute: Compute
+) -> list[Outcome]:
+    """Return one outcome for each event; every output comes from the one version in `loaded`.
+
+    A stored output of the same version and the same upstream versions is sent on as it is. Without
+    a version, or with one that was fitted on other features, the document awaits a model.
+    """
+    outcomes = [_without_model(model, loaded, event) for event in events]
+    todo = [i for i, outcome in enumerate(outcomes) if outcome is None]
+    if todo and loaded is not None:
+        chosen = [event for event in (events[i] for i in todo) if isinstance(event, ModelApplied)]
+        feature = _feature(loaded.manifest)
+        vectors = np.stack([np.asarray(event.outputs[feature].value) for event in chosen])
+        metrics.MODEL_CALLS.labels(model.name).inc(len(chosen))
+        for i, event, output in zip(todo, chosen, compute(vectors), strict=True):
+            made = replace(output, features=_lineage(loaded.manifest, event))
+            outcomes[i] = Ok(event=_applied(model, event, made), result=Result.DONE)
+    return [outcome for outcome in outcomes if outcome is not None]
+
+
+def _without_model(model: Model, loaded: Loaded[M] | None, event: Input) -> Outcome | None:
+    """Return the outcome if no model is needed for it, else None."""
+    if isinstance(event, DocumentDeleted):
+        return Ok(event=event, result=Result.DELETED)
+    if not isinstance(event, ModelApplied):
+        return Failed(error=InvalidEvent(f"{model.name} got a {type(event).__name__}"))
+    if loaded is None or not _accepts(loaded.manifest, event):
+        return Ok(event=None, result=Result.AWAITING_MODEL)
+    problem = _mismatch(loaded.manifest, event)
+    if problem is not None:
+        return Failed(error=FeatureMismatch(problem), version=loaded.version)
+    stored = event.outputs.get(model.name)
+    if (
+        stored is not None
+        and stored.version == loaded.version
+        and dict(stored.features) == _lineage(loaded.manifest, event)
+    ):
+        return Ok(event=_applied(model, event, stored), result=Result.REUSED)
+    return None
+
+
+def _feature(manifest: Manifest) -> str:
+    return next(iter(manifest.features))
+
+
+def _accepts(manifest: Manifest, event: ModelApplied) -> bool:
+    """Whether every feature was made by a version that the model was fitted on."""
+    for name, wanted in manifest.features.items():
+        made = event.outputs.get(name)
+        if wanted.version is not None and made is not None and made.version != wanted.version:
+            return False
+    return True
+
+
+def _mismatch(manifest: Manifest, event: ModelApplied) -> str | None:
+    for name, wanted in manifest.features.items():
+        made = event.outputs.get(name)
+        if made is None or isinstance(made.value, str):
+            return f"the event carries no vector of {name!r}"
+        if made.value.shape != (wanted.dimension,):
+            return f"{name!r} has shape {made.value.shape}, expected ({wanted.dimension},)"
+    return None
+
+
+def _lineage(manifest: Manifest, event: ModelApplied) -> Mapping[str, str]:
+    """Return the version of every upstream model, those of the features' own features included."""
+    versions: dict[str, str] = {}
+    for name in manifest.features:
+        made = event.outputs[name]
+        versions.update(made.features)
+        versions[name] = made.version
+    return versions
+
+
+def _applied(model: Model, event: ModelApplied, output: Output) -> ModelApplied:
+    return replace(event, model=model.name, outputs={**event.outputs, model.name: output})

@@ -1,0 +1,127 @@
+"""Running a step so that one bad event fails alone, with retries and a circuit breaker.
+
+Synchronous and free of Kafka: `stage.py` calls it in its worker thread.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+
+from structlog import get_logger
+
+from streams import metrics
+from streams.errors import CaptionstreamError, ModelFailed, Unavailable
+from streams.settings import StageSettings
+from streams.stages.outcome import Failed, Input, Outcome, Step
+
+log = get_logger(__name__)
+
+
+class Isolator:
+    """Runs a step over batches; every event ends with one outcome."""
+
+    def __init__(
+        self,
+        stage: str,
+        step: Step,
+        settings: StageSettings,
+        *,
+        pause: Callable[[float], bool],
+        beat: Callable[[], None],
+    ) -> None:
+        """Keep what is needed.
+
+        Args:
+            stage: Name of the stage, for metrics and logs.
+            step: The step to run.
+            settings: Attempts and back-off.
+            pause: Waits so many seconds; returns True when the process is to stop.
+            beat: Called while waiting on purpose, so that waiting is not taken for hanging.
+        """
+        self._stage = stage
+        self._step = step
+        self._settings = settings
+        self._pause = pause
+        self._beat = beat
+
+    def apply(self, events: Sequence[Input]) -> list[Outcome]:
+        """Return one outcome for each event.
+
+        1. Run the batch; wait while a neighbour is away; halve it where it raises.
+        2. Try retryable failures again, up to `max_attempts`.
+        3. If some still fail and the model fails its self-test, the model is at fault: wait.
+
+        Raises:
+            Unavailable: The process is to stop while a neighbour is away. Nothing was finished.
+        """
+        outcomes = self._run(events)
+        attempt = 1
+        while failing := [i for i, outcome in enumerate(outcomes) if _may_pass(outcome)]:
+            if attempt >= self._settings.max_attempts and self._step.self_test():
+                break
+            if attempt >= self._settings.max_attempts:
+                log.error("model fails its self-test; holding the batch", stage=self._stage)
+            self._wait(attempt, _first_error(outcomes, failing))
+            attempt += 1
+            for i, again in zip(failing, self._run([events[i] for i in failing]), strict=True):
+                outcomes[i] = (
+                    Failed(error=again.error, attempts=attempt, version=again.version)
+                    if isinstance(again, Failed)
+                    else again
+                )
+        metrics.WAITING.labels(self._stage).set(0)
+        return outcomes
+
+    def _run(self, events: Sequence[Input]) -> list[Outcome]:
+        waited = 0
+        while True:
+            try:
+                return self._bisect(events)
+            except Unavailable as exc:
+                waited += 1
+                metrics.WAITING.labels(self._stage).set(1)
+                log.warning("waiting for a neighbour", stage=self._stage, error=str(exc))
+                self._wait(waited, exc)
+
+    def _bisect(self, events: Sequence[Input]) -> list[Outcome]:
+        try:
+            return self._step.run(events)
+        except Unavailable:
+            raise
+        except Exception as exc:
+            if len(events) > 1:
+                middle = len(events) // 2
+                return self._bisect(events[:middle]) + self._bisect(events[middle:])
+            version = next(iter(self._step.versions().values()), "")
+            return [Failed(error=_as_ours(exc), version=version)]
+
+    def _wait(self, attempt: int, error: CaptionstreamError) -> None:
+        metrics.RETRIES.labels(self._stage, type(error).__name__).inc()
+        settings = self._settings
+        longest = min(
+            settings.backoff_max_seconds, settings.backoff_initial_seconds * 2 ** min(attempt, 16)
+        )
+        self._beat()
+        # Full jitter, so that many processes do not come back at the same moment.
+        if self._pause(random.uniform(longest / 2, longest)):  # noqa: S311 - no secret
+            if isinstance(error, Unavailable):
+                raise error
+            msg = f"{self._stage} is stopping while its model is broken"
+            raise Unavailable(msg) from error
+
+
+def _may_pass(outcome: Outcome) -> bool:
+    return isinstance(outcome, Failed) and outcome.error.is_retryable
+
+
+def _first_error(outcomes: Sequence[Outcome], failing: Sequence[int]) -> CaptionstreamError:
+    outcome = outcomes[failing[0]]
+    assert isinstance(outcome, Failed)  # noqa: S101 - `failing` holds failures only
+    return outcome.error
+
+
+def _as_ours(exc: Exception) -> CaptionstreamError:
+    if isinstance(exc, CaptionstreamError):
+        return exc
+    error = ModelFailed(f"{type(exc).__name__}: {exc}")
+    error.__cause__ = exc
+    return error

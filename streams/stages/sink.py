@@ -1,0 +1,84 @@
+"""The step of `sink`: the one writer. Outputs and errors go into their documents, each guarded."""
+
+import time
+from collections.abc import Mapping, Sequence
+
+from streams import metrics
+from streams.dead_letters import DeadLetter
+from streams.documents import MODEL_BY_NAME
+from streams.errors import InvalidEvent, WriteRejected
+from streams.events import DocumentDeleted, ModelApplied, Origin
+from streams.stages.outcome import Failed, Input, Ok, Outcome, Result
+from streams.store import DocumentStore, OutputWrite
+
+
+class Sink:
+    """Bulk writes of whatever the other stages have made."""
+
+    def __init__(self, store: DocumentStore) -> None:
+        """Keep the store."""
+        self._store = store
+
+    def run(self, events: Sequence[Input]) -> list[Outcome]:
+        """Return one outcome for each event, after a majority has acknowledged its write."""
+        planned = [_plan(event) for event in events]
+        positions = [i for i, item in enumerate(planned) if isinstance(item, OutputWrite)]
+        writes = [item for item in planned if isinstance(item, OutputWrite)]
+        report = self._store.write_outputs(writes)
+        metrics.WRITES.labels("written").inc(report.written)
+        metrics.WRITES.labels("ignored").inc(report.ignored)
+        outcomes = [
+            Ok(event=None, result=Result.DONE) if isinstance(item, OutputWrite) else item
+            for item in planned
+        ]
+        for position, reason in report.rejected.items():
+            msg = f"MongoDB refused the output: {reason}"
+            outcomes[positions[position]] = Failed(error=WriteRejected(msg))
+        for event, outcome in zip(events, outcomes, strict=True):
+            _observe(event, outcome)
+        return list(outcomes)
+
+    def self_test(self) -> bool:
+        """There is no model that could be broken."""
+        return True
+
+    def versions(self) -> Mapping[str, str]:
+        """There is no model."""
+        return {}
+
+
+def _plan(event: Input) -> OutputWrite | Outcome:
+    if isinstance(event, DocumentDeleted):
+        return Ok(event=None, result=Result.DELETED)
+    if isinstance(event, DeadLetter):
+        return _plan_error(event)
+    if not isinstance(event, ModelApplied) or event.model not in MODEL_BY_NAME:
+        return Failed(error=InvalidEvent(f"sink cannot store a {type(event).__name__}"))
+    return OutputWrite(
+        document_id=event.document_id,
+        source=event.source,
+        model=MODEL_BY_NAME[event.model],
+        input=event.input,
+        result=event.outputs[event.model],
+    )
+
+
+def _plan_error(letter: DeadLetter) -> OutputWrite | Outcome:
+    """An error is stored where its output would be, if the record says where that is."""
+    model = MODEL_BY_NAME.get(letter.model)
+    try:
+        document_id = letter.document_id
+    except InvalidEvent:
+        return Ok(event=None, result=Result.IGNORED)
+    if model is None or letter.source is None:
+        return Ok(event=None, result=Result.IGNORED)
+    return OutputWrite(
+        document_id=document_id, source=letter.source, model=model, input="", result=letter.error
+    )
+
+
+def _observe(event: Input, outcome: Outcome) -> None:
+    """Latency of live changes; copies and repeats would measure their own waiting."""
+    if isinstance(event, ModelApplied) and isinstance(outcome, Ok) and event.origin is Origin.LIVE:
+        seconds = max(0.0, time.time() - event.source.time)
+        metrics.END_TO_END_SECONDS.labels(event.model).observe(seconds)

@@ -1,0 +1,243 @@
+"""The one loop of every stage: a batch of records in, outcomes delivered, then acknowledged.
+
+Knows records, outcomes and dead letters. Does not know what a step computes, nor Faust: `app.py`
+hands in batches, a way to deliver, and acknowledges when `handle` returns.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from structlog import get_logger
+
+from streams import metrics
+from streams.dead_letters import (
+    DeadLetter,
+    dead_letter_record,
+    is_replay_mark,
+    parse_dead_letter,
+)
+from streams.documents import OutputError, document_key
+from streams.errors import CaptionstreamError, InvalidEvent
+from streams.events import Headers, Record, decode_event, encode_event
+from streams.settings import StageSettings
+from streams.stages import StageSpec
+from streams.stages.isolate import Isolator
+from streams.stages.outcome import Failed, Input, Ok, Outcome, Result, Step
+from streams.topics import TOPICS, dead_letter_topic
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Message:
+    """A record as it was consumed; `topic` is without prefix."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+
+Delivery = Sequence[tuple[str, Record]]
+"""Records to send, in order, each with its topic (without prefix)."""
+
+
+class Stage:
+    """Handles batches for one stage. One `handle` at a time."""
+
+    def __init__(
+        self,
+        spec: StageSpec,
+        step: Step,
+        settings: StageSettings,
+        *,
+        tenant: str,
+        deliver: Callable[[Delivery], Awaitable[None]],
+    ) -> None:
+        """Keep what is needed.
+
+        Args:
+            spec: Which stage this is.
+            step: What it does.
+            settings: Batches and retries.
+            tenant: `database.collection`; records about others are refused.
+            deliver: Returns when the broker has acknowledged every record; raises to have the
+                process end, so that the batch is taken again after a restart.
+        """
+        self.spec = spec
+        self.step = step
+        self.progress = Progress(spec.name)
+        self._tenant = tenant
+        self._deliver = deliver
+        self._stopping = threading.Event()
+        self._isolator = Isolator(
+            spec.name, step, settings, pause=self._stopping.wait, beat=self.progress.beat
+        )
+        # torch never runs on the event loop, and never twice at once.
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix=spec.name)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopping.is_set()
+
+    def stop(self) -> None:
+        """Give up waiting for neighbours; a batch that is waiting raises `Unavailable`."""
+        self._stopping.set()
+
+    async def handle(self, messages: Sequence[Message]) -> None:
+        """Finish a batch. When this returns, every message may be acknowledged.
+
+        1. Decode each message; one that is not ours fails alone.
+        2. Keep the newest event of each document.
+        3. Apply the step, in the worker thread.
+        4. Deliver outputs and dead letters, and wait for the broker.
+        5. Count.
+
+        Raises:
+            Unavailable: Nothing was finished; the process is to end and take the batch again.
+        """
+        self.progress.begin(len(messages))
+        started = time.monotonic()
+        inputs = [self._decode(message) for message in messages]  # 1
+        chosen = newest_by_document(inputs)  # 2
+        events = [item for item in (inputs[i] for i in chosen) if not isinstance(item, Ok | Failed)]
+        applied = await asyncio.get_running_loop().run_in_executor(  # 3
+            self._worker, self._isolator.apply, events
+        )
+        outcomes: list[Outcome] = [
+            item if isinstance(item, Ok | Failed) else Ok(event=None, result=Result.SUPERSEDED)
+            for item in inputs
+        ]
+        for position, outcome in zip(chosen, applied, strict=True):
+            outcomes[position] = outcome
+        metrics.STEP_SECONDS.labels(self.spec.name).observe(time.monotonic() - started)
+        metrics.BATCH_SIZE.labels(self.spec.name).observe(len(messages))
+        await self._deliver(self._records(messages, outcomes))  # 4
+        for outcome in outcomes:  # 5
+            result = outcome.result if isinstance(outcome, Ok) else Result.FAILED
+            metrics.DOCUMENTS.labels(self.spec.name, result.value).inc()
+        self.progress.finish(len(messages))
+
+    def _decode(self, message: Message) -> Input | Outcome:
+        try:
+            if message.topic not in TOPICS:
+                if is_replay_mark(message.headers):
+                    return Ok(event=None, result=Result.IGNORED)
+                return parse_dead_letter(message.key, message.headers)
+            return decode_event(message.key, message.value, message.headers, tenant=self._tenant)
+        except InvalidEvent as exc:
+            return Failed(error=exc)
+
+    def _records(self, messages: Sequence[Message], outcomes: Sequence[Outcome]) -> Delivery:
+        records: list[tuple[str, Record]] = []
+        for message, outcome in zip(messages, outcomes, strict=True):
+            if isinstance(outcome, Failed):
+                records.extend(self._dead_letter(message, outcome))
+            elif outcome.event is not None and self.spec.output is not None:
+                record = encode_event(
+                    outcome.event, event_type=self.spec.output, tenant=self._tenant
+                )
+                records.append((self.spec.output, record))
+        return records
+
+    def _dead_letter(self, message: Message, failed: Failed) -> Delivery:
+        reason = type(failed.error).__name__
+        metrics.DEAD_LETTERS.labels(self.spec.name, reason).inc()
+        log.warning(
+            "event failed",
+            stage=self.spec.name,
+            key=(message.key or b"")[:100].decode(errors="replace"),
+            error=reason,
+            message=str(failed.error),
+            attempts=failed.attempts,
+        )
+        if message.topic not in TOPICS:
+            return []  # it is a dead letter already
+        record = dead_letter_record(
+            Record(key=message.key or b"", value=message.value, headers=message.headers),
+            stage=self.spec.name,
+            topic=message.topic,
+            position=f"{message.partition}:{message.offset}",
+            model=self.spec.model.name if self.spec.model else "",
+            error=describe_error(failed.error, failed.attempts, failed.version),
+        )
+        return [(dead_letter_topic(message.topic), record)]
+
+
+class Progress:
+    """What the stage has in hand and when it last got on. Read by other threads."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+        self._last = time.monotonic()
+        self.in_flight = 0
+        self.finished = 0
+
+    @property
+    def seconds_since_progress(self) -> float:
+        """Seconds since a batch began, ended, or was knowingly waiting."""
+        return time.monotonic() - self._last
+
+    def beat(self) -> None:
+        """Say that waiting is on purpose."""
+        self._last = time.monotonic()
+
+    def begin(self, count: int) -> None:
+        """Say that a batch was taken."""
+        self._last = time.monotonic()
+        self.in_flight = count
+        metrics.IN_FLIGHT.labels(self._stage).set(count)
+
+    def finish(self, count: int) -> None:
+        """Say that a batch is done."""
+        self._last = time.monotonic()
+        self.in_flight = 0
+        self.finished += count
+        metrics.IN_FLIGHT.labels(self._stage).set(0)
+
+
+def newest_by_document(inputs: Sequence[Input | Outcome]) -> list[int]:
+    """Return the positions of the events to process, in order.
+
+    Of several events about the same output of one document only the newest counts; among equals
+    the last, since one document's records are in order.
+    """
+    newest: dict[tuple[bytes, str], int] = {}
+    for position, event in enumerate(inputs):
+        if isinstance(event, Ok | Failed):
+            continue
+        about = _about(event, position)
+        before = newest.get(about)
+        if before is None or _source(inputs[before]) <= _source(event):
+            newest[about] = position
+    return sorted(newest.values())
+
+
+def describe_error(error: CaptionstreamError, attempts: int, version: str) -> OutputError:
+    """Return what is stored and sent about an error."""
+    return OutputError(
+        type=type(error).__name__,
+        message=str(error),
+        attempts=attempts,
+        is_retryable=error.is_retryable,
+        version=version,
+    )
+
+
+def _about(event: Input, position: int) -> tuple[bytes, str]:
+    if isinstance(event, DeadLetter):
+        return (event.key or b"", f"dead letter {position}")
+    # The sink gets several models' outputs of one document; they do not compete.
+    return (document_key(event.document_id), getattr(event, "model", ""))
+
+
+def _source(event: Input | Outcome) -> tuple[int, int]:
+    source = None if isinstance(event, Ok | Failed) else event.source
+    return (source.time, source.inc) if source is not None else (0, 0)

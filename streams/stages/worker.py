@@ -1,0 +1,216 @@
+"""Faust around one stage: consume, hand batches to the stage, acknowledge in order.
+
+The settings and the pattern are those that lost nothing under SIGKILL: events are taken without
+acknowledgement, a batch is acknowledged only after the broker has confirmed everything made from
+it, and nothing leaves the loop by an exception except "restart me", which ends the process.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import faust
+from aiokafka.errors import KafkaError
+from structlog import get_logger
+
+from streams import metrics
+from streams.errors import BrokerUnavailable, Unavailable
+from streams.settings import KafkaSettings, StageSettings
+from streams.stages import StageSpec
+from streams.stages.stage import Delivery, Message, Stage
+from streams.topics import TOPICS, dead_letter_topic, group_name, topic_name
+
+log = get_logger(__name__)
+
+#: How long a batch of sends is repeated before the process ends and the batch is taken again.
+_DELIVERY_SECONDS: Final = 60.0
+#: Longest produce request: vectors of one batch, with room.
+_MAX_REQUEST_BYTES: Final = 8 << 20
+
+
+class StageWorker:
+    """One Faust application that runs one stage."""
+
+    def __init__(self, spec: StageSpec, kafka: KafkaSettings, settings: StageSettings) -> None:
+        """Declare the application; nothing is connected yet."""
+        self._spec = spec
+        self._kafka = kafka
+        self._settings = settings
+        self.app = build_app(spec, kafka)
+        self._channels = {name: self._topic(name) for name in _outputs(spec)}
+        self.has_assignment = False
+        self.lag: int | None = None
+        self._next_offset: dict[Any, int] = {}
+        self.app.on_partitions_assigned.connect(self._on_assigned)
+
+    def run(self, stage: Stage) -> None:
+        """Consume until SIGTERM or SIGINT.
+
+        Raises:
+            SystemExit: Always; code 0 after a signal, another after a crash.
+        """
+        self._declare_agent(stage)
+        self.app.timer(1.0)(lambda: self._measure_lag(stage))
+        worker = _Worker(
+            self.app, stage=stage, loglevel="WARN", override_logging=False, redirect_stdouts=False
+        )
+        worker.execute_from_commandline()
+
+    async def deliver(self, records: Delivery) -> None:
+        """Send records in order and wait until the broker has all of them.
+
+        A failed send repeats the whole batch, so that the order within a document is kept.
+
+        Raises:
+            BrokerUnavailable: It failed for a minute; the process is to end.
+        """
+        deadline = asyncio.get_running_loop().time() + _DELIVERY_SECONDS
+        while True:
+            try:
+                futures = [
+                    await self._channels[topic].send(
+                        key=record.key, value=record.value, headers=list(record.headers)
+                    )
+                    for topic, record in records
+                ]
+                await asyncio.gather(*futures)
+            except KafkaError as exc:
+                metrics.RETRIES.labels(self._spec.name, type(exc).__name__).inc()
+                if asyncio.get_running_loop().time() > deadline:
+                    msg = f"the broker took no records for {_DELIVERY_SECONDS:.0f} s: {exc!r}"
+                    raise BrokerUnavailable(msg) from exc
+                await asyncio.sleep(self._settings.backoff_initial_seconds)
+            else:
+                return
+
+    def _declare_agent(self, stage: Stage) -> None:
+        inputs = self.app.topic(
+            *(topic_name(name, self._kafka) for name in self._spec.inputs),
+            key_type=bytes,
+            value_type=bytes,
+            key_serializer="raw",
+            value_serializer="raw",
+        )
+
+        @self.app.agent(inputs, concurrency=1, name=self._spec.name)
+        async def consume(stream: Any) -> None:
+            batches: AsyncIterator[Sequence[Any]] = stream.noack_take(
+                self._settings.batch_size, within=self._settings.batch_wait_seconds
+            )
+            async for events in batches:
+                try:
+                    await stage.handle([self._message(event) for event in events])
+                except Unavailable:
+                    if stage.is_stopping:
+                        # The batch stays unacknowledged for the next process. Faust would wait for
+                        # it for ever, so this process ends here.
+                        log.warning("stopping with an unfinished batch", stage=self._spec.name)
+                        sys.stderr.flush()
+                        os._exit(0)
+                    raise
+                for event in events:
+                    await stream.ack(event)
+                    self._next_offset[event.message.tp] = event.message.offset + 1
+
+    def _message(self, event: Any) -> Message:
+        message = event.message
+        self._next_offset.setdefault(message.tp, message.offset)
+        return Message(
+            topic=message.topic.removeprefix(self._kafka.prefix),
+            partition=message.partition,
+            offset=message.offset,
+            key=event.key,
+            value=event.value,
+            headers=_header_list(message.headers),
+        )
+
+    def _topic(self, name: str) -> Any:
+        return self.app.topic(
+            topic_name(name, self._kafka), key_serializer="raw", value_serializer="raw"
+        )
+
+    async def _on_assigned(self, *_: Any, **__: Any) -> None:
+        self.has_assignment = True
+        self._next_offset.clear()
+
+    async def _measure_lag(self, stage: Stage) -> None:
+        """High watermarks come with fetches; the broker's own LATEST is not right everywhere."""
+        consumer = self.app.consumer
+        lag = 0
+        for partition in consumer.assignment():
+            end = consumer.highwater(partition)
+            begin = self._next_offset.get(partition)
+            if begin is None:
+                begin = await consumer.position(partition)
+            if end is not None and begin is not None:
+                lag += max(0, end - begin)
+        self.lag = lag
+        metrics.STAGE_LAG.labels(self._spec.name).set(lag)
+        if lag == 0:
+            stage.progress.beat()
+        waiting = stage.progress.seconds_since_progress if stage.progress.in_flight else 0.0
+        metrics.OLDEST_UNACKED_SECONDS.labels(self._spec.name).set(waiting)
+
+
+class _Worker(faust.Worker):  # type: ignore[misc]
+    """Tells the stage when the process is asked to end, so that it gives up waiting."""
+
+    def __init__(self, app: faust.App, *, stage: Stage, **options: Any) -> None:
+        super().__init__(app, **options)
+        self._stage = stage
+
+    async def on_stop(self) -> None:
+        self._stage.stop()
+        await super().on_stop()
+
+
+def build_app(spec: StageSpec, kafka: KafkaSettings) -> faust.App:
+    """Return the Faust application of a stage; its id is the consumer group."""
+    servers = ";".join(f"kafka://{server}" for server in kafka.bootstrap_servers.split(","))
+    return faust.App(
+        group_name(spec.name, kafka),
+        broker=servers,
+        store="memory://",
+        datadir=str(Path.cwd() / ".faust"),  # nothing is written there without tables
+        broker_session_timeout=kafka.session_timeout_seconds,
+        broker_heartbeat_interval=kafka.session_timeout_seconds / 5,
+        broker_rebalance_timeout=max(60.0, 2 * kafka.session_timeout_seconds),
+        # A batch may wait for MongoDB for long; leaving the group for that would not help anybody.
+        broker_max_poll_interval=1000.0,
+        broker_request_timeout=max(kafka.request_timeout_seconds, kafka.session_timeout_seconds),
+        broker_commit_interval=0.5,
+        broker_commit_every=64,
+        broker_max_poll_records=128,
+        consumer_max_fetch_size=1 << 20,
+        consumer_auto_offset_reset="earliest",
+        stream_buffer_maxsize=128,
+        stream_wait_empty=True,
+        stream_publish_on_commit=False,
+        stream_recovery_delay=0.0,
+        producer_acks=-1,
+        producer_linger=0.005,
+        producer_request_timeout=kafka.request_timeout_seconds,
+        producer_max_request_size=_MAX_REQUEST_BYTES,
+        key_serializer="raw",
+        value_serializer="raw",
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        table_standby_replicas=0,
+        agent_supervisor="mode.CrashingSupervisor",
+        web_enabled=False,
+        worker_redirect_stdouts=False,
+    )
+
+
+def _outputs(spec: StageSpec) -> list[str]:
+    letters = [dead_letter_topic(name) for name in spec.inputs if name in TOPICS]
+    return [*([spec.output] if spec.output else []), *letters]
+
+
+def _header_list(headers: Any) -> list[tuple[str, bytes]]:
+    if not headers:
+        return []
+    return list(headers.items()) if isinstance(headers, dict) else list(headers)

@@ -1,0 +1,111 @@
+"""Builds the step of a stage with its model. Imports torch only for the stages that need it."""
+
+# ruff: noqa: PLC0415 - see above
+from typing import Any
+
+from pymongo import MongoClient
+
+from streams.documents import CLIP, CLIP_PROJECTION, CONDITIONAL_LM
+from streams.errors import StoreUnavailable
+from streams.settings import Settings
+from streams.stages import CAPTION, FEATURIZE, PROJECT, StageSpec
+from streams.stages.outcome import Step
+from streams.store import DocumentStore, state_database
+
+Client = MongoClient[dict[str, Any]]
+
+
+def build_step(spec: StageSpec, client: Client, settings: Settings) -> Step:
+    """Return the step of a stage, with its model loaded or watched.
+
+    Raises:
+        StoreUnavailable: MongoDB does not answer, or what an earlier stage announces is not there
+            yet. Call again.
+        SettingsError: The model that the settings name cannot be had.
+    """
+    if spec is FEATURIZE:
+        return _featurize(client, settings)
+    if spec is PROJECT:
+        return _project(client, settings)
+    if spec is CAPTION:
+        return _caption(client, settings)
+    from streams.stages.sink import Sink
+
+    store = DocumentStore(client, settings.mongo)
+    store.prepare()
+    return Sink(store)
+
+
+def _featurize(client: Client, settings: Settings) -> Step:
+    import torch
+
+    from streams.models.clip import ClipEncoder
+    from streams.registry import Registry
+    from streams.stages.featurize import Featurize
+
+    if settings.stage.torch_threads:
+        torch.set_num_threads(settings.stage.torch_threads)
+    encoder = ClipEncoder(settings.clip)
+    Registry(state_database(client, settings.mongo)).announce(
+        CLIP.name, encoder.version, {"dimension": encoder.dimension}
+    )
+    store = DocumentStore(client, settings.mongo)
+    return Featurize(store, encoder, settings.image, threads=settings.stage.decode_threads)
+
+
+def _project(client: Client, settings: Settings) -> Step:
+    import torch
+
+    from streams.hot_model import HotModel
+    from streams.models import projection
+    from streams.registry import Registry
+    from streams.stages.project import Project
+
+    torch.set_num_threads(settings.stage.torch_threads or 1)
+    registry = Registry(state_database(client, settings.mongo))
+    _ensure_projection(registry, settings)
+    model = HotModel(CLIP_PROJECTION.name, projection.from_bundle, registry, settings.models)
+    model.start()
+    return Project(model)
+
+
+def _caption(client: Client, settings: Settings) -> Step:
+    import torch
+
+    from streams.hot_model import HotModel
+    from streams.models import conditional_lm
+    from streams.registry import Registry
+    from streams.stages.caption import Caption
+
+    torch.set_num_threads(settings.stage.torch_threads or 1)
+    registry = Registry(state_database(client, settings.mongo))
+    model = HotModel(CONDITIONAL_LM.name, conditional_lm.from_bundle, registry, settings.models)
+    model.start()
+    return Caption(model, beam_width=settings.models.beam_width)
+
+
+def _ensure_projection(registry: Any, settings: Settings) -> None:
+    """Publish the seeded projection when none serves, or the one that serves does not fit CLIP.
+
+    The registry learns CLIP's dimension from `featurize`, so `project` waits for that.
+    """
+    from streams.models import projection
+
+    clip = registry.pointer(CLIP.name)
+    if clip is None:
+        msg = "no CLIP version is announced yet; start `captionstream run featurize`"
+        raise StoreUnavailable(msg)
+    dimension = int(registry.describe(CLIP.name, clip.version).details["dimension"])
+    serving = registry.pointer(CLIP_PROJECTION.name)
+    if serving is not None:
+        manifest = registry.describe(CLIP_PROJECTION.name, serving.version).manifest
+        if manifest is not None and manifest.features[CLIP.name].dimension == dimension:
+            return
+    bundle = projection.to_bundle(
+        projection.orthogonal_projection(dimension, settings.models.projection_dimension, seed=0)
+    )
+    registry.promote(
+        CLIP_PROJECTION.name,
+        registry.publish(bundle),
+        reason=f"seeded projection for {dimension} dimensions",
+    )

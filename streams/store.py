@@ -1,0 +1,279 @@
+"""Access to the watched collection: read images, write outputs under their guard, scan states.
+
+Every failure of MongoDB that waiting can heal becomes `StoreUnavailable`. Knows nothing about
+topics or models' insides.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pymongo
+from bson.timestamp import Timestamp
+from pymongo import MongoClient, UpdateOne
+from pymongo.collection import Collection
+from pymongo.database import Database
+from pymongo.errors import (
+    BulkWriteError,
+    ConfigurationError,
+    DocumentTooLarge,
+    InvalidURI,
+    PyMongoError,
+)
+from pymongo.read_concern import ReadConcern
+from pymongo.read_preferences import ReadPreference
+from pymongo.write_concern import WriteConcern
+
+from streams.documents import (
+    IMAGE,
+    OUTPUTS,
+    STATE_PATHS,
+    DocumentId,
+    DocumentState,
+    Model,
+    Output,
+    OutputError,
+    Serving,
+    document_key,
+    document_state,
+    error_fields,
+    error_guard,
+    output_fields,
+    output_guard,
+)
+from streams.errors import SettingsError, StoreUnavailable
+from streams.settings import MongoSettings
+
+STATE_INDEX: Final = "captionstream_state"
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutputWrite:
+    """One guarded write: an output or an error of one model for one document."""
+
+    document_id: DocumentId
+    source: Timestamp
+    model: Model
+    input: str
+    result: Output | OutputError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WriteReport:
+    """What a bulk write did.
+
+    Attributes:
+        written: Outputs that were stored.
+        ignored: Outputs that the guard kept away, or whose document is gone.
+        rejected: Message by position in the given list, for writes that MongoDB refused.
+    """
+
+    written: int
+    ignored: int
+    rejected: Mapping[int, str]
+
+
+def connect(settings: MongoSettings) -> MongoClient[Document]:
+    """Return a client; no connection is made yet.
+
+    Raises:
+        SettingsError: The URI is not one.
+    """
+    try:
+        return MongoClient(
+            settings.uri.get_secret_value(),
+            appname="captionstream",
+            serverSelectionTimeoutMS=int(settings.timeout_seconds * 1000),
+            connectTimeoutMS=int(settings.timeout_seconds * 1000),
+            # Longer than any operation of ours; a half-open connection must not hang for ever.
+            socketTimeoutMS=int(settings.timeout_seconds * 3000),
+        )
+    except (InvalidURI, ConfigurationError, ValueError) as exc:
+        msg = f"CAPTIONSTREAM_MONGO__URI is not a usable MongoDB URI: {exc}"
+        raise SettingsError(msg) from exc
+
+
+def state_database(client: MongoClient[Document], settings: MongoSettings) -> Database[Document]:
+    """Return the database of our own state: majority reads and writes."""
+    return client.get_database(
+        settings.state,
+        read_concern=ReadConcern("majority"),
+        write_concern=WriteConcern("majority"),
+        read_preference=ReadPreference.PRIMARY,
+    )
+
+
+@contextmanager
+def mongo_errors(doing: str) -> Iterator[None]:
+    """Turn an error of the driver into `StoreUnavailable`, with what was being done."""
+    try:
+        yield
+    except PyMongoError as exc:
+        msg = f"MongoDB failed while {doing}: {exc}; check that the replica set has a primary"
+        raise StoreUnavailable(msg) from exc
+
+
+class DocumentStore:
+    """The watched collection. Safe to share between threads."""
+
+    def __init__(self, client: MongoClient[Document], settings: MongoSettings) -> None:
+        self._client = client
+        self._collection: Collection[Document] = client.get_database(
+            settings.database
+        ).get_collection(
+            settings.collection,
+            read_concern=ReadConcern("majority"),
+            write_concern=WriteConcern("majority"),
+            read_preference=ReadPreference.PRIMARY,
+        )
+
+    @property
+    def collection(self) -> Collection[Document]:
+        """The collection, with majority reads from the primary and majority writes."""
+        return self._collection
+
+    def prepare(self) -> None:
+        """Create the index that makes counting and scanning states cheap.
+
+        Raises:
+            StoreUnavailable: MongoDB does not answer.
+        """
+        keys = [(path, pymongo.ASCENDING) for path in (*STATE_PATHS, "_id")]
+        with mongo_errors("creating the state index"):
+            self._collection.create_index(keys, name=STATE_INDEX)
+
+    def read_inputs(
+        self, document_ids: Sequence[DocumentId], *, after: Timestamp
+    ) -> dict[bytes, Document]:
+        """Read the image and the outputs of documents, as of `after` or later.
+
+        Args:
+            document_ids: `_id` of each document.
+            after: clusterTime that the read must include.
+
+        Returns:
+            Documents by `document_key`; a document that is gone is absent.
+
+        Raises:
+            StoreUnavailable: MongoDB does not answer.
+        """
+        query = {"_id": {"$in": list(document_ids)}}
+        with (
+            mongo_errors("reading images"),
+            self._client.start_session(causal_consistency=True) as session,
+        ):
+            # Without this, a primary that was just elected could answer from before the change.
+            session.advance_operation_time(after)
+            found = self._collection.find(query, {IMAGE: 1, OUTPUTS: 1}, session=session)
+            return {document_key(document["_id"]): document for document in found}
+
+    def write_outputs(self, writes: Sequence[OutputWrite]) -> WriteReport:
+        """Write outputs and errors, each under its guard, acknowledged by a majority.
+
+        Never inserts a document, never touches anything but the given models' outputs. Repeating a
+        call changes nothing.
+
+        Raises:
+            StoreUnavailable: MongoDB does not answer; some writes may have been done.
+        """
+        if not writes:
+            return WriteReport(written=0, ignored=0, rejected={})
+        requests = [_update(write) for write in writes]
+        rejected: dict[int, str] = {}
+        try:
+            with mongo_errors("writing outputs"):
+                result = self._collection.bulk_write(requests, ordered=False)
+            written = result.modified_count
+        except StoreUnavailable as exc:
+            cause = exc.__cause__
+            if not isinstance(cause, (BulkWriteError, DocumentTooLarge)):
+                raise
+            written, rejected = self._write_singly(requests)
+        ignored = len(writes) - written - len(rejected)
+        return WriteReport(written=written, ignored=ignored, rejected=rejected)
+
+    def count_states(self, serving: Serving) -> dict[DocumentState, int]:
+        """Count documents by state, from the state index alone.
+
+        Raises:
+            StoreUnavailable: MongoDB does not answer.
+        """
+        counts = dict.fromkeys(DocumentState, 0)
+        group = {path.replace(".", "/"): f"${path}" for path in STATE_PATHS}
+        pipeline = [
+            {"$match": {}},
+            {"$sort": {STATE_PATHS[0]: 1}},  # lets the index be used, so that no image is read
+            {"$project": {"_id": 0, **dict.fromkeys(STATE_PATHS, 1)}},
+            {"$group": {"_id": group, "count": {"$sum": 1}}},
+        ]
+        with mongo_errors("counting documents"):
+            for row in self._collection.aggregate(pipeline, hint=STATE_INDEX):
+                document = _nest({name.replace("/", "."): v for name, v in row["_id"].items()})
+                counts[document_state(document, serving)] += row["count"]
+        return counts
+
+    def scan_states(self, document_ids: Iterable[DocumentId] | None = None) -> Iterator[Document]:
+        """Yield `_id` and the state fields of documents, in the order of the state index.
+
+        Args:
+            document_ids: Only these documents; all when None.
+
+        Raises:
+            StoreUnavailable: MongoDB does not answer.
+        """
+        query = {} if document_ids is None else {"_id": {"$in": list(document_ids)}}
+        projection = dict.fromkeys((*STATE_PATHS, "_id"), 1)
+        with mongo_errors("scanning documents"):
+            cursor = self._collection.find(query, projection)
+            if document_ids is None:
+                cursor = cursor.hint(STATE_INDEX)
+            yield from cursor
+
+    def _write_singly(self, requests: Sequence[UpdateOne]) -> tuple[int, dict[int, str]]:
+        """Repeat a refused bulk one by one: the guards make what was already written a no-op."""
+        written = 0
+        rejected: dict[int, str] = {}
+        for position, request in enumerate(requests):
+            try:
+                with mongo_errors("writing one output"):
+                    written += self._collection.bulk_write([request]).modified_count
+            except StoreUnavailable as exc:
+                if not isinstance(exc.__cause__, (BulkWriteError, DocumentTooLarge)):
+                    raise
+                rejected[position] = _reason(exc.__cause__)
+        return written, rejected
+
+
+def _update(write: OutputWrite) -> UpdateOne:
+    if isinstance(write.result, Output):
+        guard = output_guard(write.model, source=write.source, version=write.result.version)
+        fields = output_fields(write.result, source=write.source, input_fingerprint=write.input)
+    else:
+        guard = error_guard(write.model, source=write.source, version=write.result.version)
+        fields = error_fields(write.result, source=write.source)
+    return UpdateOne(
+        {"_id": {"$eq": write.document_id}, **guard},
+        {"$set": {write.model.path: fields}},
+        upsert=False,
+    )
+
+
+def _reason(exc: BaseException | None) -> str:
+    if isinstance(exc, BulkWriteError):
+        errors = exc.details.get("writeErrors") or exc.details.get("writeConcernErrors") or [{}]
+        return str(errors[0].get("errmsg", exc))
+    return str(exc)
+
+
+def _nest(flat: Mapping[str, Any]) -> Document:
+    nested: Document = {}
+    for path, value in flat.items():
+        *parents, last = path.split(".")
+        level = nested
+        for part in parents:
+            level = level.setdefault(part, {})
+        level[last] = value
+    return nested
