@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup lint test bench clean
+.PHONY: help setup lint test bench readme clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,9 @@ test: $(STAMP) ## all tests, on a real mongod and a real broker
 
 bench: $(STAMP) ## measure; prints ratios as JSON
 	$(BIN)/python -m tests.bench.run
+
+readme: $(STAMP) ## renew the settings table in README.md
+	$(BIN)/python -m streams.reference README.md
 
 clean: ## remove the environment and all local data
 	rm -rf $(VENV) .captionstream

@@ -14,6 +14,7 @@ from structlog import get_logger
 
 from streams.endpoints import Check, Endpoints, serve_endpoints
 from streams.errors import SettingsError, Unavailable
+from streams.offsets import reset_lost_offsets
 from streams.processes import Report, Reporter
 from streams.settings import Settings
 from streams.stages import STAGE_BY_NAME, StageSpec
@@ -21,6 +22,7 @@ from streams.stages.stage import Stage
 from streams.stages.worker import StageWorker
 from streams.steps import build_step
 from streams.store import connect, state_database
+from streams.topics import group_name, topic_name
 
 log = get_logger(__name__)
 
@@ -66,7 +68,7 @@ class StageProcess:
         """Build the step, join the group, work until a signal.
 
         1. Serve the endpoints: not ready yet.
-        2. Build the step (loads the model); wait while MongoDB is away.
+        2. Build the step (loads the model); wait while MongoDB or the broker is away.
         3. Report to the state database.
         4. Consume.
 
@@ -86,6 +88,7 @@ class StageProcess:
             tenant=f"{self._settings.mongo.database}.{self._settings.mongo.collection}",
             deliver=self._worker.deliver,
         )
+        wait_for(self._reset_lost_offsets)
         self._stage = stage
         reporter = Reporter(  # 3
             state_database(client, self._settings.mongo), lambda: self._report(stage, endpoints)
@@ -97,6 +100,11 @@ class StageProcess:
         finally:
             reporter.stop()
             endpoints.close()
+
+    def _reset_lost_offsets(self) -> None:
+        kafka = self._settings.kafka
+        names = [topic_name(name, kafka) for name in self._spec.inputs]
+        reset_lost_offsets(group_name(self._spec.name, kafka), names, kafka)
 
     def health(self) -> Check:
         """Whether the stage gets on: not ok when work waits and nothing moves."""

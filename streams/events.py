@@ -6,6 +6,7 @@ A delete is a tombstone: headers and no value. Knows nothing about brokers.
 """
 
 import json
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,12 @@ IMAGE_FEATURIZED: Final = "captions.image.featurized.v1"
 IMAGE_PROJECTED: Final = "captions.image.projected.v1"
 CAPTION_GENERATED: Final = "captions.caption.generated.v1"
 DOCUMENT_DELETED: Final = "captions.document.deleted.v1"
+
+#: Types that carry a model's output.
+MODEL_APPLIED: Final = (IMAGE_FEATURIZED, IMAGE_PROJECTED, CAPTION_GENERATED)
+
+#: A clusterTime further ahead than this cannot be; it would beat every later change for ever.
+_FUTURE_SECONDS: Final = 86_400
 
 _JSON: Final = "application/json"
 _MSGPACK: Final = "application/msgpack"
@@ -144,6 +151,9 @@ def decode_event(key: bytes | None, value: bytes | None, headers: Headers, *, te
         raise InvalidEvent(msg)
     document_id = document_id_of(key)
     source = parse_source(attributes.get("ce_clustertime", ""))
+    if source.time > time.time() + _FUTURE_SECONDS:
+        msg = f"clusterTime {format_source(source)} lies in the future"
+        raise InvalidEvent(msg)
     if event_type == DOCUMENT_DELETED:
         return DocumentDeleted(document_id=document_id, source=source)
     if value is None:

@@ -4,7 +4,9 @@
 table in the README is generated from this module.
 """
 
-from typing import Literal
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -157,6 +159,30 @@ class HttpSettings(Section):
     )
 
 
+class LocalSettings(Section):
+    """The servers and processes that `captionstream up` starts and watches on one machine."""
+
+    mongod: str | None = Field(
+        None, description="Path of a mongod; when absent the one on PATH, then the installed wheel."
+    )
+    broker: str | None = Field(
+        None, description="Path of a tansu; when absent the one on PATH, then the installed wheel."
+    )
+    start_timeout_seconds: float = Field(
+        300.0, gt=0, description="A new process that does not answer for so long is restarted."
+    )
+    unhealthy_seconds: float = Field(
+        60.0, gt=0, description="A process that is unhealthy for so long is restarted."
+    )
+    grace_seconds: float = Field(
+        30.0, gt=0, description="Time between SIGTERM and SIGKILL when a process is stopped."
+    )
+    backoff_initial_seconds: float = Field(
+        0.5, gt=0, description="Pause before a process that died is started again."
+    )
+    backoff_max_seconds: float = Field(30.0, gt=0, description="Longest such pause.")
+
+
 class LogSettings(Section):
     """Log lines go to stderr."""
 
@@ -186,6 +212,7 @@ class Settings(BaseSettings):
     publisher: PublisherSettings = PublisherSettings()
     reconciler: ReconcilerSettings = ReconcilerSettings()
     http: HttpSettings = HttpSettings()
+    local: LocalSettings = LocalSettings()
     log: LogSettings = LogSettings()
 
 
@@ -204,3 +231,27 @@ def load_settings() -> Settings:
             for error in exc.errors(include_input=False)
         )
         raise SettingsError(problems) from exc
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """Return the environment of a child process that is to have exactly these settings.
+
+    Everything else is inherited (PATH, caches, devices); our own variables are not.
+    """
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(ENVIRONMENT_PREFIX)}
+    return inherited | {
+        f"{ENVIRONMENT_PREFIX}{'__'.join(path).upper()}": value
+        for path, value in _leaves(settings.model_dump())
+    }
+
+
+def _leaves(
+    values: Mapping[str, Any], path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, (*path, name))
+        elif isinstance(value, SecretStr):
+            yield (*path, name), value.get_secret_value()
+        elif value is not None:
+            yield (*path, name), str(value)

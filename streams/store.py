@@ -17,7 +17,6 @@ from pymongo.database import Database
 from pymongo.errors import (
     BulkWriteError,
     ConfigurationError,
-    DocumentTooLarge,
     InvalidURI,
     PyMongoError,
 )
@@ -46,6 +45,11 @@ from streams.errors import SettingsError, StoreUnavailable
 from streams.settings import MongoSettings
 
 STATE_INDEX: Final = "captionstream_state"
+
+#: Errors of one write that say something about the server and pass: no primary, interrupted, full.
+_PASSING_CODES: Final = frozenset(
+    (6, 7, 50, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11601, 11602, 13435, 13436, 14031)
+)
 
 Document = dict[str, Any]
 
@@ -183,15 +187,12 @@ class DocumentStore:
             return WriteReport(written=0, ignored=0, rejected={})
         requests = [_update(write) for write in writes]
         rejected: dict[int, str] = {}
-        try:
-            with mongo_errors("writing outputs"):
-                result = self._collection.bulk_write(requests, ordered=False)
-            written = result.modified_count
-        except StoreUnavailable as exc:
-            cause = exc.__cause__
-            if not isinstance(cause, (BulkWriteError, DocumentTooLarge)):
-                raise
-            written, rejected = self._write_singly(requests)
+        with mongo_errors("writing outputs"):
+            try:
+                written = self._collection.bulk_write(requests, ordered=False).modified_count
+            except BulkWriteError as exc:
+                written = int(exc.details.get("nModified", 0))
+                rejected = _rejections(exc)
         ignored = len(writes) - written - len(rejected)
         return WriteReport(written=written, ignored=ignored, rejected=rejected)
 
@@ -203,7 +204,7 @@ class DocumentStore:
         """
         counts = dict.fromkeys(DocumentState, 0)
         group = {path.replace(".", "/"): f"${path}" for path in STATE_PATHS}
-        pipeline = [
+        pipeline: list[dict[str, Any]] = [
             {"$match": {}},
             {"$sort": {STATE_PATHS[0]: 1}},  # lets the index be used, so that no image is read
             {"$project": {"_id": 0, **dict.fromkeys(STATE_PATHS, 1)}},
@@ -232,20 +233,6 @@ class DocumentStore:
                 cursor = cursor.hint(STATE_INDEX)
             yield from cursor
 
-    def _write_singly(self, requests: Sequence[UpdateOne]) -> tuple[int, dict[int, str]]:
-        """Repeat a refused bulk one by one: the guards make what was already written a no-op."""
-        written = 0
-        rejected: dict[int, str] = {}
-        for position, request in enumerate(requests):
-            try:
-                with mongo_errors("writing one output"):
-                    written += self._collection.bulk_write([request]).modified_count
-            except StoreUnavailable as exc:
-                if not isinstance(exc.__cause__, (BulkWriteError, DocumentTooLarge)):
-                    raise
-                rejected[position] = _reason(exc.__cause__)
-        return written, rejected
-
 
 def _update(write: OutputWrite) -> UpdateOne:
     if isinstance(write.result, Output):
@@ -261,11 +248,14 @@ def _update(write: OutputWrite) -> UpdateOne:
     )
 
 
-def _reason(exc: BaseException | None) -> str:
-    if isinstance(exc, BulkWriteError):
-        errors = exc.details.get("writeErrors") or exc.details.get("writeConcernErrors") or [{}]
-        return str(errors[0].get("errmsg", exc))
-    return str(exc)
+def _rejections(exc: BulkWriteError) -> dict[int, str]:
+    """Return why MongoDB refused single documents, by position; raise what is no document's fault."""
+    errors = exc.details.get("writeErrors") or []
+    if not errors or exc.details.get("writeConcernErrors"):
+        raise exc
+    if any(error.get("code") in _PASSING_CODES for error in errors):
+        raise exc
+    return {error["index"]: str(error.get("errmsg")) for error in errors}
 
 
 def _nest(flat: Mapping[str, Any]) -> Document:

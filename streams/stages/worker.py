@@ -55,7 +55,7 @@ class StageWorker:
         self._declare_agent(stage)
         self.app.timer(1.0)(lambda: self._measure_lag(stage))
         worker = _Worker(
-            self.app, stage=stage, loglevel="WARN", override_logging=False, redirect_stdouts=False
+            self.app, stage=stage, quiet=True, override_logging=False, redirect_stdouts=False
         )
         worker.execute_from_commandline()
 

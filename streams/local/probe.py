@@ -1,0 +1,96 @@
+"""Asks the processes of a stack how they are, from a thread. Decides nothing."""
+
+import http.client
+import threading
+import time
+from dataclasses import dataclass
+from typing import Final
+
+_PAUSE_SECONDS: Final = 0.3
+_TIMEOUT_SECONDS: Final = 3.0
+_OK: Final = 200
+
+
+@dataclass(kw_only=True, slots=True)
+class Health:
+    """What one run of a process has answered so far. Times are of the monotonic clock.
+
+    Attributes:
+        host: Where it serves.
+        port: Where it serves.
+        started_at: When it was started.
+        answered_at: When it answered for the first time, in whatever way.
+        healthy_at: When /healthz was last 200.
+        is_ready: Whether /readyz was 200 when it was last asked.
+    """
+
+    host: str
+    port: int
+    started_at: float
+    answered_at: float | None = None
+    healthy_at: float | None = None
+    is_ready: bool = False
+
+    def unhealthy_since(self) -> float | None:
+        """Return since when it has not been healthy; None before its first answer."""
+        return self.answered_at if self.healthy_at is None else self.healthy_at
+
+
+class Prober:
+    """Keeps the `Health` of every watched process up to date until it is closed."""
+
+    def __init__(self) -> None:
+        self._watched: dict[str, Health] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="prober", daemon=True)
+
+    def start(self) -> None:
+        """Begin to ask."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop asking, if it ever began."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def watch(self, name: str, host: str, port: int) -> Health:
+        """Forget what an earlier run of this process answered and watch a new one."""
+        health = Health(host=host, port=port, started_at=time.monotonic())
+        self._watched[name] = health
+        return health
+
+    def forget(self, name: str) -> None:
+        """Ask this process no more."""
+        self._watched.pop(name, None)
+
+    def _run(self) -> None:
+        while not self._stop.wait(_PAUSE_SECONDS):
+            for health in list(self._watched.values()):
+                if not self._stop.is_set():
+                    _ask(health)
+
+
+def _ask(health: Health) -> None:
+    status = _status(health, "/healthz")
+    if status is None:
+        health.is_ready = False
+        return
+    now = time.monotonic()
+    if status == _OK:
+        health.healthy_at = now
+    if health.answered_at is None:
+        health.answered_at = now
+    health.is_ready = status == _OK and _status(health, "/readyz") == _OK
+
+
+def _status(health: Health, path: str) -> int | None:
+    """Return the HTTP status, None without an answer. No proxy of the environment is asked."""
+    connection = http.client.HTTPConnection(health.host, health.port, timeout=_TIMEOUT_SECONDS)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()

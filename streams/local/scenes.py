@@ -1,0 +1,139 @@
+"""Generated pictures with captions that are exactly right or wrong: demo data without downloads.
+
+A scene holds two coloured shapes on a background, one left of or above the other. Everything
+follows from a seed.
+"""
+
+import io
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from PIL import Image, ImageDraw
+
+SIDE: Final = 96  # pixels
+SHAPES: Final = ("circle", "square", "triangle", "cross")
+SIZES: Final = {"small": 11, "large": 18}  # half the width, in pixels
+COLOURS: Final = {
+    "red": (214, 40, 40),
+    "green": (46, 160, 67),
+    "blue": (38, 84, 214),
+    "yellow": (240, 200, 30),
+}
+BACKGROUNDS: Final = {"white": (245, 245, 245), "black": (20, 20, 20), "grey": (128, 128, 128)}
+#: Relation of the first object to the second, with the one that says the same the other way round.
+RELATIONS: Final = {
+    "left of": "right of",
+    "right of": "left of",
+    "above": "below",
+    "below": "above",
+}
+#: Places of the first and the second object, as shares of the side.
+_PLACES: Final = {
+    "left of": ((0.27, 0.5), (0.73, 0.5)),
+    "right of": ((0.73, 0.5), (0.27, 0.5)),
+    "above": ((0.5, 0.27), (0.5, 0.73)),
+    "below": ((0.5, 0.73), (0.5, 0.27)),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Thing:
+    """One object: its shape, colour and size, each a word."""
+
+    shape: str
+    colour: str
+    size: str
+
+    def __str__(self) -> str:
+        return f"{self.size} {self.colour} {self.shape}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scene:
+    """What a picture shows.
+
+    Attributes:
+        first: One object.
+        second: The other; it differs from the first.
+        relation: Where the first stands, seen from the second.
+        background: Name of the background's colour.
+        jitter: Shift of both objects in pixels, right and down.
+    """
+
+    first: Thing
+    second: Thing
+    relation: str
+    background: str
+    jitter: tuple[int, int]
+
+    def captions(self) -> list[str]:
+        """Return five captions, all of them right."""
+        mirror = RELATIONS[self.relation]
+        return [
+            f"a {self.first} {self.relation} a {self.second} on a {self.background} background",
+            f"a {self.second} {mirror} a {self.first} on a {self.background} background",
+            f"on {self.background} there is a {self.first} {self.relation} a {self.second}",
+            f"a {self.first} is {self.relation} a {self.second}",
+            f"there is a {self.second} {mirror} a {self.first}",
+        ]
+
+    def image(self) -> Image.Image:
+        """Return the picture, RGB, `SIDE` x `SIDE` pixels."""
+        picture = Image.new("RGB", (SIDE, SIDE), BACKGROUNDS[self.background])
+        draw = ImageDraw.Draw(picture)
+        for thing, (x, y) in zip((self.first, self.second), _PLACES[self.relation], strict=True):
+            _draw(draw, thing, x * SIDE + self.jitter[0], y * SIDE + self.jitter[1])
+        return picture
+
+    def png(self) -> bytes:
+        """Return the picture as PNG."""
+        data = io.BytesIO()
+        self.image().save(data, "PNG")
+        return data.getvalue()
+
+
+def make_scenes(count: int, *, seed: int) -> Iterator[Scene]:
+    """Yield scenes; the same seed gives the same ones."""
+    generator = random.Random(seed)  # noqa: S311 - pictures, no secret
+    for _ in range(count):
+        yield _make_scene(generator)
+
+
+def _make_scene(generator: random.Random) -> Scene:
+    first = _make_thing(generator)
+    second = _make_thing(generator)
+    while (second.shape, second.colour) == (first.shape, first.colour):
+        second = _make_thing(generator)
+    return Scene(
+        first=first,
+        second=second,
+        relation=generator.choice(tuple(RELATIONS)),
+        background=generator.choice(tuple(BACKGROUNDS)),
+        jitter=(generator.randint(-4, 4), generator.randint(-4, 4)),
+    )
+
+
+def _make_thing(generator: random.Random) -> Thing:
+    return Thing(
+        shape=generator.choice(SHAPES),
+        colour=generator.choice(tuple(COLOURS)),
+        size=generator.choice(tuple(SIZES)),
+    )
+
+
+def _draw(draw: ImageDraw.ImageDraw, thing: Thing, x: float, y: float) -> None:
+    half = SIZES[thing.size]
+    colour = COLOURS[thing.colour]
+    box = (x - half, y - half, x + half, y + half)
+    if thing.shape == "circle":
+        draw.ellipse(box, fill=colour)
+    elif thing.shape == "square":
+        draw.rectangle(box, fill=colour)
+    elif thing.shape == "triangle":
+        draw.polygon([(x, y - half), (x + half, y + half), (x - half, y + half)], fill=colour)
+    else:
+        bar = half / 3
+        draw.rectangle((x - half, y - bar, x + half, y + bar), fill=colour)
+        draw.rectangle((x - bar, y - half, x + bar, y + half), fill=colour)

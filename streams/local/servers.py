@@ -1,0 +1,174 @@
+"""The database and the broker of a stack: embedded ones, or addresses that were given."""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from pydantic import SecretStr
+
+from streams.errors import SettingsError, Unavailable
+from streams.local.broker import Broker, find_broker
+from streams.local.mongod import Mongod, find_mongod
+from streams.local.ports import PortBook
+from streams.settings import Settings
+from streams.store import connect, mongo_errors, state_database
+from streams.topics import create_topics
+
+#: Where the reconciler looks for requests, in the state database.
+REQUESTS: Final = "requests"
+RECONCILE: Final = "reconcile"
+_ASK_TIMEOUT_SECONDS: Final = 3.0
+
+
+class Servers:
+    """The two servers. Starting one again keeps its address."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        directory: Path,
+        mongo_uri: str | None,
+        kafka: str | None,
+        say: Callable[[str], None],
+    ) -> None:
+        """Find programs and ports; nothing is started.
+
+        Args:
+            settings: Where the programs are, names of databases and topics.
+            directory: Data directory of the stack.
+            mongo_uri: Replica set to use; None for an embedded mongod.
+            kafka: Broker to use, host:port; None for an embedded one.
+            say: Takes lines for the user.
+
+        Raises:
+            SettingsError: A program is missing.
+        """
+        ports = PortBook(directory / "ports.json")
+        logs = directory / "logs"
+        self._say = say
+        self.mongod: Mongod | None = None
+        self.broker: Broker | None = None
+        mongod = find_mongod(settings.local) if mongo_uri is None else None
+        tansu = find_broker(settings.local) if kafka is None else None
+        if mongod is not None:
+            self.mongod = Mongod(
+                mongod,
+                data=directory / "mongod",
+                log=logs / "mongod.log",
+                port=ports.port("mongod"),
+            )
+            mongo_uri = self.mongod.uri
+        if tansu is not None:
+            self.broker = Broker(
+                tansu, directory=directory, log=logs / "broker.log", port=ports.port("broker")
+            )
+            kafka = self.broker.bootstrap_servers
+        uri = {"uri": SecretStr(mongo_uri or "")}
+        address = {"bootstrap_servers": kafka}
+        self.settings = settings.model_copy(
+            update={
+                "mongo": settings.mongo.model_copy(update=uri),
+                "kafka": settings.kafka.model_copy(update=address),
+            }
+        )
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process ids of the embedded servers."""
+        servers = {"mongod": self.mongod, "broker": self.broker}
+        return {name: s.pid for name, s in servers.items() if s is not None and s.pid is not None}
+
+    def start(self) -> None:
+        """Start what is embedded, check what was given, create the topics.
+
+        Raises:
+            SettingsError: The given MongoDB is no replica set.
+            StoreUnavailable: MongoDB does not answer.
+            BrokerUnavailable: The broker does not answer.
+        """
+        self.start_mongod()
+        is_first = self._check_mongo()
+        self.start_broker()
+        if self.broker is not None and not is_first:
+            # An embedded broker forgets: what was under way when it last ended must be repeated.
+            self.request_reconcile()
+
+    def start_mongod(self) -> None:
+        """Start the embedded mongod, if there is one, and wait until it takes writes."""
+        if self.mongod is not None:
+            self._say("starting mongod ...")
+            self.mongod.start()
+
+    def start_broker(self) -> None:
+        """Start the embedded broker, if there is one, and create the topics."""
+        if self.broker is not None:
+            self._say("starting broker ...")
+            self.broker.start()
+        create_topics(self.settings.kafka)
+
+    def stop(self) -> None:
+        """End the broker, then mongod."""
+        if self.broker is not None and self.broker.is_alive():
+            self._say("stopping broker ...")
+            self.broker.stop()
+        if self.mongod is not None and self.mongod.is_alive():
+            self._say("stopping mongod ...")
+            self.mongod.stop()
+
+    def request_reconcile(self) -> None:
+        """Ask the reconciler to look at all documents now.
+
+        Raises:
+            StoreUnavailable: MongoDB does not answer.
+        """
+        limits = {"timeout_seconds": _ASK_TIMEOUT_SECONDS}
+        mongo = self.settings.mongo.model_copy(update=limits)
+        with connect(mongo) as client, mongo_errors("asking for a reconcile"):
+            state_database(client, mongo)[REQUESTS].update_one(
+                {"_id": RECONCILE}, {"$set": {"at": datetime.now(UTC)}}, upsert=True
+            )
+
+    def _check_mongo(self) -> bool:
+        """Return whether nothing of ours is in the database yet.
+
+        Raises:
+            SettingsError: MongoDB is not a replica set.
+            StoreUnavailable: It does not answer.
+        """
+        mongo = self.settings.mongo
+        with connect(mongo) as client, mongo_errors("looking for the replica set"):
+            hello = client.admin.command("hello")
+            if "setName" not in hello and hello.get("msg") != "isdbgrid":
+                msg = (
+                    "the given MongoDB is a single server without change streams: start it with"
+                    " --replSet and run rs.initiate(), or leave --mongo-uri away"
+                )
+                raise SettingsError(msg)
+            return not state_database(client, mongo).list_collection_names()
+
+
+def insist(
+    action: Callable[[], None],
+    *,
+    is_stopping: Callable[[], bool],
+    initial_seconds: float,
+    most_seconds: float,
+    say: Callable[[str], None],
+) -> bool:
+    """Repeat `action`, ever more slowly, until it succeeds; return False when asked to stop."""
+    pause = initial_seconds
+    while not is_stopping():
+        try:
+            action()
+        except Unavailable as exc:
+            say(f"{exc}; next attempt in {pause:g} s")
+        else:
+            return True
+        until = time.monotonic() + pause
+        while time.monotonic() < until and not is_stopping():
+            time.sleep(0.05)
+        pause = min(2 * pause, most_seconds)
+    return False

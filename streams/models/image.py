@@ -1,0 +1,92 @@
+"""From the value of `img` to an RGB image, within limits. Knows nothing about models."""
+
+import io
+from typing import Final
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from streams.errors import InvalidImage
+from streams.settings import ImageSettings
+
+_SIXTEEN_BIT: Final = frozenset({"I;16", "I;16B", "I;16L", "I;16N", "I"})
+
+
+def image_bytes(value: object, limits: ImageSettings) -> bytes:
+    """Return the encoded image that a document's `img` holds.
+
+    Raises:
+        InvalidImage: It is missing, is no binary, is empty, or is larger than the limit.
+    """
+    if value is None:
+        msg = "the document has no `img`; store the encoded image as binary there"
+        raise InvalidImage(msg)
+    if isinstance(value, dict) and "url" in value:
+        msg = "`img` is a URL; this version does not fetch URLs, store the encoded image as binary"
+        raise InvalidImage(msg)
+    if not isinstance(value, bytes):
+        msg = f"`img` must be binary (the encoded image), got {type(value).__name__}"
+        raise InvalidImage(msg)
+    if not value:
+        msg = "`img` is empty"
+        raise InvalidImage(msg)
+    if len(value) > limits.max_bytes:
+        msg = (
+            f"`img` has {len(value)} bytes, the limit is {limits.max_bytes}"
+            " (CAPTIONSTREAM_IMAGE__MAX_BYTES)"
+        )
+        raise InvalidImage(msg)
+    return value
+
+
+def decode_image(value: object, limits: ImageSettings) -> Image.Image:
+    """Return the image, upright, as RGB.
+
+    The EXIF rotation is applied; transparency is laid on white; of an animation the first frame is
+    taken; 16 bits are scaled to 8; palettes, grey and CMYK are converted.
+
+    Raises:
+        InvalidImage: It cannot be decoded or exceeds a limit.
+    """
+    data = image_bytes(value, limits)
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            _check_size(image, limits)
+            image.seek(0)
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except InvalidImage:
+        raise
+    except Exception as exc:  # decoders raise anything on hostile bytes
+        msg = f"`img` ({len(data)} bytes) cannot be decoded: {exc}"
+        raise InvalidImage(msg) from exc
+
+
+def _check_size(image: Image.Image, limits: ImageSettings) -> None:
+    """The header tells the size before anything is decoded."""
+    width, height = image.size
+    if width * height > limits.max_pixels:
+        msg = (
+            f"`img` has {width} x {height} pixels, the limit is {limits.max_pixels}"
+            " (CAPTIONSTREAM_IMAGE__MAX_PIXELS)"
+        )
+        raise InvalidImage(msg)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in _SIXTEEN_BIT:
+        return _scale_to_8_bits(image).convert("RGB")
+    if image.mode == "F":
+        return Image.fromarray(np.clip(np.asarray(image), 0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _scale_to_8_bits(image: Image.Image) -> Image.Image:
+    """Pillow clips wide integers at 255, which turns most 16-bit images white."""
+    values = np.asarray(image).astype(np.int64)
+    scaled = values >> 8 if values.max(initial=0) > 255 else values
+    return Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8))

@@ -1,0 +1,51 @@
+"""Positions left over from a log that is gone."""
+
+import pytest
+from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
+
+from streams import events
+from streams.offsets import reset_lost_offsets
+from streams.topics import create_topics, topic_name
+
+GROUP = "offsets-test"
+
+
+@pytest.fixture
+def topic(settings):
+    create_topics(settings.kafka)
+    name = topic_name(events.IMAGE_CHANGED, settings.kafka)
+    producer = KafkaProducer(bootstrap_servers=settings.kafka.bootstrap_servers)
+    for number in range(10):
+        producer.send(name, key=b"k", value=str(number).encode(), partition=0)
+    producer.flush()
+    producer.close()
+    return name
+
+
+@pytest.fixture
+def group(settings):
+    consumer = KafkaConsumer(
+        bootstrap_servers=settings.kafka.bootstrap_servers,
+        group_id=settings.kafka.prefix + GROUP,
+        enable_auto_commit=False,
+    )
+    yield consumer
+    consumer.close()
+
+
+def commit(group, topic, offset):
+    group.commit({TopicPartition(topic, 0): OffsetAndMetadata(offset, "", -1)})
+
+
+@pytest.mark.parametrize(("offset", "lost"), [(80, 1), (10, 0), (3, 0)])
+def test_only_a_position_beyond_the_end_is_set_back(settings, topic, group, offset, lost):
+    commit(group, topic, offset)
+    found = reset_lost_offsets(settings.kafka.prefix + GROUP, [topic], settings.kafka)
+    assert found == lost
+    expected = 0 if lost else offset
+    assert group.committed(TopicPartition(topic, 0)) == expected
+
+
+def test_group_that_never_committed_is_left_alone(settings, topic, group):
+    assert reset_lost_offsets(settings.kafka.prefix + GROUP, [topic], settings.kafka) == 0
+    assert group.committed(TopicPartition(topic, 0)) is None

@@ -1,0 +1,166 @@
+"""The write guard and the state scans, on a real MongoDB."""
+
+import itertools
+
+import numpy as np
+import pytest
+from bson.timestamp import Timestamp
+
+from streams.documents import (
+    CLIP,
+    CLIP_PROJECTION,
+    CONDITIONAL_LM,
+    DocumentState,
+    Output,
+    OutputError,
+    Serving,
+    decode_vector,
+    document_key,
+)
+from streams.store import STATE_INDEX, DocumentStore, OutputWrite, connect
+
+OLD, NEW = Timestamp(100, 1), Timestamp(100, 2)
+
+
+@pytest.fixture
+def store(settings):
+    client = connect(settings.mongo)
+    yield DocumentStore(client, settings.mongo)
+    client.close()
+
+
+def output(number=1.0, version="v1", **fields):
+    return Output(value=np.full(4, number, np.float32), version=version, **fields)
+
+
+def error(version="v1"):
+    return OutputError(
+        type="InvalidImage", message="bad", attempts=1, is_retryable=False, version=version
+    )
+
+
+def write(document_id, result, source=OLD, model=CLIP):
+    return OutputWrite(
+        document_id=document_id, source=source, model=model, input="ab", result=result
+    )
+
+
+def stored(store, document_id=1):
+    return store.collection.find_one({"_id": document_id})["_outputs"]["img"]["clip"]
+
+
+def test_output_is_stored_as_a_bson_vector_with_its_lineage(store):
+    store.collection.insert_one({"_id": 1, "img": b"x", "title": "kept"})
+    report = store.write_outputs([write(1, output(2.5))])
+    assert report.written == 1
+    found = stored(store)
+    assert found["value"].subtype == 9
+    assert decode_vector(found["value"]).tolist() == [2.5] * 4
+    assert (found["version"], found["input"], found["source"]) == ("v1", "ab", OLD)
+    assert store.collection.find_one({"_id": 1})["title"] == "kept"
+
+
+def test_repeated_write_changes_nothing(store):
+    store.collection.insert_one({"_id": 1})
+    store.write_outputs([write(1, output())])
+    before = stored(store)
+    report = store.write_outputs([write(1, output())])
+    assert (report.written, report.ignored) == (0, 1)
+    assert stored(store) == before
+
+
+def test_older_result_never_beats_a_newer_one(store):
+    store.collection.insert_one({"_id": 1})
+    store.write_outputs([write(1, output(2), source=NEW)])
+    assert store.write_outputs([write(1, output(1), source=OLD)]).ignored == 1
+    assert store.write_outputs([write(1, error("v2"), source=OLD)]).ignored == 1
+    assert decode_vector(stored(store)["value"])[0] == 2
+
+
+def test_another_version_replaces_a_result_of_the_same_change(store):
+    store.collection.insert_one({"_id": 1})
+    store.write_outputs([write(1, output(1, "v1"))])
+    assert store.write_outputs([write(1, output(2, "v2"))]).written == 1
+    assert stored(store)["version"] == "v2"
+
+
+def test_success_replaces_an_error_and_an_error_does_not_replace_a_success(store):
+    store.collection.insert_one({"_id": 1})
+    store.write_outputs([write(1, error())])
+    assert stored(store)["error"]["type"] == "InvalidImage"
+    store.write_outputs([write(1, output())])
+    assert "error" not in stored(store)
+    assert store.write_outputs([write(1, error())]).ignored == 1
+    assert store.write_outputs([write(1, error(version=""))]).ignored == 1
+
+
+def test_deleted_document_is_not_brought_back(store):
+    report = store.write_outputs([write(1, output())])
+    assert report.ignored == 1
+    assert store.collection.count_documents({}) == 0
+
+
+def test_any_order_of_the_same_writes_ends_the_same(store):
+    writes = [
+        write(1, output(1, "v1"), source=OLD),
+        write(1, output(2, "v1"), source=NEW),
+        write(1, error("v1"), source=OLD),
+    ]
+    for order in itertools.permutations(writes):
+        store.collection.replace_one({"_id": 1}, {"img": b"x"}, upsert=True)
+        for one in order:
+            store.write_outputs([one])
+        assert decode_vector(stored(store)["value"])[0] == 2
+
+
+def test_output_that_would_make_the_document_too_large_fails_alone(store):
+    store.collection.insert_many(
+        [{"_id": 1, "img": b"x" * (16 * 1024 * 1024 - 200)}, {"_id": 2, "img": b"x"}]
+    )
+    big = Output(value=np.zeros(4096, np.float32), version="v1")
+    report = store.write_outputs([write(1, big), write(2, big)])
+    assert list(report.rejected) == [0]
+    assert report.written == 1
+    assert "_outputs" in store.collection.find_one({"_id": 2})
+
+
+def test_read_finds_documents_by_key_and_leaves_out_the_deleted(store):
+    store.collection.insert_many([{"_id": "a", "img": b"1"}, {"_id": 2, "img": b"2", "x": 1}])
+    found = store.read_inputs(["a", 2, "gone"], after=Timestamp(1, 1))
+    assert set(found) == {document_key("a"), document_key(2)}
+    assert found[document_key(2)] == {"_id": 2, "img": b"2"}
+
+
+def test_states_are_counted_from_the_index_alone(store):
+    store.prepare()
+    store.collection.insert_many([{"_id": number, "img": b"x" * 1000} for number in range(5)])
+    serving = Serving(versions={"clip": "v1", "clip_projection": "p1"})
+    store.write_outputs([write(number, output()) for number in range(4)])
+    projected = output(version="p1", features={"clip": "v1"})
+    store.write_outputs([write(number, projected, model=CLIP_PROJECTION) for number in range(3)])
+    store.write_outputs([write(4, error())])
+    counts = store.count_states(serving)
+    assert counts[DocumentState.AWAITING_MODEL] == 3
+    assert counts[DocumentState.PENDING] == 1
+    assert counts[DocumentState.FAILED] == 1
+    plan = store.collection.database.command(
+        "explain",
+        {
+            "find": store.collection.name,
+            "filter": {},
+            "projection": {"_id": 1, f"{CONDITIONAL_LM.path}.version": 1},
+            "hint": STATE_INDEX,
+        },
+        verbosity="executionStats",
+    )
+    assert plan["executionStats"]["totalDocsExamined"] == 0
+
+
+def test_scan_yields_the_state_of_chosen_documents(store):
+    store.prepare()
+    store.collection.insert_many([{"_id": number, "img": b"x"} for number in range(5)])
+    store.write_outputs([write(3, output())])
+    assert len(list(store.scan_states())) == 5
+    [row] = store.scan_states([3])
+    assert row["_outputs"]["img"]["clip"]["version"] == "v1"
+    assert "img" not in row

@@ -1,0 +1,179 @@
+"""The loop of a stage: what is delivered for a batch."""
+
+import asyncio
+
+import numpy as np
+import pytest
+from bson.timestamp import Timestamp
+
+from streams import events
+from streams.dead_letters import parse_dead_letter, replay_mark
+from streams.documents import Output, document_key
+from streams.errors import InvalidImage, Unavailable
+from streams.events import (
+    DocumentDeleted,
+    ImageChanged,
+    ModelApplied,
+    Origin,
+    decode_event,
+    encode_event,
+)
+from streams.settings import StageSettings
+from streams.stages import FEATURIZE, SINK
+from streams.stages.outcome import Failed, Ok, Result
+from streams.stages.stage import Message, Stage, newest_by_document
+
+TENANT = "captions.documents"
+
+
+class EchoStep:
+    """Makes an output of every change; fails where the id says so."""
+
+    def __init__(self):
+        self.batches = []
+
+    def run(self, batch):
+        self.batches.append(batch)
+        return [self._one(event) for event in batch]
+
+    def _one(self, event):
+        if isinstance(event, DocumentDeleted):
+            return Ok(event=event, result=Result.DELETED)
+        if event.document_id == "bad":
+            return Failed(error=InvalidImage("broken image"), version="c1")
+        return Ok(event=applied(event.document_id, event.source), result=Result.DONE)
+
+    def self_test(self):
+        return True
+
+    def versions(self):
+        return {"clip": "c1"}
+
+
+T1 = Timestamp(1, 1)
+
+
+def applied(document_id, source=T1, model="clip"):
+    return ModelApplied(
+        document_id=document_id,
+        source=source,
+        origin=Origin.LIVE,
+        input="ab",
+        model=model,
+        outputs={model: Output(value=np.ones(2, np.float32), version="c1")},
+    )
+
+
+def changed(document_id, seconds=1):
+    return ImageChanged(document_id=document_id, source=Timestamp(seconds, 1))
+
+
+def message(event, topic=events.IMAGE_CHANGED, offset=0):
+    record = encode_event(event, event_type=topic, tenant=TENANT)
+    return Message(
+        topic=topic,
+        partition=0,
+        offset=offset,
+        key=record.key,
+        value=record.value,
+        headers=record.headers,
+    )
+
+
+def handle(messages, spec=FEATURIZE, step=None):
+    delivered = []
+
+    async def deliver(records):
+        delivered.extend(records)
+
+    stage = Stage(spec, step or EchoStep(), StageSettings(), tenant=TENANT, deliver=deliver)
+    asyncio.run(stage.handle(messages))
+    return delivered
+
+
+def test_each_outcome_goes_to_its_topic():
+    delivered = handle([message(changed("a")), message(changed("bad")), message(changed("c"))])
+    assert [topic for topic, _ in delivered] == [
+        events.IMAGE_FEATURIZED,
+        f"{events.IMAGE_CHANGED}.dlq",
+        events.IMAGE_FEATURIZED,
+    ]
+
+
+def test_dead_letter_keeps_the_record_and_says_why():
+    original = message(changed("bad"), offset=41)
+    [(_, record)] = handle([original])
+    letter = parse_dead_letter(record.key, record.headers)
+    assert (record.key, record.value) == (original.key, original.value)
+    assert (letter.stage, letter.model, letter.position) == ("featurize", "clip", "0:41")
+    assert (letter.error.type, letter.error.message) == ("InvalidImage", "broken image")
+    assert letter.document_id == "bad"
+    assert letter.source == Timestamp(1, 1)
+
+
+@pytest.mark.parametrize("value", [b"", b"junk", None])
+def test_garbage_becomes_a_dead_letter_and_the_rest_goes_on(value):
+    junk = Message(
+        topic=events.IMAGE_CHANGED, partition=0, offset=0, key=b"?", value=value, headers=[]
+    )
+    topics = [topic for topic, _ in handle([junk, message(changed("a"))])]
+    assert topics == [f"{events.IMAGE_CHANGED}.dlq", events.IMAGE_FEATURIZED]
+
+
+def test_of_several_changes_of_a_document_only_the_newest_is_processed():
+    step = EchoStep()
+    handle(
+        [message(changed("a", 1)), message(changed("b", 1)), message(changed("a", 2))], step=step
+    )
+    assert [(e.document_id, e.source.time) for e in step.batches[0]] == [("b", 1), ("a", 2)]
+
+
+def test_delete_drops_what_stands_before_it_and_travels_on():
+    deleted = DocumentDeleted(document_id="a", source=Timestamp(2, 1))
+    [(topic, record)] = handle([message(changed("a", 1)), message(deleted)])
+    assert topic == events.IMAGE_FEATURIZED
+    again = decode_event(record.key, record.value, record.headers, tenant=TENANT)
+    assert again == deleted
+
+
+def test_late_delete_does_not_drop_a_newer_insert():
+    inputs = [changed("a", 3), DocumentDeleted(document_id="a", source=Timestamp(2, 1))]
+    assert newest_by_document(inputs) == [0]
+
+
+def test_outputs_of_several_models_do_not_compete():
+    inputs = [applied("a"), applied("a", model="clip_projection"), applied("a")]
+    assert newest_by_document(inputs) == [1, 2]
+
+
+def test_failure_of_a_dead_letter_is_not_dead_lettered_again():
+    junk = Message(
+        topic=f"{events.IMAGE_CHANGED}.dlq", partition=0, offset=0, key=b"?", value=b"", headers=[]
+    )
+    assert handle([junk], spec=SINK) == []
+
+
+def test_replay_mark_is_ignored_by_the_sink():
+    mark = replay_mark("0:41", document_key("a"))
+    step = EchoStep()
+    seen = Message(
+        topic=f"{events.IMAGE_CHANGED}.dlq",
+        partition=0,
+        offset=0,
+        key=mark.key,
+        value=mark.value,
+        headers=mark.headers,
+    )
+    handle([seen], spec=SINK, step=step)
+    assert step.batches == [[]]
+
+
+def test_delivery_that_fails_leaves_the_batch_in_flight():
+    async def deliver(records):
+        msg = "broker is gone"
+        raise Unavailable(msg)
+
+    stage = Stage(FEATURIZE, EchoStep(), StageSettings(), tenant=TENANT, deliver=deliver)
+    with pytest.raises(Unavailable, match="broker is gone"):
+        asyncio.run(stage.handle([message(changed("a"))]))
+    assert stage.progress.in_flight == 1

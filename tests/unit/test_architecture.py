@@ -1,0 +1,121 @@
+"""Imports flow one way, and the trainer stays free of the streaming stack."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+#: A module may import only what stands above it. A package stands for everything in it.
+LAYERS = (
+    "streams",
+    "streams.errors",
+    "streams.settings",
+    "streams.reference",
+    "streams.documents",
+    "streams.events",
+    "streams.topics",
+    "streams.metrics",
+    "streams.offsets",
+    "streams.logs",
+    "streams.endpoints",
+    "streams.models",
+    "streams.store",
+    "streams.registry",
+    "streams.hot_model",
+    "streams.processes",
+    "streams.status",
+    "streams.coco",
+    "streams.capture",
+    "streams.dead_letters",
+    "streams.dead_letter_log",
+    "streams.stages",
+    "streams.steps",
+    "streams.app",
+    "streams.local",
+    "streams.commands",
+    "streams.cli",
+    "trainer",
+)
+
+
+def layer_of(module):
+    """Return the longest layer that holds the module."""
+    parts = module.split(".")
+    for length in range(len(parts), 0, -1):
+        name = ".".join(parts[:length])
+        if name in LAYERS and (length > 1 or len(parts) == 1 or name == "trainer"):
+            return name
+    msg = f"{module} stands in no layer; add it to LAYERS"
+    raise AssertionError(msg)
+
+
+def modules():
+    for package in ("streams", "trainer"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            yield ".".join(part for part in parts if part != "__init__"), path
+
+
+def imports_of(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                longer = ROOT / f"{node.module}.{alias.name}".replace(".", "/")
+                is_module = longer.is_dir() or longer.with_suffix(".py").exists()
+                yield f"{node.module}.{alias.name}" if is_module else node.module
+
+
+@pytest.mark.parametrize(("module", "path"), list(modules()), ids=lambda value: str(value))
+def test_module_imports_only_what_stands_above_it(module, path):
+    mine = LAYERS.index(layer_of(module))
+    for name in imports_of(path):
+        if name.split(".")[0] in ("streams", "trainer"):
+            assert LAYERS.index(layer_of(name)) <= mine, f"{module} must not import {name}"
+
+
+def test_streams_never_imports_the_trainer():
+    for module, path in modules():
+        if module.startswith("streams"):
+            assert not [name for name in imports_of(path) if name.startswith("trainer")]
+
+
+@pytest.mark.parametrize(
+    "module", ["trainer", "streams.registry", "streams.hot_model", "streams.models.conditional_lm"]
+)
+def test_what_the_trainer_uses_loads_neither_faust_nor_kafka(module):
+    code = (
+        f"import sys, {module};"
+        "print([m for m in ('faust', 'kafka', 'aiokafka') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_publisher_and_sink_load_no_torch():
+    code = (
+        "import sys, streams.app, streams.stages.sink, streams.capture.process;"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == "False"
+
+
+def test_only_settings_reads_the_environment():
+    for module, path in modules():
+        if module != "streams.settings":
+            names = {
+                n.attr
+                for n in ast.walk(ast.parse(path.read_text()))
+                if isinstance(n, ast.Attribute)
+            }
+            assert "getenv" not in names, module

@@ -1,0 +1,187 @@
+"""Identity, folds, guards and states, without a server."""
+
+import datetime
+import uuid
+
+import numpy as np
+import pytest
+from bson import Binary, Int64, ObjectId
+from bson.timestamp import Timestamp
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.documents import (
+    CLIP,
+    CLIP_PROJECTION,
+    CONDITIONAL_LM,
+    DocumentState,
+    Output,
+    Serving,
+    decode_vector,
+    document_id_of,
+    document_key,
+    document_state,
+    encode_vector,
+    error_guard,
+    fingerprint,
+    fold_of,
+    output_fields,
+    stored_output,
+)
+from streams.errors import InvalidEvent
+
+T1 = Timestamp(100, 1)
+
+
+@pytest.mark.parametrize(
+    "document_id",
+    [
+        ObjectId("65f1c0ffee65f1c0ffee65f1"),
+        7,
+        Int64(7),
+        1.5,
+        "a name",
+        {"b": 1, "a": 2},
+        datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC),
+        Binary(uuid.uuid4().bytes, 4),
+        None,
+        True,
+    ],
+    ids=repr,
+)
+def test_every_kind_of_id_survives_the_key(document_id):
+    key = document_key(document_id)
+    assert document_key(document_id_of(key)) == key
+
+
+def test_number_types_have_different_keys():
+    assert document_key(7) != document_key(Int64(7))
+
+
+@pytest.mark.parametrize("key", [b"", b"{", b"\xff\xfe", b"{'a': 1}"])
+def test_key_that_is_no_json_is_an_invalid_event(key):
+    with pytest.raises(InvalidEvent, match="canonical extended JSON"):
+        document_id_of(key)
+
+
+def test_fingerprint_is_blake2b_of_16_bytes():
+    assert fingerprint(b"") == "cae66941d9efbd404e4d88758ea67670"
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=50))
+def test_vector_survives_bson(values):
+    vector = np.array(values, dtype=np.float32)
+    assert decode_vector(encode_vector(vector)).tolist() == vector.tolist()
+
+
+def test_vector_of_another_type_is_refused():
+    with pytest.raises(ValueError, match="expected a BSON vector"):
+        decode_vector("no vector")
+
+
+def test_given_fold_is_kept():
+    assert fold_of({"_id": 1, "_fold": "valid"}) == "valid"
+
+
+def test_fold_is_stable_and_about_five_percent_valid():
+    folds = [fold_of({"_id": number}) for number in range(4000)]
+    assert folds == [fold_of({"_id": number}) for number in range(4000)]
+    assert 0.03 < folds.count("valid") / 4000 < 0.07
+
+
+def test_error_of_an_unknown_version_may_not_replace_a_result_of_the_same_change():
+    known = error_guard(CLIP, source=T1, version="v1")["$or"]
+    unknown = error_guard(CLIP, source=T1, version="")["$or"]
+    assert len(known) == 3
+    assert len(unknown) == 2
+
+
+def test_stored_output_of_another_input_is_not_reused():
+    output = Output(value=np.ones(3, np.float32), version="v1")
+    document = {
+        "_outputs": {"img": {"clip": output_fields(output, source=T1, input_fingerprint="a")}}
+    }
+    assert stored_output(document, CLIP, "a") is not None
+    assert stored_output(document, CLIP, "b") is None
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [None, 5, {"img": 5}, {"img": {"clip": {"input": "a", "version": 3, "value": "x"}}}],
+)
+def test_stored_output_of_any_shape_is_ignored(outputs):
+    assert stored_output({"_outputs": outputs}, CLIP, "a") is None
+
+
+SERVING = Serving(
+    versions={"clip": "c1", "clip_projection": "p1", "conditional_lm": "l1"},
+    requires={"conditional_lm": {"clip": "c1"}},
+)
+
+
+def outputs_document(**changes):
+    outputs = {
+        "clip": {"version": "c1"},
+        "clip_projection": {"version": "p1", "features": {"clip": "c1"}},
+        "conditional_lm": {"version": "l1", "features": {"clip": "c1"}},
+        **changes,
+    }
+    kept = {name: value for name, value in outputs.items() if value is not None}
+    return {
+        "_outputs": {
+            "img": {name: kept[name] for name in ("clip", "clip_projection") if name in kept},
+            "_base": {name: kept[name] for name in ("conditional_lm",) if name in kept},
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "state"),
+    [
+        ({}, DocumentState.CAPTIONED),
+        ({"clip": None}, DocumentState.PENDING),
+        ({"clip": {"version": "c0"}}, DocumentState.PENDING),
+        ({"conditional_lm": None}, DocumentState.PENDING),
+        (
+            {"conditional_lm": {"version": "l0", "features": {"clip": "c1"}}},
+            DocumentState.PENDING,
+        ),
+        (
+            {"conditional_lm": {"version": "l1", "features": {"clip": "c0"}}},
+            DocumentState.PENDING,
+        ),
+        ({"clip": {"version": "c1", "error": {"retryable": False}}}, DocumentState.FAILED),
+        ({"clip": {"version": "c0", "error": {"retryable": False}}}, DocumentState.PENDING),
+        (
+            {"conditional_lm": {"version": "l1", "error": {"retryable": True}}},
+            DocumentState.FAILED,
+        ),
+    ],
+)
+def test_state_follows_from_outputs_and_serving_versions(changes, state):
+    assert document_state(outputs_document(**changes), SERVING) is state
+
+
+def test_failed_image_is_failed_although_nothing_stands_downstream():
+    document = outputs_document(
+        clip={"version": "c1", "error": {"retryable": False}},
+        clip_projection=None,
+        conditional_lm=None,
+    )
+    assert document_state(document, SERVING) is DocumentState.FAILED
+
+
+def test_without_a_captioner_a_document_awaits_a_model():
+    serving = Serving(versions={"clip": "c1", "clip_projection": "p1"})
+    document = outputs_document(conditional_lm=None)
+    assert document_state(document, serving) is DocumentState.AWAITING_MODEL
+
+
+def test_captioner_fitted_on_another_clip_cannot_run():
+    serving = Serving(
+        versions={"clip": "c2", "conditional_lm": "l1"},
+        requires={"conditional_lm": {"clip": "c1"}},
+    )
+    assert not serving.can_run(CONDITIONAL_LM)
+    assert serving.can_run(CLIP)
+    assert not serving.can_run(CLIP_PROJECTION)

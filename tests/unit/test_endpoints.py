@@ -1,0 +1,56 @@
+"""What a process answers over HTTP."""
+
+import json
+import urllib.error
+import urllib.request
+
+import pytest
+
+from streams import metrics
+from streams.endpoints import Check, serve_endpoints
+from streams.errors import SettingsError
+from streams.settings import HttpSettings
+
+
+@pytest.fixture
+def served():
+    checks = {"health": Check(is_ok=True), "ready": Check(is_ok=False, reason="loading")}
+    endpoints = serve_endpoints(
+        HttpSettings(), health=lambda: checks["health"], readiness=lambda: checks["ready"]
+    )
+    yield endpoints, checks
+    endpoints.close()
+
+
+def get(url):
+    try:
+        with urllib.request.urlopen(url) as reply:
+            return reply.status, reply.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_checks_answer_200_or_503_with_the_reason(served):
+    endpoints, checks = served
+    assert get(f"{endpoints.url}/healthz")[0] == 200
+    status, body = get(f"{endpoints.url}/readyz")
+    assert (status, json.loads(body)) == (503, {"ok": False, "reason": "loading"})
+    checks["health"] = Check(is_ok=False, reason="stuck")
+    assert get(f"{endpoints.url}/healthz")[0] == 503
+
+
+def test_metrics_are_served(served):
+    metrics.DOCUMENTS.labels("sink", "done").inc(0)
+    status, body = get(f"{served[0].url}/metrics")
+    assert status == 200
+    assert "# TYPE captionstream_documents_total counter" in body
+
+
+def test_other_paths_are_not_found(served):
+    assert get(f"{served[0].url}/etc/passwd")[0] == 404
+
+
+def test_taken_port_names_the_setting(served):
+    port = int(served[0].url.rsplit(":", 1)[1])
+    with pytest.raises(SettingsError, match="CAPTIONSTREAM_HTTP__PORT"):
+        serve_endpoints(HttpSettings(port=port), health=Check, readiness=Check)

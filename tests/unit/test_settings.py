@@ -1,0 +1,48 @@
+"""Settings come from the environment only; wrong ones name their variable."""
+
+import pytest
+
+from streams.errors import SettingsError
+from streams.reference import renew, settings_table
+from streams.settings import Settings, load_settings
+
+
+def test_nested_variable_sets_a_nested_setting(monkeypatch):
+    monkeypatch.setenv("CAPTIONSTREAM_CLIP__PRETRAINED", "random")
+    assert load_settings().clip.pretrained == "random"
+
+
+def test_wrong_value_names_the_variable(monkeypatch):
+    monkeypatch.setenv("CAPTIONSTREAM_KAFKA__PARTITIONS", "many")
+    with pytest.raises(SettingsError, match="CAPTIONSTREAM_KAFKA__PARTITIONS"):
+        load_settings()
+
+
+def test_misspelt_variable_is_refused(monkeypatch):
+    monkeypatch.setenv("CAPTIONSTREAM_KAFKA__PARTITION", "3")
+    with pytest.raises(SettingsError, match="CAPTIONSTREAM_KAFKA__PARTITION"):
+        load_settings()
+
+
+def test_uri_with_a_password_is_masked(monkeypatch):
+    monkeypatch.setenv("CAPTIONSTREAM_MONGO__URI", "mongodb://me:secret@db/")
+    assert "secret" not in repr(load_settings())
+
+
+def test_wrong_uri_does_not_show_in_the_error(monkeypatch):
+    monkeypatch.setenv("CAPTIONSTREAM_MONGO__TIMEOUT_SECONDS", "topsecret")
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert "topsecret" not in str(caught.value)
+
+
+def test_state_lives_beside_the_watched_database():
+    assert Settings().mongo.state == "captions_captionstream"
+
+
+def test_readme_shows_every_setting(readme):
+    assert renew(readme) == readme, "run `make readme`"
+
+
+def test_table_has_variable_default_and_meaning():
+    assert "| `CAPTIONSTREAM_CLIP__MODEL` | `RN50` |" in settings_table()

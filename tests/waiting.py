@@ -1,0 +1,26 @@
+"""Waiting for a condition with a deadline; no test sleeps for a fixed time."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def wait_until(
+    predicate: Callable[[], Any], deadline_seconds: float = 60, *, doing: str = "waiting"
+) -> Any:
+    """Return what `predicate` returns once that is true; fail when the deadline is over.
+
+    Args:
+        predicate: Asked about twenty times a second.
+        deadline_seconds: Generous: it is only reached by a failure.
+        doing: Said in the failure.
+    """
+    pause = threading.Event()
+    deadline = time.monotonic() + deadline_seconds
+    while not (found := predicate()):
+        if time.monotonic() > deadline:
+            msg = f"{doing}: not done after {deadline_seconds:g} s"
+            raise AssertionError(msg)
+        pause.wait(0.05)
+    return found
