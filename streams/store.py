@@ -249,7 +249,7 @@ def _update(write: OutputWrite) -> UpdateOne:
 
 
 def _rejections(exc: BulkWriteError) -> dict[int, str]:
-    """Return why MongoDB refused single documents, by position; raise what is no document's fault."""
+    """Return why single documents were refused, by position; raise what is no document's fault."""
     errors = exc.details.get("writeErrors") or []
     if not errors or exc.details.get("writeConcernErrors"):
         raise exc

@@ -1,44 +1,17 @@
-"""`captionstream up`: starts servers and processes, keeps them running, ends them in order.
+"""`captionstream up`: a whole stack on one machine, until a signal.
 
-One loop in the main thread (children die with the thread that started them). It knows no topic and
-no document; processes are names with a command.
+Which processes there are and how each is started is decided here; `watch.py` keeps them running.
 """
 
-import os
-import signal
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import datetime
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Final, TextIO
-
-import psutil
+from typing import TextIO
 
 from streams.app import PROCESSES
-from streams.errors import SettingsError, StoreUnavailable
-from streams.local.ports import PortBook
-from streams.local.probe import Prober
-from streams.local.servers import Servers, insist
-from streams.local.stack import (
-    SUPERVISOR,
-    StackInfo,
-    locked,
-    remove_stack,
-    write_stack,
-)
-from streams.local.worker import Worker
+from streams.local.stack import locked
+from streams.local.watch import Supervisor
 from streams.settings import Settings
-
-_TICK_SECONDS: Final = 0.1
-#: Without its broker a process cannot finish anything; all of it is repeated afterwards.
-_BROKER_LOST_GRACE_SECONDS: Final = 5.0
-#: So often a process may say that its settings are wrong before the start is given up.
-_MOST_FAILED_STARTS: Final = 3
-_RECONCILE_RETRY_SECONDS: Final = 5.0
 
 
 def worker_command(name: str) -> list[str]:
@@ -90,198 +63,6 @@ def run_stack(
         )
         with supervisor.signals():
             return supervisor.run(worker_command, processes)
-
-
-class Supervisor:
-    """One stack."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        directory: Path,
-        mongo_uri: str | None,
-        kafka: str | None,
-        out: TextIO,
-    ) -> None:
-        """Find programs and ports; nothing is started.
-
-        Raises:
-            SettingsError: A program is missing.
-        """
-        self._directory = directory
-        self._out = out
-        self._servers = Servers(
-            settings, directory=directory, mongo_uri=mongo_uri, kafka=kafka, say=say
-        )
-        self._settings = self._servers.settings
-        self._prober = Prober()
-        self._workers: list[Worker] = []
-        self._stop = threading.Event()
-        self._written: StackInfo | None = None
-        self._ask_reconcile_at: float | None = None
-
-    @contextmanager
-    def signals(self) -> Iterator[None]:
-        """React to signals as long as the context lasts."""
-        signums = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = {signum: signal.signal(signum, self._on_signal) for signum in signums}
-        try:
-            yield
-        finally:
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
-
-    def run(self, command: Callable[[str], list[str]], processes: Sequence[str]) -> int:
-        """Start, watch until a signal, stop.
-
-        1. Servers and topics.
-        2. Processes, all at once.
-        3. Every tick: servers first, since processes are useless without them.
-        """
-        remove_stack(self._directory)
-        try:
-            self._servers.start()  # 1
-            self._prober.start()
-            self._start_workers(command, processes)  # 2
-            while not self._stop.wait(_TICK_SECONDS):  # 3
-                self._tend_servers()
-                for worker in self._workers:
-                    worker.tick()
-                self._tend_requests()
-                self._announce()
-        finally:
-            self._shut_down()
-        return 0
-
-    def _start_workers(self, command: Callable[[str], list[str]], processes: Sequence[str]) -> None:
-        ports = PortBook(self._directory / "ports.json")
-        self._workers = [
-            Worker(
-                name,
-                command(name),
-                self._settings,
-                port=ports.port(name),
-                directory=self._directory,
-                prober=self._prober,
-                say=say,
-            )
-            for name in processes
-        ]
-        for worker in self._workers:
-            if not self._stop.is_set():
-                say(f"starting {worker.name} ...")
-                worker.start()
-
-    def _tend_servers(self) -> None:
-        mongod, broker = self._servers.mongod, self._servers.broker
-        if mongod is not None and not mongod.is_alive():
-            say("mongod died; the processes wait for it")
-            self._insist(self._servers.start_mongod)
-        if broker is not None and not broker.is_alive():
-            self._replace_broker()
-
-    def _replace_broker(self) -> None:
-        """Begin again with an empty log.
-
-        The processes hold positions in the log that is gone, so they end before a new one begins.
-        """
-        say("broker died; stopping all processes")
-        for worker in self._workers:
-            worker.terminate()
-        for worker in self._workers:
-            worker.stop(_BROKER_LOST_GRACE_SECONDS)
-        if not self._insist(self._servers.start_broker):
-            return
-        say("broker is back, topics are created; starting all processes")
-        self._ask_reconcile_at = time.monotonic()
-        self._tend_requests()
-        for worker in self._workers:
-            worker.start()
-
-    def _tend_requests(self) -> None:
-        if self._ask_reconcile_at is None or time.monotonic() < self._ask_reconcile_at:
-            return
-        try:
-            self._servers.request_reconcile()
-        except StoreUnavailable as exc:
-            say(str(exc))
-            self._ask_reconcile_at = time.monotonic() + _RECONCILE_RETRY_SECONDS
-        else:
-            say("asked for a reconcile")
-            self._ask_reconcile_at = None
-
-    def _announce(self) -> None:
-        """Say once that all is ready; afterwards keep the file true."""
-        if self._written is None:
-            self._give_up_if_hopeless()
-            if not all(worker.is_ready() for worker in self._workers):
-                return
-        info = self._describe()
-        if info == self._written:
-            return
-        write_stack(self._directory, info)
-        if self._written is None:
-            say(f"ready; logs are in {self._directory / 'logs'}")
-            print(info.announcement(), file=self._out, flush=True)
-        self._written = info
-
-    def _give_up_if_hopeless(self) -> None:
-        for worker in self._workers:
-            if worker.failed_starts >= _MOST_FAILED_STARTS:
-                msg = f"{worker.name} cannot start: {worker.last_line()} (log: {worker.log})"
-                raise SettingsError(msg)
-
-    def _describe(self) -> StackInfo:
-        mongo, kafka = self._settings.mongo, self._settings.kafka
-        pids = {w.name: w.pid for w in self._workers if w.pid is not None}
-        return StackInfo(
-            mongo_uri=mongo.uri.get_secret_value(),
-            database=mongo.database,
-            collection=mongo.collection,
-            kafka=kafka.bootstrap_servers,
-            metrics={worker.name: worker.metrics_url for worker in self._workers},
-            pids={SUPERVISOR: os.getpid(), **self._servers.pids, **pids},
-            state_database=mongo.state,
-            kafka_prefix=kafka.prefix,
-            started=psutil.Process().create_time(),
-        )
-
-    def _shut_down(self) -> None:
-        """End the processes in the order of the pipeline, then the servers."""
-        for worker in self._workers:
-            if worker.is_alive():
-                say(f"stopping {worker.name} ...")
-                worker.stop(self._settings.local.grace_seconds)
-        self._prober.close()
-        self._servers.stop()
-        remove_stack(self._directory)
-        say("stopped")
-
-    def _insist(self, action: Callable[[], None]) -> bool:
-        return insist(
-            action,
-            is_stopping=self._stop.is_set,
-            initial_seconds=self._settings.local.backoff_initial_seconds,
-            most_seconds=self._settings.local.backoff_max_seconds,
-            say=say,
-        )
-
-    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        if not self._stop.is_set():
-            self._stop.set()
-            return
-        for child in (*self._workers, self._servers.broker, self._servers.mongod):
-            if child is not None and child.is_alive():
-                child.kill()
-        remove_stack(self._directory)
-        os._exit(128 + signum)
-
-
-def say(text: str) -> None:
-    """Tell the user on stderr what happens."""
-    now = datetime.now().astimezone().strftime("%H:%M:%S")
-    print(f"{now} {text}", file=sys.stderr, flush=True)
 
 
 def _with_absolute_paths(settings: Settings) -> Settings:

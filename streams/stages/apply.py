@@ -11,7 +11,7 @@ from streams.documents import Model, Output
 from streams.errors import FeatureMismatch, InvalidEvent
 from streams.events import DocumentDeleted, ModelApplied
 from streams.hot_model import Loaded
-from streams.models.bundle import Manifest
+from streams.models.manifest import Manifest
 from streams.stages.outcome import Failed, Input, Ok, Outcome, Result
 
 M = TypeVar("M")

@@ -4,7 +4,7 @@ Reads the images from MongoDB (they never travel on Kafka), decodes them side by
 as one batch. An image that cannot be decoded fails alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -88,7 +88,7 @@ class Featurize:
     def _encode(self, events: Sequence[Input], documents: Sequence[Document]) -> list[Outcome]:
         prepared = list(self._decoders.map(self._prepare, documents))
         tensors = [item for item in prepared if isinstance(item, torch.Tensor)]
-        vectors = iter(())  # type: ignore[var-annotated]
+        vectors: Iterator[np.ndarray] = iter(())
         if tensors:
             vectors = iter(self._encoder.encode(torch.stack(tensors)))  # (B, 3, H, W) -> (B, D)
             metrics.MODEL_CALLS.labels(CLIP.name).inc(len(tensors))

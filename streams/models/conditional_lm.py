@@ -1,0 +1,211 @@
+"""The captioner: the seed's GRU language model, conditioned on an image vector.
+
+The vector, projected to the hidden size, is the initial state; start token V, stop token V + 1,
+with V the size of the vocabulary. With the seed's weights, logits, loss and greedy tokens equal the
+seed's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch.nn import functional
+
+from streams.errors import InvalidBundle
+from streams.models.bundle import check_close, golden_input, load_into, make_bundle
+from streams.models.decoding import decode_beam, decode_greedy
+from streams.models.manifest import Bundle, Feature, Golden
+from streams.models.vocabulary import Vocabulary
+
+NAME: Final = "conditional_lm"
+_GOLDEN_COUNT: Final = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Caption:
+    """A generated sentence.
+
+    Attributes:
+        text: Words, separated by spaces.
+        tokens: Their ids, with the stop id if the model ended the sentence itself.
+        score: Mean natural log-probability of these tokens.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    score: float
+
+
+class ConditionalLM(torch.nn.Module):
+    """Words of a caption, one after the other, from an image vector.
+
+    Attributes:
+        vocabulary: V words.
+        max_length: Most tokens of a caption, the start token included, as in the seed.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        *,
+        n_condition: int = 1024,
+        n_hidden: int = 512,
+        max_length: int = 15,
+    ) -> None:
+        """Make the layers, with the names that they have in the seed."""
+        super().__init__()
+        self.vocabulary = vocabulary
+        self.n_condition = n_condition
+        self.n_hidden = n_hidden
+        self.max_length = max_length
+        n_tokens = len(vocabulary) + 2
+        self.embedding = torch.nn.Embedding(n_tokens, n_hidden)
+        self.conditioning_linear = torch.nn.Linear(n_condition, n_hidden)
+        self.rnn = torch.nn.GRU(n_hidden, n_hidden, batch_first=True)
+        self.prediction = torch.nn.Linear(n_hidden, n_tokens)
+
+    def initial_state(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the state before the first token: (B, n_condition) -> (1, B, n_hidden)."""
+        state: torch.Tensor = self.conditioning_linear(images)
+        return state.unsqueeze(0)  # (1, B, n_hidden)
+
+    def train_forward(self, images: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Return logits of the token after each given one.
+
+        Args:
+            images: Vectors of shape (B, n_condition).
+            tokens: Ids of shape (B, T), the start id first.
+
+        Returns:
+            Logits of shape (B, T, V + 2).
+        """
+        states, _ = self.rnn(self.embedding(tokens), self.initial_state(images))  # (B, T, n_hidden)
+        logits: torch.Tensor = self.prediction(states)
+        return logits
+
+    def step(self, tokens: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return log-probabilities (B, V + 2) of the next token, and the next state (1, B, H).
+
+        Args:
+            tokens: The last ids, of shape (B,).
+            state: The state before them, of shape (1, B, n_hidden).
+        """
+        output, state = self.rnn(self.embedding(tokens).unsqueeze(1), state)  # (B, 1, n_hidden)
+        return functional.log_softmax(self.prediction(output[:, 0]), dim=-1), state
+
+    @torch.inference_mode()
+    def generate(self, images: torch.Tensor, *, beam_width: int = 1) -> list[Caption]:
+        """Return one caption for each image vector of (B, n_condition).
+
+        Args:
+            images: Float vectors.
+            beam_width: 1 takes the likeliest token each time; more keeps so many sentences.
+        """
+        if images.shape[0] == 0:
+            return []
+        if beam_width == 1:
+            decoded = decode_greedy(self, images)
+        else:
+            decoded = decode_beam(self, images, beam_width)
+        return [
+            Caption(text=self.vocabulary.decode(tokens), tokens=tuple(tokens), score=score)
+            for tokens, score in decoded
+        ]
+
+
+def autoregressive_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the seed's loss: cross-entropy up to and including the first stop, averaged per row.
+
+    loss = mean over rows of (sum over t of m_t * CE_t) / (sum over t of m_t), with m_0 = 1 and
+    m_t = 1 while the target before is no stop id. Source: `auto_regressive_loss` of the seed.
+
+    Args:
+        logits: Of shape (B, T, V + 2).
+        targets: Ids of shape (B, T).
+    """
+    stop = logits.shape[2] - 1
+    losses = functional.cross_entropy(logits.transpose(2, 1), targets, reduction="none")  # (B, T)
+    mask = torch.ones_like(losses)
+    mask[:, 1:] = (targets[:, :-1] != stop).to(losses.dtype)
+    return ((losses * mask).sum(dim=1) / mask.sum(dim=1)).mean()
+
+
+def to_bundle(
+    model: ConditionalLM,
+    *,
+    clip_version: str | None,
+    feature: str = "clip",
+    metrics: dict[str, float] | None = None,
+    snapshot_id: str | None = None,
+    note: str = "",
+) -> Bundle:
+    """Return the bundle of a captioner.
+
+    Args:
+        model: The model, in evaluation mode.
+        clip_version: Version of the feature that it was fitted on; None if it takes any.
+        feature: Name of the model whose vector it reads.
+        metrics: What was measured on the frozen validation set.
+        snapshot_id: The snapshot it was fitted on.
+        note: One line for people.
+    """
+    golden = Golden(count=_GOLDEN_COUNT)
+    captions = model.generate(golden_input(golden, model.n_condition))
+    return make_bundle(
+        model.state_dict(),
+        name=NAME,
+        config={
+            "n_condition": model.n_condition,
+            "n_hidden": model.n_hidden,
+            "max_length": model.max_length,
+        },
+        features={feature: Feature(dimension=model.n_condition, version=clip_version)},
+        vocabulary=list(model.vocabulary.words),
+        metrics=metrics or {},
+        snapshot_id=snapshot_id,
+        note=note,
+        golden=golden.model_copy(
+            update={
+                "tokens": [list(caption.tokens) for caption in captions],
+                "scores": [caption.score for caption in captions],
+                "texts": [caption.text for caption in captions],
+            }
+        ),
+    )
+
+
+def from_bundle(bundle: Bundle) -> ConditionalLM:
+    """Return the captioner in a bundle, ready to serve.
+
+    Raises:
+        InvalidBundle: It is damaged, its vocabulary does not fit its weights, or it does not
+            compute its golden output.
+    """
+    manifest = bundle.manifest
+    try:
+        vocabulary = Vocabulary(tuple(manifest.vocabulary or ()))
+    except ValueError as exc:
+        msg = f"{manifest.name}: vocabulary is not valid: {exc}"
+        raise InvalidBundle(msg) from exc
+    config: dict[str, Any] = {name: int(value) for name, value in manifest.config.items()}
+    model = ConditionalLM(vocabulary, **config)
+    load_into(model, bundle)
+    check_golden(model, bundle)
+    return model
+
+
+def check_golden(model: ConditionalLM, bundle: Bundle) -> None:
+    """Compare the golden input's captions with the manifest's.
+
+    Raises:
+        InvalidBundle: They differ.
+    """
+    golden = bundle.manifest.golden
+    captions = model.generate(golden_input(golden, model.n_condition))
+    found: Sequence[object] = [list(caption.tokens) for caption in captions]
+    texts = [caption.text for caption in captions]
+    if found != golden.tokens or texts != golden.texts:
+        msg = f"{NAME}: golden input gives {texts}, the manifest promises {golden.texts}"
+        raise InvalidBundle(msg)
+    check_close(NAME, [caption.score for caption in captions], golden.scores)

@@ -1,0 +1,98 @@
+"""Greedy and beam decoding, batched, for a model that steps through tokens."""
+
+from typing import Protocol
+
+import torch
+
+from streams.models.vocabulary import Vocabulary
+
+Decoded = list[tuple[list[int], float]]
+"""For each row its token ids (stop id included, start id not) and their mean log-probability."""
+
+
+class StepModel(Protocol):
+    """What decoding needs of a model."""
+
+    vocabulary: Vocabulary
+    max_length: int
+
+    def initial_state(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, D) -> (1, B, H)."""
+        ...
+
+    def step(self, tokens: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B,), (1, B, H) -> log-probabilities (B, V + 2), next state (1, B, H)."""
+        ...
+
+
+def decode_greedy(model: StepModel, images: torch.Tensor) -> Decoded:
+    """Take the likeliest token each time, at most `max_length` - 1 times, as the seed does.
+
+    Ends early when every row has stopped; tokens after a stop are dropped.
+    """
+    stop = model.vocabulary.stop
+    rows = images.shape[0]
+    state = model.initial_state(images)
+    tokens = torch.full((rows,), model.vocabulary.start, device=images.device)
+    has_stopped = torch.zeros(rows, dtype=torch.bool, device=images.device)
+    steps: list[torch.Tensor] = []
+    scores: list[torch.Tensor] = []
+    for _ in range(model.max_length - 1):
+        log_probabilities, state = model.step(tokens, state)
+        best, tokens = log_probabilities.max(dim=-1)  # (B,), (B,)
+        steps.append(tokens)
+        scores.append(best)
+        has_stopped |= tokens == stop
+        if bool(has_stopped.all()):
+            break
+    all_tokens = torch.stack(steps, dim=1).tolist()  # (B, T)
+    all_scores = torch.stack(scores, dim=1).tolist()
+    return [
+        _cut(row, row_scores, stop) for row, row_scores in zip(all_tokens, all_scores, strict=True)
+    ]
+
+
+def decode_beam(model: StepModel, images: torch.Tensor, width: int) -> Decoded:
+    """Keep the `width` likeliest sentences of every row; return the one with the best mean.
+
+    Sentences are compared by total log-probability while they grow (a stopped one keeps its total)
+    and by mean per token at the end, so that short ones are not preferred.
+    """
+    rows, stop = images.shape[0], model.vocabulary.stop
+    n_tokens = len(model.vocabulary) + 2
+    width = min(width, n_tokens)
+    state = model.initial_state(images).repeat_interleave(width, dim=1)  # (1, B*W, H)
+    tokens = torch.full((rows * width, 1), model.vocabulary.start, device=images.device)
+    totals = torch.full((rows, width), -torch.inf, device=images.device)
+    totals[:, 0] = 0.0  # all beams begin alike; only one may grow at first
+    frozen = torch.full((n_tokens,), -torch.inf, device=images.device)
+    frozen[stop] = 0.0  # a stopped sentence goes on with free stops
+    for _ in range(model.max_length - 1):
+        log_probabilities, state = model.step(tokens[:, -1], state)  # (B*W, V + 2)
+        has_stopped = tokens[:, -1] == stop
+        log_probabilities[has_stopped] = frozen
+        candidates = (totals.view(-1, 1) + log_probabilities).view(rows, width * n_tokens)
+        totals, chosen = candidates.topk(width, dim=1)  # (B, W)
+        beams = chosen // n_tokens + torch.arange(rows, device=images.device).unsqueeze(1) * width
+        beams = beams.flatten()  # (B*W,)
+        tokens = torch.cat([tokens[beams], (chosen % n_tokens).view(-1, 1)], dim=1)
+        state = state[:, beams]
+        if bool((tokens[:, -1] == stop).all()):
+            break
+    return _best(tokens[:, 1:].view(rows, width, -1), totals, stop)
+
+
+def _best(tokens: torch.Tensor, totals: torch.Tensor, stop: int) -> Decoded:
+    is_stop = tokens == stop  # (B, W, T)
+    lengths = (is_stop.cumsum(dim=2) == 0).sum(dim=2) + is_stop.any(dim=2)  # stop id included
+    means = totals / lengths
+    best = means.argmax(dim=1)
+    return [
+        (tokens[row, beam, : lengths[row, beam]].tolist(), float(means[row, beam]))
+        for row, beam in enumerate(best.tolist())
+    ]
+
+
+def _cut(tokens: list[int], scores: list[float], stop: int) -> tuple[list[int], float]:
+    length = tokens.index(stop) + 1 if stop in tokens else len(tokens)
+    return tokens[:length], sum(scores[:length]) / length

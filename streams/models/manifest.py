@@ -1,0 +1,132 @@
+"""What a model version is: its manifest, and the bundle of manifest and weights. No torch here.
+
+The id of a version is a hash over everything that decides what it computes.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from streams.errors import InvalidBundle
+
+WEIGHTS: Final = "model.safetensors"
+FORMAT_VERSION: Final = 1
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Feature(_Part):
+    """An upstream model whose output the model reads.
+
+    Attributes:
+        dimension: Length of its vector.
+        version: The version it must come from; None when any will do.
+    """
+
+    dimension: int = Field(ge=1)
+    version: str | None = None
+
+
+class Golden(_Part):
+    """An input and what the model makes of it; checked whenever the version is loaded.
+
+    Attributes:
+        seed: Seed of the input: `count` standard normal vectors.
+        count: How many.
+        vectors: Expected vectors, for a model that makes vectors.
+        tokens: Expected token ids of each greedy caption, for a language model.
+        scores: Expected mean log-probability of each, natural logarithm.
+        texts: Expected texts.
+    """
+
+    seed: int = 0
+    count: int = Field(ge=1, le=64)
+    vectors: list[list[float]] | None = None
+    tokens: list[list[int]] | None = None
+    scores: list[float] | None = None
+    texts: list[str] | None = None
+
+
+class Manifest(_Part):
+    """What a version is, beside its weights.
+
+    Attributes:
+        format_version: Layout of this manifest.
+        name: Name of the model.
+        config: Arguments of its class.
+        features: What it reads, by name of the upstream model.
+        vocabulary: Words of a language model, in the order of their ids.
+        preprocessing: How its inputs were prepared.
+        metrics: What was measured on the frozen validation set.
+        snapshot_id: The snapshot it was fitted on; None for a version that was not fitted.
+        note: One line for people.
+        parts: sha256 of each file, hexadecimal.
+        golden: An input with its output.
+    """
+
+    format_version: int = FORMAT_VERSION
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    config: dict[str, int | float | str]
+    features: dict[str, Feature]
+    vocabulary: list[str] | None = None
+    preprocessing: dict[str, Any] = Field(default_factory=dict)
+    metrics: dict[str, float] = Field(default_factory=dict)
+    snapshot_id: str | None = None
+    note: str = ""
+    parts: dict[str, str]
+    golden: Golden
+
+    def canonical(self) -> bytes:
+        """Return the one JSON text of this content."""
+        return json.dumps(
+            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":")
+        ).encode()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bundle:
+    """A version in memory."""
+
+    manifest: Manifest
+    weights: bytes
+
+    @property
+    def version(self) -> str:
+        """Id of the version: 16 hexadecimal digits of the sha256 of all its content."""
+        return hashlib.sha256(self.manifest.canonical()).hexdigest()[:16]
+
+    def check_hash(self) -> None:
+        """Compare the weights with the manifest's hash.
+
+        Raises:
+            InvalidBundle: They differ.
+        """
+        digest = hashlib.sha256(self.weights).hexdigest()
+        if self.manifest.parts != {WEIGHTS: digest}:
+            msg = f"{self.manifest.name}: sha256 of {WEIGHTS} is {digest}, not as the manifest says"
+            raise InvalidBundle(msg)
+
+
+def parse_manifest(data: bytes | str | dict[str, Any]) -> Manifest:
+    """Return a manifest from JSON or from a stored document.
+
+    Raises:
+        InvalidBundle: It is no manifest, or of a format that this release does not know.
+    """
+    try:
+        if isinstance(data, dict):
+            manifest = Manifest.model_validate(data)
+        else:
+            manifest = Manifest.model_validate_json(data)
+    except ValidationError as exc:
+        msg = f"manifest is not valid: {exc.errors(include_url=False, include_input=False)}"
+        raise InvalidBundle(msg) from exc
+    if manifest.format_version != FORMAT_VERSION:
+        msg = f"manifest format {manifest.format_version} is unknown, expected {FORMAT_VERSION}"
+        raise InvalidBundle(msg)
+    return manifest

@@ -1,0 +1,362 @@
+"""Model versions and which of them serves: GridFS for weights, one pointer document for each model.
+
+A version appears when all of it is stored, and never changes. A pointer is moved by
+compare-and-set, and every move is kept. CLIP's weights do not live here; it is only announced.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from gridfs import GridFS, NoFile
+from pymongo import ReturnDocument
+from pymongo.database import Database
+from pymongo.errors import DuplicateKeyError
+
+from streams.documents import Serving
+from streams.errors import InvalidBundle, ModelNotFound, PointerConflict
+from streams.models.manifest import WEIGHTS, Bundle, Manifest, parse_manifest
+from streams.store import mongo_errors
+
+_VERSIONS: Final = "model_versions"
+_POINTERS: Final = "model_pointers"
+_HISTORY: Final = "model_history"
+_FILES: Final = "model_files"
+#: Tries to move a pointer when no revision was expected and others move it too.
+_PROMOTE_ATTEMPTS: Final = 10
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pointer:
+    """Which version of a model serves.
+
+    Attributes:
+        name: Name of the model.
+        version: The version.
+        revision: Counts the moves, from 1.
+        previous: The version before, None for the first.
+        reason: Why it was moved.
+        at: When.
+    """
+
+    name: str
+    version: str
+    revision: int
+    previous: str | None
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VersionInfo:
+    """A version without its weights.
+
+    Attributes:
+        name: Name of the model.
+        version: Id of the version.
+        created_at: When it was published.
+        manifest: What it is; None for an announced one.
+        details: What was said when it was announced.
+    """
+
+    name: str
+    version: str
+    created_at: datetime
+    manifest: Manifest | None
+    details: Mapping[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what a person wants to see; long lists are left out."""
+        shown: dict[str, Any] = {
+            "name": self.name,
+            "version": self.version,
+            "created_at": self.created_at.isoformat(),
+            **self.details,
+        }
+        if self.manifest is not None:
+            content = self.manifest.model_dump(mode="json", exclude={"vocabulary", "golden"})
+            words = self.manifest.vocabulary
+            shown |= content | {"vocabulary_size": len(words) if words else None}
+        return shown
+
+
+class Registry:
+    """Versions and pointers in one database. Safe to share between threads."""
+
+    def __init__(self, database: Database[dict[str, Any]]) -> None:
+        """Keep the state database (majority reads and writes)."""
+        self._versions = database[_VERSIONS]
+        self._pointers = database[_POINTERS]
+        self._history = database[_HISTORY]
+        self._files = GridFS(database, collection=_FILES)
+
+    def publish(self, bundle: Bundle) -> str:
+        """Store a bundle and return its version. Repeating it changes nothing.
+
+        Raises:
+            InvalidBundle: The bundle is damaged.
+            StoreUnavailable: MongoDB does not answer; nothing is visible then.
+        """
+        bundle.check_hash()
+        name, version = bundle.manifest.name, bundle.version
+        key = _key(name, version)
+        with mongo_errors(f"publishing {name} {version}"):
+            if self._versions.find_one({"_id": key}) is not None:
+                return version
+            # The version's document comes last: a half-done upload is never seen.
+            file_id = self._files.put(bundle.weights, filename=f"{key}/{WEIGHTS}")
+            row = {
+                "_id": key,
+                "name": name,
+                "version": version,
+                "created_at": datetime.now(UTC),
+                "manifest": bundle.manifest.canonical().decode(),
+                "file_id": file_id,
+                "details": {},
+            }
+            try:
+                self._versions.insert_one(row)
+            except DuplicateKeyError:  # somebody published the same at the same moment
+                self._files.delete(file_id)
+        return version
+
+    def announce(self, name: str, version: str, details: Mapping[str, Any]) -> None:
+        """Record a version whose weights live elsewhere, and let it serve.
+
+        Raises:
+            StoreUnavailable: MongoDB does not answer.
+        """
+        row = {
+            "name": name,
+            "version": version,
+            "created_at": datetime.now(UTC),
+            "manifest": None,
+            "details": dict(details),
+        }
+        with mongo_errors(f"announcing {name}"):
+            self._versions.update_one(
+                {"_id": _key(name, version)}, {"$setOnInsert": row}, upsert=True
+            )
+        pointer = self.pointer(name)
+        if pointer is None or pointer.version != version:
+            self.promote(name, version, reason="announced by its process")
+
+    def fetch(self, name: str, version: str) -> Bundle:
+        """Return a version with its weights, checked against its manifest and its id.
+
+        Raises:
+            ModelNotFound: There is no such version, or its weights do not live here.
+            InvalidBundle: What is stored is damaged.
+            StoreUnavailable: MongoDB does not answer.
+        """
+        with mongo_errors(f"reading {name} {version}"):
+            row = self._versions.find_one({"_id": _key(name, version)})
+            if row is None or row.get("file_id") is None:
+                raise self._not_found(name, version)
+            try:
+                weights = self._files.get(row["file_id"]).read()
+            except NoFile as exc:
+                msg = f"{name} {version}: its weights are missing; publish it again"
+                raise InvalidBundle(msg) from exc
+        bundle = Bundle(manifest=parse_manifest(row["manifest"]), weights=weights)
+        if bundle.version != version or bundle.manifest.name != name:
+            msg = (
+                f"{name} {version}: the stored manifest is that of"
+                f" {bundle.manifest.name} {bundle.version}"
+            )
+            raise InvalidBundle(msg)
+        bundle.check_hash()
+        return bundle
+
+    def versions(self, name: str | None = None) -> list[VersionInfo]:
+        """Return the versions of one model or of all, oldest first.
+
+        Raises:
+            StoreUnavailable: MongoDB does not answer.
+        """
+        query = {} if name is None else {"name": name}
+        with mongo_errors("listing model versions"):
+            rows = list(self._versions.find(query).sort([("name", 1), ("created_at", 1)]))
+        return [_info(row) for row in rows]
+
+    def describe(self, name: str, version: str) -> VersionInfo:
+        """Return one version; a unique beginning of its id is enough.
+
+        Raises:
+            ModelNotFound: None or more than one begins so.
+            StoreUnavailable: MongoDB does not answer.
+        """
+        found = [info for info in self.versions(name) if info.version.startswith(version)]
+        exact = [info for info in found if info.version == version]
+        chosen = exact or found
+        if not version or len(chosen) != 1:
+            raise self._not_found(name, version)
+        return chosen[0]
+
+    def pointer(self, name: str) -> Pointer | None:
+        """Return which version of a model serves.
+
+        Raises:
+            StoreUnavailable: MongoDB does not answer.
+        """
+        return self.pointers().get(name)
+
+    def pointers(self) -> dict[str, Pointer]:
+        """Return every pointer by the name of its model.
+
+        Raises:
+            StoreUnavailable: MongoDB does not answer.
+        """
+        with mongo_errors("reading model pointers"):
+            return {row["_id"]: _pointer(row) for row in self._pointers.find()}
+
+    def promote(
+        self, name: str, version: str, *, reason: str, expected_revision: int | None = None
+    ) -> Pointer:
+        """Let a version serve, and return the new pointer.
+
+        Args:
+            name: Name of the model.
+            version: Version, or a unique beginning of one.
+            reason: Kept in the history.
+            expected_revision: Move only if the pointer has this revision (0: there is none).
+
+        Raises:
+            ModelNotFound: There is no such version.
+            PointerConflict: The pointer has another revision.
+            StoreUnavailable: MongoDB does not answer.
+        """
+        wanted = self.describe(name, version).version
+        for _ in range(_PROMOTE_ATTEMPTS):
+            before = self.pointer(name)
+            revision = before.revision if before else 0
+            if expected_revision is not None and expected_revision != revision:
+                break
+            moved = self._move(name, wanted, before, reason)
+            if moved is not None:
+                return moved
+        msg = (
+            f"pointer of {name} was moved by somebody else; look at it with"
+            f" `captionstream models show {name}` and try again"
+        )
+        raise PointerConflict(msg)
+
+    def rollback(self, name: str, *, reason: str) -> Pointer:
+        """Let the version serve that served before; doing it twice goes back two versions.
+
+        Raises:
+            ModelNotFound: There is nothing to go back to.
+            PointerConflict: The pointer was moved meanwhile.
+            StoreUnavailable: MongoDB does not answer.
+        """
+        stack: list[str] = []
+        for move in self.history(name):
+            if move.version in stack and move.reason.startswith(_ROLLBACK):
+                del stack[stack.index(move.version) + 1 :]
+            elif not stack or stack[-1] != move.version:
+                stack.append(move.version)
+        pointer = self.pointer(name)
+        if pointer is None or len(stack) < 2:
+            msg = f"{name} has no earlier version to go back to"
+            raise ModelNotFound(msg)
+        return self.promote(
+            name,
+            stack[-2],
+            reason=f"{_ROLLBACK}{reason}",
+            expected_revision=pointer.revision,
+        )
+
+    def history(self, name: str) -> list[Pointer]:
+        """Return every move of a model's pointer, oldest first.
+
+        Raises:
+            StoreUnavailable: MongoDB does not answer.
+        """
+        with mongo_errors("reading the pointer's history"):
+            rows = list(self._history.find({"_id.name": name}).sort("_id.revision", 1))
+        return [_pointer({**row, "_id": name}) for row in rows]
+
+    def serving(self) -> Serving:
+        """Return the versions that serve, and the upstream versions that they were fitted on.
+
+        Raises:
+            StoreUnavailable: MongoDB does not answer.
+        """
+        versions = {name: pointer.version for name, pointer in self.pointers().items()}
+        requires = {}
+        with mongo_errors("reading serving versions"):
+            keys = [_key(name, version) for name, version in versions.items()]
+            for row in self._versions.find({"_id": {"$in": keys}}, {"manifest": 1, "name": 1}):
+                if row["manifest"] is None:
+                    continue
+                features = parse_manifest(row["manifest"]).features
+                requires[row["name"]] = {
+                    name: wanted.version for name, wanted in features.items() if wanted.version
+                }
+        return Serving(versions=versions, requires=requires)
+
+    def _move(self, name: str, version: str, before: Pointer | None, reason: str) -> Pointer | None:
+        """Move the pointer if it still is as it was; None when it is not."""
+        row = {
+            "version": version,
+            "revision": (before.revision if before else 0) + 1,
+            "previous": before.version if before else None,
+            "reason": reason,
+            "at": datetime.now(UTC),
+        }
+        with mongo_errors(f"moving the pointer of {name}"):
+            # History first: a move without a trace must not be. A line for a move that then loses
+            # the race is replaced by the winner's, which has the same revision.
+            if before is None:
+                try:
+                    self._pointers.insert_one({"_id": name, **row})
+                except DuplicateKeyError:
+                    return None
+            else:
+                found = self._pointers.find_one_and_update(
+                    {"_id": name, "revision": before.revision},
+                    {"$set": row},
+                    return_document=ReturnDocument.AFTER,
+                )
+                if found is None:
+                    return None
+            key = {"name": name, "revision": row["revision"]}
+            self._history.replace_one({"_id": key}, row, upsert=True)
+        return _pointer({"_id": name, **row})
+
+    def _not_found(self, name: str, version: str) -> ModelNotFound:
+        known = ", ".join(info.version for info in self.versions(name)[-5:]) or "none"
+        return ModelNotFound(
+            f"no single version of {name!r} begins with {version!r} (known: {known});"
+            " see `captionstream models list`"
+        )
+
+
+_ROLLBACK: Final = "rollback: "
+
+
+def _key(name: str, version: str) -> str:
+    return f"{name}/{version}"
+
+
+def _pointer(row: Mapping[str, Any]) -> Pointer:
+    return Pointer(
+        name=row["_id"],
+        version=row["version"],
+        revision=row["revision"],
+        previous=row["previous"],
+        reason=row["reason"],
+        at=row["at"],
+    )
+
+
+def _info(row: Mapping[str, Any]) -> VersionInfo:
+    manifest = row["manifest"]
+    return VersionInfo(
+        name=row["name"],
+        version=row["version"],
+        created_at=row["created_at"],
+        manifest=None if manifest is None else parse_manifest(manifest),
+        details=row["details"],
+    )
