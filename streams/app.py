@@ -4,8 +4,6 @@ A process is `publisher` or a stage of `stages.CHAIN`. Every process serves its 
 before anything else, so that a slow start can be watched, and waits for neighbours that are away.
 """
 
-import time
-from collections import deque
 from collections.abc import Callable
 from typing import Final, TypeVar
 
@@ -15,7 +13,7 @@ from structlog import get_logger
 from streams.endpoints import Check, Endpoints, serve_endpoints
 from streams.errors import SettingsError, Unavailable
 from streams.offsets import reset_lost_offsets
-from streams.processes import Report, Reporter
+from streams.processes import Rate, Report, Reporter
 from streams.settings import Settings
 from streams.stages import STAGE_BY_NAME, StageSpec
 from streams.stages.stage import Stage
@@ -31,8 +29,6 @@ T = TypeVar("T")
 PUBLISHER: Final = "publisher"
 #: Every process of the pipeline, in the order in which a document passes them.
 PROCESSES: Final = (PUBLISHER, *STAGE_BY_NAME)
-
-_RATE_WINDOW_SECONDS: Final = 30.0
 
 
 def run_process(name: str, settings: Settings) -> None:
@@ -138,22 +134,6 @@ class StageProcess:
             versions=dict(stage.step.versions()),
             in_flight=stage.progress.in_flight,
         )
-
-
-class Rate:
-    """Documents per second over the last half minute."""
-
-    def __init__(self) -> None:
-        self._seen: deque[tuple[float, int]] = deque()
-
-    def update(self, count: int) -> float:
-        """Note the count of now and return the rate."""
-        now = time.monotonic()
-        self._seen.append((now, count))
-        while now - self._seen[0][0] > _RATE_WINDOW_SECONDS:
-            self._seen.popleft()
-        first_time, first_count = self._seen[0]
-        return (count - first_count) / (now - first_time) if now > first_time else 0.0
 
 
 def wait_for(action: Callable[[], T]) -> T:

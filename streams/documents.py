@@ -164,7 +164,7 @@ def stored_output(
     document: Mapping[str, Any], model: Model, input_fingerprint: str
 ) -> Output | None:
     """Return the output that a document holds, if it was made from this input and can be read."""
-    stored = _lookup(document, model.path)
+    stored = lookup(document, model.path)
     if not isinstance(stored, Mapping) or stored.get("input") != input_fingerprint:
         return None
     value, version = stored.get("value"), stored.get("version")
@@ -189,7 +189,7 @@ def stored_output(
 def output_fields(output: Output, *, source: Timestamp, input_fingerprint: str) -> dict[str, Any]:
     """Return the sub-object that is stored for an output."""
     value = output.value if isinstance(output.value, str) else encode_vector(output.value)
-    fields = {
+    fields: dict[str, Any] = {
         "value": value,
         "version": output.version,
         "features": dict(output.features),
@@ -299,33 +299,39 @@ def document_state(document: Mapping[str, Any], serving: Serving) -> DocumentSta
     Pending means that running the pipeline again would change something. A final error of an
     upstream model makes the document failed, whatever stands downstream.
     """
-    is_awaiting = False
-    has_failed = False
+    if pending_model(document, serving) is not None:
+        return DocumentState.PENDING
+    runnable = [model for model in MODELS if serving.can_run(model)]
+    if any(_has_error(document, model) for model in runnable):
+        return DocumentState.FAILED
+    is_complete = len(runnable) == len(MODELS)
+    return DocumentState.CAPTIONED if is_complete else DocumentState.AWAITING_MODEL
+
+
+def pending_model(document: Mapping[str, Any], serving: Serving) -> Model | None:
+    """Return the first model that has to run for the document; None when none has to."""
     for model in MODELS:
         if not serving.can_run(model):
-            is_awaiting = True
             continue
-        is_retryable = _lookup(document, f"{model.path}.error.retryable")
-        version = _lookup(document, f"{model.path}.version")
-        if is_retryable is not None:
-            if version != serving.versions[model.name]:
-                return DocumentState.PENDING
-            has_failed = True
+        if lookup(document, f"{model.path}.version") != serving.versions[model.name]:
+            return model
+        if _has_error(document, model):
             if model is CLIP:  # nothing downstream can have been made
-                return DocumentState.FAILED
+                return None
             continue
-        if version != serving.versions[model.name]:
-            return DocumentState.PENDING
         for upstream in model.reads:
-            made_from = _lookup(document, f"{model.path}.features.{upstream}")
+            made_from = lookup(document, f"{model.path}.features.{upstream}")
             if made_from != serving.versions.get(upstream):
-                return DocumentState.PENDING
-    if has_failed:
-        return DocumentState.FAILED
-    return DocumentState.AWAITING_MODEL if is_awaiting else DocumentState.CAPTIONED
+                return model
+    return None
 
 
-def _lookup(document: Mapping[str, Any], path: str) -> Any:
+def _has_error(document: Mapping[str, Any], model: Model) -> bool:
+    return lookup(document, f"{model.path}.error.retryable") is not None
+
+
+def lookup(document: Mapping[str, Any], path: str) -> Any:
+    """Return what stands at a dotted path; None when there is nothing."""
     value: Any = document
     for part in path.split("."):
         if not isinstance(value, Mapping):

@@ -65,7 +65,8 @@ def serve_endpoints(
     def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
         if path == "/metrics":
-            return metrics(environ, start_response)
+            exposition: Iterable[bytes] = metrics(environ, start_response)
+            return exposition
         questions = {"/healthz": health, "/readyz": readiness}
         if path not in questions:
             start_response("404 Not Found", [("Content-Type", "text/plain")])

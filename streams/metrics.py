@@ -90,6 +90,9 @@ WINDOW_OLDEST_SECONDS = Gauge(
     "captionstream_window_oldest_seconds", "Age of the oldest of those; 0 when there is none."
 )
 POSITION_COMMITS = Counter("captionstream_position_commits", "Positions committed.")
+HISTORY_LOST = Counter(
+    "captionstream_history_lost", "Times the oplog no longer reached back to the position."
+)
 RESUMES = Counter("captionstream_stream_opens", "Times the change stream was opened.", ["reason"])
 IS_LEADER = Gauge("captionstream_publisher_leader", "1 while this publisher holds the lease.")
 LEASE_EPOCH = Gauge("captionstream_publisher_lease_epoch", "Epoch of the lease it holds.")

@@ -7,6 +7,8 @@ the state of the whole pipeline can be asked with MongoDB alone, wherever the pr
 import os
 import socket
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -24,6 +26,7 @@ REPORT_SECONDS: Final = 1.0
 #: A report older than this comes from a dead process. Generous: a busy machine delays threads.
 _STALE_AFTER: Final = timedelta(seconds=15)
 _COLLECTION: Final = "processes"
+_RATE_WINDOW_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +89,22 @@ class Reporter:
             except StoreUnavailable as exc:
                 log.warning("process report not written", error=str(exc))
             self._stop.wait(REPORT_SECONDS)
+
+
+class Rate:
+    """Documents per second over the last half minute."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def update(self, count: int) -> float:
+        """Note the count of now and return the rate."""
+        now = time.monotonic()
+        self._seen.append((now, count))
+        while now - self._seen[0][0] > _RATE_WINDOW_SECONDS:
+            self._seen.popleft()
+        first_time, first_count = self._seen[0]
+        return (count - first_count) / (now - first_time) if now > first_time else 0.0
 
 
 def read_reports(database: Database[dict[str, Any]]) -> list[Report]:

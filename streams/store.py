@@ -116,7 +116,8 @@ def mongo_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except PyMongoError as exc:
-        msg = f"MongoDB failed while {doing}: {exc}; check that the replica set has a primary"
+        reason = str(exc).split(", full error:")[0]
+        msg = f"MongoDB failed while {doing}: {reason}; check that the replica set has a primary"
         raise StoreUnavailable(msg) from exc
 
 

@@ -98,8 +98,10 @@ def reconcile(
     )
     estimate = f", about {plan.total / rate:.0f} s at the rate of now" if rate else ""
     out.print(f"{plan.total} documents{estimate}")
-    for stage, count in plan.by_stage.items():
-        out.print(f"  {count:8d} from {stage}")
+    for model, count in plan.by_model.items():
+        out.print(f"  {count:8d} from {model} on")
+    if plan.retries:
+        out.print(f"  {plan.retries:8d} with an error that may pass")
     if not dry_run and plan.total:
         out.print(f"{reconciler.reconcile_now()} documents published")
 

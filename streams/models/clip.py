@@ -128,7 +128,7 @@ def _create(name: str, settings: ClipSettings) -> tuple[Any, Any]:
             name, pretrained=None if is_random else settings.pretrained
         )
     except Exception as exc:  # downloads and checkpoints fail in many ways
-        msg = f"CLIP weights {settings.pretrained!r} of {name} cannot be had ({exc}); {_REMEDY}"
+        msg = f"CLIP weights {settings.pretrained!r} of {name} cannot be had ({_first_sentence(exc)}); {_REMEDY}"
         raise SettingsError(msg) from exc
     return model, preprocess
 
@@ -151,3 +151,8 @@ def _device(name: str) -> torch.device:
     except RuntimeError as exc:
         msg = f"torch knows no device {name!r} (CAPTIONSTREAM_CLIP__DEVICE)"
         raise SettingsError(msg) from exc
+
+
+def _first_sentence(exc: Exception) -> str:
+    """torch goes on to recommend unsafe loading, which nobody should read in our name."""
+    return str(exc).split(". ")[0].split("\n")[0]

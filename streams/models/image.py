@@ -4,7 +4,7 @@ import io
 from typing import Final
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from streams.errors import InvalidImage
 from streams.settings import ImageSettings
@@ -57,6 +57,9 @@ def decode_image(value: object, limits: ImageSettings) -> Image.Image:
             return _to_rgb(ImageOps.exif_transpose(image))
     except InvalidImage:
         raise
+    except UnidentifiedImageError as exc:
+        msg = f"`img` ({len(data)} bytes) is no image of a known format"
+        raise InvalidImage(msg) from exc
     except Exception as exc:  # decoders raise anything on hostile bytes
         msg = f"`img` ({len(data)} bytes) cannot be decoded: {exc}"
         raise InvalidImage(msg) from exc

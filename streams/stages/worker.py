@@ -95,7 +95,6 @@ class StageWorker:
             value_serializer="raw",
         )
 
-        @self.app.agent(inputs, concurrency=1, name=self._spec.name)
         async def consume(stream: Any) -> None:
             batches: AsyncIterator[Sequence[Any]] = stream.noack_take(
                 self._settings.batch_size, within=self._settings.batch_wait_seconds
@@ -114,6 +113,8 @@ class StageWorker:
                 for event in events:
                     await stream.ack(event)
                     self._next_offset[event.message.tp] = event.message.offset + 1
+
+        self.app.agent(inputs, concurrency=1, name=self._spec.name)(consume)
 
     def _message(self, event: Any) -> Message:
         message = event.message
@@ -160,6 +161,7 @@ class _Worker(faust.Worker):  # type: ignore[misc]
 
     def __init__(self, app: faust.App, *, stage: Stage, **options: Any) -> None:
         super().__init__(app, **options)
+        self.spinner = None  # it draws on stdout, also into files
         self._stage = stage
 
     async def on_stop(self) -> None:

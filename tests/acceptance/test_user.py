@@ -11,8 +11,8 @@ import urllib.request
 import pytest
 from PIL import Image
 from pymongo import MongoClient
-
 from tests.captioner import publish_tiny_captioner
+
 from tests.tiny import DIMENSION, write_tiny_clip
 from tests.waiting import wait_until
 

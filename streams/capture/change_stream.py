@@ -1,0 +1,152 @@
+"""Opening the change stream where it was left, whatever became of that place."""
+
+from typing import Any, Final
+
+from bson.timestamp import Timestamp
+from pymongo.change_stream import DatabaseChangeStream
+from pymongo.database import Database
+from pymongo.errors import OperationFailure, PyMongoError
+from structlog import get_logger
+
+from streams import metrics
+from streams.capture.leadership import Position
+from streams.capture.pipeline import Change, build_pipeline, pipeline_hash
+from streams.errors import HistoryLost, StoreUnavailable
+
+log = get_logger(__name__)
+
+#: The oplog does not reach back: ChangeStreamHistoryLost, CappedPositionLost.
+_HISTORY_LOST: Final = frozenset((286, 136))
+#: The token cannot be resumed with this pipeline or at all: the clusterTime beside it still can.
+#: ChangeStreamFatalError, InvalidResumeToken, and those of a token that does not parse.
+_TOKEN_LOST: Final = frozenset((280, 260, 9, 14, 15, 2, 40649, 50811))
+#: How long the server holds a request for changes; also how long a stop may take.
+_AWAIT_MS: Final = 500
+
+
+class ChangeStream:
+    """Changes of one collection, from a position on. Not thread-safe."""
+
+    def __init__(self, database: Database[dict[str, Any]], collection: str) -> None:
+        """Keep what is watched; nothing is opened."""
+        self._database = database
+        self._pipeline = build_pipeline(collection)
+        self._stream: DatabaseChangeStream[dict[str, Any]] | None = None
+        self._last_time: Timestamp | None = None
+        self.hash = pipeline_hash(self._pipeline)
+
+    def open(self, position: Position) -> None:
+        """Open the stream behind a position.
+
+        By token if it was read with the same pipeline; else, or if the server refuses the token, by
+        clusterTime, which delivers some changes again.
+
+        Raises:
+            HistoryLost: The oplog no longer reaches back to it.
+            StoreUnavailable: MongoDB does not answer.
+        """
+        self.close()
+        self._last_time = position.cluster_time
+        if position.token is None:
+            self._open("start", start_at_operation_time=position.cluster_time)
+        elif position.pipeline_hash != self.hash:
+            self._open("filter_changed", start_at_operation_time=position.cluster_time)
+        else:
+            way = "start_after" if position.is_invalidate else "resume_after"
+            try:
+                self._open("resume", **{way: position.token})
+            except _TokenRefused as exc:
+                log.warning("resume token refused, reopening by clusterTime", error=str(exc))
+                self._open("token_refused", start_at_operation_time=position.cluster_time)
+
+    def next(self) -> Change | None:
+        """Return the next change, None when there is none for half a second.
+
+        Raises:
+            HistoryLost: The stream fell behind the oplog.
+            StoreUnavailable: MongoDB does not answer; open the stream again.
+        """
+        if self._stream is None:
+            msg = "the change stream is closed"
+            raise StoreUnavailable(msg)
+        try:
+            change = self._stream.try_next()
+        except PyMongoError as exc:
+            problem = _translate(exc)
+            if not isinstance(problem, _TokenRefused) or self._last_time is None:
+                raise problem from exc
+            # The server may find out only when it reads.
+            log.warning("resume token refused, reopening by clusterTime", error=str(exc))
+            self._open("token_refused", start_at_operation_time=self._last_time)
+            return None
+        if change is not None:
+            self._last_time = change["clusterTime"]
+        elif not self._stream.alive:
+            msg = "the server closed the change stream"
+            raise StoreUnavailable(msg)
+        return change
+
+    def position_of(self, change: Change) -> Position:
+        """Return the position behind a change."""
+        return Position(
+            token=change["_id"],
+            cluster_time=change["clusterTime"],
+            pipeline_hash=self.hash,
+            is_invalidate=change["operationType"] == "invalidate",
+        )
+
+    def idle_position(self) -> Position | None:
+        """Return the newest position while nothing arrives; it is behind filtered changes too."""
+        token = self._stream.resume_token if self._stream is not None else None
+        if token is None or self._last_time is None:
+            return None
+        return Position(
+            token=token,
+            cluster_time=max(self._last_time, _time_of(token) or self._last_time),
+            pipeline_hash=self.hash,
+        )
+
+    def close(self) -> None:
+        """Close the stream, if it is open."""
+        if self._stream is not None:
+            stream, self._stream = self._stream, None
+            try:
+                stream.close()
+            except PyMongoError as exc:
+                log.warning("change stream not closed", error=str(exc))
+
+    def _open(self, reason: str, **start: Any) -> None:
+        try:
+            self._stream = self._database.watch(
+                self._pipeline, batch_size=500, max_await_time_ms=_AWAIT_MS, **start
+            )
+        except PyMongoError as exc:
+            raise _translate(exc) from exc
+        metrics.RESUMES.labels(reason).inc()
+
+
+class _TokenRefused(StoreUnavailable):
+    """The token is of no use; the clusterTime may be."""
+
+
+def _translate(exc: PyMongoError) -> HistoryLost | StoreUnavailable:
+    code = exc.code if isinstance(exc, OperationFailure) else None
+    if code in _HISTORY_LOST:
+        return HistoryLost(f"the oplog does not reach back to the stored position: {exc}")
+    if code in _TOKEN_LOST:
+        return _TokenRefused(f"the change stream refuses its token: {exc}")
+    return StoreUnavailable(f"the change stream failed: {exc}")
+
+
+def _time_of(token: dict[str, Any] | Any) -> Timestamp | None:
+    """Decode the clusterTime in a resume token: hex 82, 8 digits seconds, 8 digits increment.
+
+    The layout is not documented, so anything unexpected gives None.
+    """
+    data = token.get("_data", "")
+    try:
+        if data[:2] != "82":
+            return None
+        return Timestamp(int(data[2:10], 16), int(data[10:18], 16))
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,48 @@
+"""The copy of documents that no change will tell of: those of before the first start."""
+
+import threading
+from collections.abc import Iterator
+from typing import Final
+
+from pymongo.collection import Collection
+from structlog import get_logger
+
+from streams.capture.leadership import CopyState
+from streams.documents import DocumentId
+from streams.store import Document, mongo_errors
+
+log = get_logger(__name__)
+
+CHUNK: Final = 500
+
+
+def copy_chunks(
+    collection: Collection[Document], state: CopyState, stop: threading.Event
+) -> Iterator[list[DocumentId]]:
+    """Yield the ids of the collection in ascending order, some hundred at a time.
+
+    Begins behind `state.last_id`. Documents that are inserted meanwhile may appear or not: the
+    change stream tells of them.
+
+    Raises:
+        StoreUnavailable: MongoDB does not answer; begin again with the last id that was kept.
+    """
+    last_id, has_begun = state.last_id, state.has_begun
+    while not stop.is_set():
+        ids = _next_ids(collection, last_id, has_begun=has_begun)
+        if not ids:
+            return
+        yield ids
+        last_id, has_begun = ids[-1], True
+
+
+def _next_ids(
+    collection: Collection[Document], last_id: DocumentId, *, has_begun: bool
+) -> list[DocumentId]:
+    # min() on the _id index begins at a key of any type, which $gt does not.
+    with mongo_errors("copying the collection"):
+        cursor = collection.find({}, {"_id": 1}).sort("_id", 1).hint([("_id", 1)])
+        if has_begun:
+            cursor = cursor.min([("_id", last_id)])
+        ids = [row["_id"] for row in cursor.limit(CHUNK + 1)]
+    return [found for found in ids if not (has_begun and found == last_id)][:CHUNK]

@@ -1,0 +1,244 @@
+"""Who publishes, and up to where: one document that holds lease, position and copy together.
+
+Every write names the epoch of the lease, so a publisher that was replaced while it slept cannot
+commit. Times are those of the server.
+"""
+
+import os
+import socket
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from bson.timestamp import Timestamp
+from pymongo import ReturnDocument
+from pymongo.database import Database
+
+from streams.documents import DocumentId
+from streams.errors import CaptureError, LeaseLost
+from streams.store import mongo_errors
+
+_COLLECTION: Final = "positions"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Position:
+    """A place in the change stream.
+
+    Attributes:
+        token: Resume token; None to begin at `cluster_time`.
+        cluster_time: clusterTime of the change that the token belongs to.
+        pipeline_hash: Pipeline that the token was read with.
+        is_invalidate: Whether the token is that of an `invalidate` event.
+    """
+
+    token: Mapping[str, Any] | None
+    cluster_time: Timestamp
+    pipeline_hash: str
+    is_invalidate: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CopyState:
+    """A copy of the whole collection that is under way.
+
+    Attributes:
+        source: clusterTime taken before the copy began.
+        last_id: The last `_id` that is safely published.
+        has_begun: Whether there is a `last_id`; None is a valid one.
+    """
+
+    source: Timestamp
+    last_id: DocumentId = None
+    has_begun: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """What the document says.
+
+    Attributes:
+        position: Where to go on; None before the first start.
+        copy: The copy that is under way, if any.
+        copied_at: When the last full copy was begun.
+    """
+
+    position: Position | None
+    copy: CopyState | None
+    copied_at: datetime | None
+
+
+class Leadership:
+    """The lease of one publisher on one collection."""
+
+    def __init__(
+        self, database: Database[dict[str, Any]], *, tenant: str, lease_seconds: float
+    ) -> None:
+        """Keep what is needed.
+
+        Args:
+            database: State database, majority writes.
+            tenant: `database.collection` that is published.
+            lease_seconds: How long a silent publisher keeps the lease.
+        """
+        self._rows = database[_COLLECTION]
+        self._tenant = tenant
+        self._lease_ms = int(lease_seconds * 1000)
+        self._owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self.epoch = 0
+
+    def acquire(self) -> bool:
+        """Take the lease if it is free or has run out; return whether it is ours.
+
+        Raises:
+            StoreUnavailable: MongoDB does not answer.
+        """
+        is_free = {
+            "$or": [
+                {"owner": None},
+                {"owner": self._owner},
+                {"$expr": {"$lt": ["$expires_at", "$$NOW"]}},
+            ]
+        }
+        fields = {
+            "owner": self._owner,
+            "epoch": {"$add": [{"$ifNull": ["$epoch", 0]}, 1]},
+            "expires_at": self._expiry(),
+        }
+        with mongo_errors("acquiring the publisher's lease"):
+            self._rows.update_one(
+                {"_id": self._tenant}, {"$setOnInsert": {"owner": None}}, upsert=True
+            )
+            row = self._rows.find_one_and_update(
+                {"_id": self._tenant, **is_free},
+                [{"$set": fields}],
+                return_document=ReturnDocument.AFTER,
+            )
+        if row is None:  # somebody else holds it
+            return False
+        self.epoch = int(row["epoch"])
+        return True
+
+    def renew(self) -> None:
+        """Keep the lease.
+
+        Raises:
+            LeaseLost: Somebody else holds it.
+            StoreUnavailable: MongoDB does not answer.
+        """
+        self._write([{"$set": {"expires_at": self._expiry()}}], "renewing the lease")
+
+    def release(self) -> None:
+        """Give the lease away, so that another publisher need not wait.
+
+        Raises:
+            LeaseLost: It was lost already.
+            StoreUnavailable: MongoDB does not answer.
+        """
+        self._write({"$set": {"owner": None}}, "releasing the lease")
+
+    def read(self) -> Progress:
+        """Return position and copy.
+
+        Raises:
+            CaptureError: What is stored is damaged; nothing is guessed.
+            StoreUnavailable: MongoDB does not answer.
+        """
+        with mongo_errors("reading the position"):
+            row = self._rows.find_one({"_id": self._tenant}) or {}
+        try:
+            return _progress(row)
+        except (KeyError, TypeError, ValueError) as exc:
+            msg = (
+                f"the position of {self._tenant} is damaged ({exc!r}); remove its document from"
+                f" {self._rows.full_name} to copy everything again (finished work is skipped)"
+            )
+            raise CaptureError(msg) from exc
+
+    def commit(self, position: Position) -> None:
+        """Keep a position.
+
+        Raises:
+            LeaseLost: Somebody else holds the lease.
+            StoreUnavailable: MongoDB does not answer.
+        """
+        self._write({"$set": {"position": _position_row(position)}}, "committing the position")
+
+    def begin_copy(self, position: Position | None, source: Timestamp) -> None:
+        """Keep that everything is to be copied, and with it where the stream goes on afterwards.
+
+        Raises:
+            LeaseLost: Somebody else holds the lease.
+            StoreUnavailable: MongoDB does not answer.
+        """
+        fields: dict[str, Any] = {"copy": {"source": source}, "copied_at": "$$NOW"}
+        if position is not None:
+            fields["position"] = {"$literal": _position_row(position)}
+        self._write([{"$unset": "copy"}, {"$set": fields}], "beginning a copy")
+
+    def advance_copy(self, last_id: DocumentId) -> None:
+        """Keep how far the copy is.
+
+        Raises:
+            LeaseLost: Somebody else holds the lease.
+            StoreUnavailable: MongoDB does not answer.
+        """
+        self._write({"$set": {"copy.last_id": last_id}}, "keeping the state of the copy")
+
+    def end_copy(self) -> None:
+        """Keep that the copy is complete.
+
+        Raises:
+            LeaseLost: Somebody else holds the lease.
+            StoreUnavailable: MongoDB does not answer.
+        """
+        self._write({"$unset": {"copy": 1}}, "ending the copy")
+
+    def _write(self, update: Any, doing: str) -> None:
+        with mongo_errors(doing):
+            result = self._rows.update_one(
+                {"_id": self._tenant, "owner": self._owner, "epoch": self.epoch}, update
+            )
+        if result.matched_count == 0:
+            msg = f"another publisher holds the lease on {self._tenant} (ours was {self.epoch})"
+            raise LeaseLost(msg)
+
+    def _expiry(self) -> dict[str, Any]:
+        return {"$add": ["$$NOW", self._lease_ms]}
+
+
+def _progress(row: Mapping[str, Any]) -> Progress:
+    position = copy = None
+    if "position" in row:
+        stored = row["position"]
+        position = Position(
+            token=_checked(stored["token"], Mapping | None),
+            cluster_time=_checked(stored["cluster_time"], Timestamp),
+            pipeline_hash=_checked(stored["pipeline_hash"], str),
+            is_invalidate=_checked(stored["is_invalidate"], bool),
+        )
+    if "copy" in row:
+        copy = CopyState(
+            source=_checked(row["copy"]["source"], Timestamp),
+            last_id=row["copy"].get("last_id"),
+            has_begun="last_id" in row["copy"],
+        )
+    return Progress(position=position, copy=copy, copied_at=row.get("copied_at"))
+
+
+def _position_row(position: Position) -> dict[str, Any]:
+    return {
+        "token": position.token,
+        "cluster_time": position.cluster_time,
+        "pipeline_hash": position.pipeline_hash,
+        "is_invalidate": position.is_invalidate,
+    }
+
+
+def _checked(value: Any, kind: Any) -> Any:
+    if not isinstance(value, kind):
+        msg = f"expected {kind}, got {type(value).__name__}"
+        raise TypeError(msg)
+    return value

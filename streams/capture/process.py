@@ -1,0 +1,84 @@
+"""The publisher's process: publisher and reconciler, endpoints, report, signals."""
+
+import signal
+import threading
+import time
+
+from structlog import get_logger
+
+from streams.capture.publisher import Publisher
+from streams.capture.reconciler import Reconciler
+from streams.endpoints import Check, serve_endpoints
+from streams.processes import Rate, Report, Reporter
+from streams.registry import Registry
+from streams.settings import Settings
+from streams.store import connect, state_database
+
+log = get_logger(__name__)
+
+
+def run_publisher(settings: Settings) -> None:
+    """Publish and reconcile until SIGTERM or SIGINT. To be called in the main thread.
+
+    Raises:
+        SettingsError: A setting is wrong.
+        CaptureError: The stored position is damaged.
+    """
+    stop = threading.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: stop.set())
+    client = connect(settings.mongo)
+    state = state_database(client, settings.mongo)
+    publisher = Publisher(settings, client)
+    reconciler = Reconciler(settings, client, serving=Registry(state).serving)
+    endpoints = serve_endpoints(
+        settings.http,
+        health=lambda: _health(publisher, settings.stage.stall_seconds),
+        readiness=lambda: _readiness(publisher),
+    )
+    rate = Rate()
+    reporter = Reporter(state, lambda: _report(publisher, endpoints.url, rate))
+    reporter.start()
+    repeating = threading.Thread(
+        target=reconciler.run,
+        args=(stop,),
+        kwargs={"is_leading": lambda: publisher.is_leading},
+        name="reconciler",
+        daemon=True,
+    )
+    repeating.start()
+    try:
+        publisher.run(stop)
+    finally:
+        stop.set()
+        repeating.join(timeout=10)
+        reporter.stop()
+        endpoints.close()
+        client.close()
+
+
+def _health(publisher: Publisher, stall_seconds: float) -> Check:
+    idle = time.monotonic() - publisher.last_tick
+    if idle > stall_seconds:
+        return Check(is_ok=False, reason=f"the publisher did nothing for {idle:.0f} s")
+    return Check(is_ok=True)
+
+
+def _readiness(publisher: Publisher) -> Check:
+    if publisher.waits_for:
+        return Check(is_ok=False, reason=f"waits for {publisher.waits_for}")
+    return Check(is_ok=True, reason="leads" if publisher.is_leading else "stands by")
+
+
+def _report(publisher: Publisher, url: str, rate: Rate) -> Report:
+    ready = _readiness(publisher)
+    return Report(
+        stage="publisher",
+        url=url,
+        is_ready=ready.is_ok,
+        reason="" if ready.is_ok else ready.reason,
+        lag=publisher.in_flight,
+        documents=publisher.published,
+        rate=rate.update(publisher.published),
+        in_flight=publisher.in_flight,
+    )

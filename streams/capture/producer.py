@@ -1,0 +1,124 @@
+"""The Kafka producer of all that is not a stage: idempotent, acknowledged by all replicas."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
+from structlog import get_logger
+
+from streams import metrics
+from streams.errors import BrokerUnavailable
+from streams.events import Record
+from streams.settings import KafkaSettings
+from streams.topics import topic_name
+
+log = get_logger(__name__)
+
+Done = Callable[[Exception | None], None]
+
+
+class EventProducer:
+    """Sends records; one session of one idempotent producer."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        """Connect.
+
+        Raises:
+            BrokerUnavailable: No broker answers.
+        """
+        self._settings = settings
+        request_ms = int(settings.request_timeout_seconds * 1000)
+        try:
+            self._producer = KafkaProducer(
+                bootstrap_servers=settings.bootstrap_servers.split(","),
+                acks="all",
+                # Said aloud: other settings could switch it off silently.
+                enable_idempotence=True,
+                linger_ms=5,
+                request_timeout_ms=request_ms,
+                delivery_timeout_ms=2 * request_ms,
+                max_block_ms=request_ms,
+                bootstrap_timeout_ms=request_ms,
+                allow_auto_create_topics=False,
+            )
+        except (KafkaError, OSError) as exc:
+            msg = f"no Kafka broker answers at {settings.bootstrap_servers}: {exc}"
+            raise BrokerUnavailable(msg) from exc
+
+    def send(self, topic: str, record: Record, done: Done) -> None:
+        """Hand a record over; `done` is called once, with None or with what went wrong.
+
+        Args:
+            topic: Topic without prefix.
+            record: What to send.
+            done: Runs in the producer's thread or in this one.
+
+        Raises:
+            BrokerUnavailable: The record could not even be handed over; `done` is not called.
+        """
+        try:
+            future = self._producer.send(
+                topic_name(topic, self._settings),
+                key=record.key,
+                value=record.value,
+                headers=list(record.headers),
+            )
+        except (KafkaError, ValueError) as exc:
+            metrics.PUBLISH_ERRORS.labels(type(exc).__name__).inc()
+            msg = f"Kafka does not take records for {topic}: {exc!r}"
+            raise BrokerUnavailable(msg) from exc
+        future.add_both(lambda *_: _tell(future, done))
+
+    def publish(self, topic: str, records: Iterable[Record]) -> int:
+        """Send records and wait until the broker has all of them; return how many.
+
+        Raises:
+            BrokerUnavailable: Some may not have been stored; repeat all.
+        """
+        errors: list[Exception | None] = []
+        for record in records:
+            self.send(topic, record, errors.append)
+        self.flush()
+        lost = next((error for error in errors if error is not None), None)
+        if lost is not None:
+            msg = f"Kafka lost records for {topic}: {lost!r}"
+            raise BrokerUnavailable(msg) from lost
+        return len(errors)
+
+    def flush(self) -> None:
+        """Wait until everything that was sent is acknowledged or lost."""
+        try:
+            self._producer.flush(timeout=2 * self._settings.request_timeout_seconds)
+        except KafkaError as exc:
+            msg = f"Kafka did not acknowledge in time: {exc!r}"
+            raise BrokerUnavailable(msg) from exc
+
+    def close(self) -> None:
+        """End the session; what is not acknowledged by now may be lost."""
+        self._producer.close(timeout=1.0)
+
+
+def publish_all(records: Iterable[tuple[str, Record]], settings: KafkaSettings) -> None:
+    """Send records, each to its topic, in order, and wait for the broker.
+
+    Raises:
+        BrokerUnavailable: Some may not have been stored.
+    """
+    producer = EventProducer(settings)
+    try:
+        for topic, record in records:
+            producer.publish(topic, [record])
+    finally:
+        producer.close()
+
+
+def _tell(future: Any, done: Done) -> None:
+    """The client logs and forgets exceptions of callbacks; none may get that far."""
+    error = future.exception if future.failed() else None
+    if error is not None:
+        metrics.PUBLISH_ERRORS.labels(type(error).__name__).inc()
+    try:
+        done(error)
+    except Exception:
+        log.exception("delivery callback failed")

@@ -1,0 +1,222 @@
+"""The reconciler: finds documents whose outputs are missing or stale and publishes them again.
+
+Below live traffic: it puts one small chunk into the pipeline, waits until those documents are
+settled, and only then takes the next. So it needs no lag, and a live change waits behind one chunk
+at most.
+"""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from bson.timestamp import Timestamp
+from pymongo import MongoClient
+from structlog import get_logger
+
+from streams import events, metrics
+from streams.capture.producer import EventProducer
+from streams.capture.staleness import Staleness
+from streams.documents import CLIP, MODELS, DocumentId, Serving, document_key, lookup, pending_model
+from streams.errors import Unavailable
+from streams.events import ImageChanged, Origin, encode_event
+from streams.settings import Settings
+from streams.store import STATE_INDEX, Document, DocumentStore, mongo_errors
+
+log = get_logger(__name__)
+
+#: Most documents that one scan collects; the next scan follows at once when it was full.
+_SCAN_LIMIT: Final = 10_000
+_POLL_SECONDS: Final = 0.25
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReconcilePlan:
+    """What would be published again.
+
+    Attributes:
+        by_model: Documents by the first model that has to run for them.
+        retries: Documents whose retryable error is old enough to try again.
+    """
+
+    by_model: Mapping[str, int]
+    retries: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(self.by_model.values()) + self.retries
+
+
+class Reconciler:
+    """Repeats unfinished documents of one collection."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        client: MongoClient[Document],
+        *,
+        serving: Callable[[], Serving],
+    ) -> None:
+        """Keep what is needed.
+
+        Args:
+            settings: All settings.
+            client: Client of the replica set.
+            serving: Tells the versions that serve now.
+        """
+        self._settings = settings
+        self._limits = settings.reconciler
+        self._client = client
+        self._serving = serving
+        self._store = DocumentStore(client, settings.mongo)
+        self._tenant = f"{settings.mongo.database}.{settings.mongo.collection}"
+
+    def run(self, stop: threading.Event, *, is_leading: Callable[[], bool]) -> None:
+        """Scan again and again, at once when another version serves, until `stop` is set.
+
+        Args:
+            stop: Ends it.
+            is_leading: Only the publisher that holds the lease reconciles.
+        """
+        staleness = Staleness(grace_seconds=self._limits.grace_seconds)
+        due_at = time.monotonic() + self._limits.interval_seconds
+        while not stop.wait(min(1.0, self._limits.interval_seconds)):
+            try:
+                if not is_leading():
+                    continue
+                serving = self._serving()
+                if not staleness.notice(serving) and time.monotonic() < due_at:
+                    continue
+                is_more = self._pass(serving, staleness, stop)
+                pause = 0.0 if is_more else self._limits.interval_seconds
+                due_at = time.monotonic() + pause
+            except Unavailable as exc:
+                log.warning("reconciler waits", error=str(exc))
+                due_at = time.monotonic() + self._limits.interval_seconds
+
+    def plan(self) -> ReconcilePlan:
+        """Return what is unfinished now, work that is under way included.
+
+        Raises:
+            StoreUnavailable: MongoDB does not answer.
+        """
+        serving = self._serving()
+        models = (pending_model(row, serving) for row in self._store.scan_states())
+        counts = Counter(model.name for model in models if model is not None)
+        return ReconcilePlan(
+            by_model={m.name: counts[m.name] for m in MODELS if counts[m.name]},
+            retries=len(list(self._retryable())),
+        )
+
+    def reconcile_now(self, stop: threading.Event | None = None) -> int:
+        """Publish everything that `plan` counts, in chunks; return how many documents.
+
+        Raises:
+            StoreUnavailable: MongoDB does not answer.
+            BrokerUnavailable: The broker does not answer.
+        """
+        serving = self._serving()
+        before = self._cluster_time()
+        rows = self._store.scan_states()
+        ids = [row["_id"] for row in rows if pending_model(row, serving) is not None]
+        return self._publish([*ids, *self._retryable()], before, stop or threading.Event())
+
+    def _pass(self, serving: Serving, staleness: Staleness, stop: threading.Event) -> bool:
+        """Do one scan and publish what it found; return whether there is more."""
+        before = self._cluster_time()
+        ids: list[DocumentId] = []
+        unfinished = 0
+        for row in self._store.scan_states():
+            model = pending_model(row, serving)
+            if model is None:
+                continue
+            unfinished += 1
+            if staleness.is_due(row, model, serving):
+                ids.append(row["_id"])
+            if len(ids) >= _SCAN_LIMIT or stop.is_set():
+                break
+        staleness.end_scan()
+        metrics.RECONCILER_PENDING.set(unfinished)
+        is_full = len(ids) >= _SCAN_LIMIT
+        ids += self._retryable()
+        if not ids:
+            return False
+        published = self._publish(ids, before, stop)
+        log.info("documents published again", documents=published, unfinished=unfinished)
+        return is_full and published == len(ids)
+
+    def _publish(self, ids: Sequence[DocumentId], before: Timestamp, stop: threading.Event) -> int:
+        if not ids:
+            return 0
+        producer = EventProducer(self._settings.kafka)
+        published = 0
+        try:
+            for start in range(0, len(ids), self._limits.chunk_size):
+                chunk = ids[start : start + self._limits.chunk_size]
+                records = [
+                    encode_event(event, event_type=events.IMAGE_CHANGED, tenant=self._tenant)
+                    for event in self._events(chunk, before)
+                ]
+                published += producer.publish(events.IMAGE_CHANGED, records)
+                metrics.RECONCILED.inc(len(records))
+                if stop.is_set() or not self._settle(chunk, stop):
+                    break
+        finally:
+            producer.close()
+        return published
+
+    def _events(self, ids: Sequence[DocumentId], before: Timestamp) -> Iterator[ImageChanged]:
+        """A repeat carries the source of what is stored, so that it can never beat a newer change.
+
+        Its own outputs pass the guard all the same: they are missing, or of another version, or
+        errors. A document without any output gets the time before the scan: every change that the
+        scan could not see is newer.
+        """
+        path = f"{CLIP.path}.source"
+        with mongo_errors("reading sources"):
+            rows = list(self._store.collection.find({"_id": {"$in": list(ids)}}, {path: 1}))
+        for row in rows:
+            stored = lookup(row, path)
+            source = stored if isinstance(stored, Timestamp) else before
+            yield ImageChanged(document_id=row["_id"], source=source, origin=Origin.RECONCILE)
+
+    def _settle(self, ids: Sequence[DocumentId], stop: threading.Event) -> bool:
+        """Wait until a chunk is through; False when it takes too long (something is down)."""
+        deadline = time.monotonic() + self._limits.chunk_timeout_seconds
+        while not stop.wait(_POLL_SECONDS):
+            serving = self._serving()
+            rows = self._store.scan_states(ids)
+            if all(pending_model(row, serving) is None for row in rows):
+                return True
+            if time.monotonic() > deadline:
+                log.warning(
+                    "a chunk of repeated documents does not get through; giving up this scan"
+                )
+                return False
+        return False
+
+    def _retryable(self) -> Iterator[DocumentId]:
+        """Yield documents whose retryable error is old enough."""
+        limit = datetime.now(UTC) - timedelta(seconds=self._limits.retry_after_seconds)
+        found: dict[bytes, DocumentId] = {}
+        for model in MODELS:
+            query: dict[str, Any] = {
+                f"{model.path}.error.retryable": True,
+                f"{model.path}.error.at": {"$lt": limit},
+            }
+            with mongo_errors("looking for errors to retry"):
+                cursor = self._store.collection.find(query, {"_id": 1}).hint(STATE_INDEX)
+                for row in cursor.limit(_SCAN_LIMIT):
+                    found[document_key(row["_id"])] = row["_id"]
+        yield from found.values()
+
+    def _cluster_time(self) -> Timestamp:
+        with mongo_errors("reading the cluster's time"), self._client.start_session() as session:
+            self._client.admin.command("ping", session=session)
+            time_ = session.operation_time
+        assert time_ is not None  # noqa: S101 - every reply of a replica set carries it
+        return time_

@@ -1,0 +1,90 @@
+"""The encoder against bare open_clip, with a model small enough for a unit test."""
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+
+from streams.errors import SettingsError
+from streams.models.clip import ClipEncoder
+from streams.settings import ClipSettings
+from tests.tiny import DIMENSION, write_tiny_clip
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+@pytest.fixture
+def config(tmp_path):
+    torch.set_num_threads(1)
+    return str(write_tiny_clip(tmp_path))
+
+
+def random_encoder(config, seed=0):
+    return ClipEncoder(ClipSettings(model=config, pretrained="random", seed=seed))
+
+
+def picture(seed=0):
+    generator = np.random.default_rng(seed)
+    return Image.fromarray(generator.integers(0, 255, (90, 120, 3), dtype=np.uint8))
+
+
+def test_embeddings_equal_those_of_bare_open_clip(config, tmp_path):
+    open_clip.add_model_config(config)
+    model, _, preprocess = open_clip.create_model_and_transforms("tiny", pretrained=None)
+    checkpoint = tmp_path / "weights.pt"
+    torch.save(model.state_dict(), checkpoint)
+    encoder = ClipEncoder(ClipSettings(model=config, pretrained=str(checkpoint)))
+    images = [picture(seed) for seed in range(3)]
+    with torch.inference_mode():
+        bare = model.eval().encode_image(torch.stack([preprocess(image) for image in images]))
+    found = encoder.encode(torch.stack([encoder.preprocess(image) for image in images]))
+    assert found.shape == (3, DIMENSION)
+    assert found.dtype == np.float32
+    assert np.allclose(found, bare.numpy(), atol=1e-6)
+
+
+def test_random_weights_follow_from_the_seed_and_say_loudly_what_they_are(config, capsys):
+    first, again, other = (random_encoder(config, seed) for seed in (0, 0, 1))
+    assert first.version == again.version != other.version
+    assert first.version.startswith("tiny-random-")
+    assert "RANDOM WEIGHTS" in capsys.readouterr().out
+
+
+def test_any_weight_decides_the_version(config):
+    encoder = random_encoder(config)
+    before = encoder.version
+    tensors = encoder._model.state_dict()
+    list(tensors.values())[-1].add_(1)
+    assert encoder._digest("tiny") not in before
+
+
+def test_text_tower_is_not_kept(config):
+    assert {name.split(".")[0] for name in random_encoder(config)._model.state_dict()} == {"visual"}
+
+
+def test_self_test_fails_when_weights_turn_into_nan(config):
+    encoder = random_encoder(config)
+    assert encoder.self_test()
+    next(iter(encoder._model.parameters())).data.fill_(float("nan"))
+    assert not encoder.self_test()
+
+
+@pytest.mark.parametrize(
+    ("model", "pretrained", "message"),
+    [
+        ("RN5000", "random", "knows no model 'RN5000'.*RN50, ViT-B-32"),
+        ("RN50", "no-such-tag", "neither a file nor a tag of RN50.*openai"),
+        ("gone.json", "random", r"no open_clip model config at gone\.json"),
+    ],
+)
+def test_unknown_model_or_weights_name_the_remedy(model, pretrained, message):
+    with pytest.raises(SettingsError, match=message):
+        ClipEncoder(ClipSettings(model=model, pretrained=pretrained))
+
+
+def test_damaged_checkpoint_names_the_remedy(config, tmp_path):
+    path = tmp_path / "weights.pt"
+    path.write_bytes(b"no checkpoint")
+    with pytest.raises(SettingsError, match="cannot be had.*CAPTIONSTREAM_CLIP__PRETRAINED"):
+        ClipEncoder(ClipSettings(model=config, pretrained=str(path)))

@@ -1,0 +1,242 @@
+"""The captioner against a literal, slow re-statement of the seed's formulas."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from streams.errors import InvalidBundle
+from streams.models.bundle import make_bundle, tensors_of
+from streams.models.conditional_lm import (
+    ConditionalLM,
+    autoregressive_loss,
+    from_bundle,
+    to_bundle,
+)
+from streams.models.manifest import Bundle
+from streams.models.vocabulary import UNKNOWN, Vocabulary
+
+VOCABULARY = Vocabulary(("a", "blue", "cat", "dog", "on", "red", UNKNOWN))
+D, H, LENGTH = 6, 8, 7
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(3)
+    made = ConditionalLM(VOCABULARY, n_condition=D, n_hidden=H, max_length=LENGTH)
+    for parameter in made.parameters():  # far from uniform, so that argmax and loss discriminate
+        torch.nn.init.normal_(parameter, std=0.7)
+    return made.eval()
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+class SlowSeed:
+    """The seed's forward passes in loops over numpy: GRU equations as torch documents them."""
+
+    def __init__(self, model):
+        self.w = {k: v.detach().double().numpy() for k, v in model.state_dict().items()}
+
+    def gru(self, x, h):
+        w = self.w
+        gi = w["rnn.weight_ih_l0"] @ x + w["rnn.bias_ih_l0"]
+        gh = w["rnn.weight_hh_l0"] @ h + w["rnn.bias_hh_l0"]
+        r = sigmoid(gi[:H] + gh[:H])
+        z = sigmoid(gi[H : 2 * H] + gh[H : 2 * H])
+        n = np.tanh(gi[2 * H :] + r * gh[2 * H :])
+        return (1 - z) * n + z * h
+
+    def first(self, image):
+        return self.w["conditioning_linear.weight"] @ image + self.w["conditioning_linear.bias"]
+
+    def next(self, token, h):
+        h = self.gru(self.w["embedding.weight"][token], h)
+        return self.w["prediction.weight"] @ h + self.w["prediction.bias"], h
+
+    def logits(self, image, tokens):
+        h, rows = self.first(image), []
+        for token in tokens:
+            row, h = self.next(token, h)
+            rows.append(row)
+        return np.stack(rows)
+
+    def greedy(self, image):
+        """`forward` of the seed: LENGTH predictions of which the first is the start token."""
+        h, predictions = self.first(image), [len(VOCABULARY)]
+        for _ in range(LENGTH - 1):
+            logits, h = self.next(predictions[-1], h)
+            predictions.append(int(np.argmax(logits)))
+        return predictions[1:]
+
+
+def log_softmax(x):
+    return x - x.max() - math.log(np.exp(x - x.max()).sum())
+
+
+def slow_loss(logits, targets):
+    """`auto_regressive_loss` of the seed, one number after the other."""
+    rows = []
+    for row, target in zip(logits, targets, strict=True):
+        stop = row.shape[1] - 1
+        losses, counted = 0.0, 0
+        for t, token in enumerate(target):
+            if t > 0 and target[t - 1] == stop:
+                continue
+            losses += -log_softmax(row[t])[token]
+            counted += 1
+        rows.append(losses / counted)
+    return sum(rows) / len(rows)
+
+
+def test_parameters_have_the_seeds_names(model):
+    assert {name.split(".")[0] for name in model.state_dict()} == {
+        "embedding",
+        "conditioning_linear",
+        "rnn",
+        "prediction",
+    }
+
+
+def test_logits_equal_the_seeds(model):
+    images = torch.randn(4, D)
+    tokens = torch.randint(0, len(VOCABULARY) + 2, (4, 5))
+    found = model.train_forward(images, tokens).detach().numpy()
+    slow = SlowSeed(model)
+    expected = [
+        slow.logits(i, t) for i, t in zip(images.double().numpy(), tokens.numpy(), strict=True)
+    ]
+    assert np.allclose(found, expected, atol=1e-5)
+
+
+def test_loss_equals_the_seeds():
+    torch.manual_seed(0)
+    logits = torch.randn(3, 4, 9)
+    targets = torch.tensor([[1, 2, 8, 8], [1, 2, 3, 4], [8, 8, 8, 8]])  # 8 stops
+    found = float(autoregressive_loss(logits, targets))
+    assert found == pytest.approx(slow_loss(logits.double().numpy(), targets.numpy()), abs=1e-6)
+
+
+def test_greedy_tokens_equal_the_seeds_up_to_the_stop(model):
+    images = torch.randn(40, D)
+    stops = 0
+    for caption, image in zip(model.generate(images), images.double().numpy(), strict=True):
+        expected = SlowSeed(model).greedy(image)
+        if VOCABULARY.stop in expected:
+            expected = expected[: expected.index(VOCABULARY.stop) + 1]
+            stops += 1
+        assert list(caption.tokens) == expected
+    assert 0 < stops < 40, "the case must hold sentences that stop and some that do not"
+
+
+def test_score_is_the_mean_log_probability(model):
+    image = torch.randn(1, D)
+    [caption] = model.generate(image)
+    tokens = [VOCABULARY.start, *caption.tokens[:-1]]
+    logits = SlowSeed(model).logits(image[0].double().numpy(), tokens)
+    chosen = [log_softmax(row)[token] for row, token in zip(logits, caption.tokens, strict=True)]
+    assert caption.score == pytest.approx(np.mean(chosen), abs=1e-5)
+
+
+def test_words_after_the_stop_do_not_leak_into_the_text(model):
+    for caption in model.generate(torch.randn(40, D)):
+        words = [VOCABULARY.words[t] for t in caption.tokens if t < len(VOCABULARY)]
+        assert caption.text == " ".join(words)
+        assert VOCABULARY.stop not in caption.tokens[:-1]
+
+
+def test_beam_of_one_more_is_never_worse_in_total_and_batch_equals_single(model):
+    images = torch.randn(12, D)
+    together = model.generate(images, beam_width=4)
+    alone = [model.generate(image.unsqueeze(0), beam_width=4)[0] for image in images]
+    assert [c.tokens for c in together] == [c.tokens for c in alone]
+    greedy = model.generate(images)
+    better = sum(b.score >= g.score - 1e-6 for b, g in zip(together, greedy, strict=True))
+    assert better >= 10
+
+
+def test_beam_search_equals_an_exhaustive_search(model):
+    """With as many beams as sentences, the best mean of all sentences is found."""
+    short = ConditionalLM(VOCABULARY, n_condition=D, n_hidden=H, max_length=3).eval()
+    short.load_state_dict(model.state_dict())
+    image = torch.randn(1, D)
+    slow = SlowSeed(model)
+    sentences = {}
+    first = log_softmax(slow.logits(image[0].double().numpy(), [VOCABULARY.start])[0])
+    for a in range(len(VOCABULARY) + 2):
+        if a == VOCABULARY.stop:
+            sentences[(a,)] = first[a]
+            continue
+        second = log_softmax(slow.logits(image[0].double().numpy(), [VOCABULARY.start, a])[1])
+        for b in range(len(VOCABULARY) + 2):
+            sentences[(a, b)] = (first[a] + second[b]) / 2
+    [caption] = short.generate(image, beam_width=9)
+    assert caption.tokens == max(sentences, key=sentences.get)
+
+
+def test_empty_batch_gives_no_captions(model):
+    assert model.generate(torch.zeros(0, D)) == []
+
+
+def test_bundle_survives_and_checks_its_golden_output(model):
+    bundle = to_bundle(model, clip_version="c1", note="test")
+    again = from_bundle(bundle)
+    images = torch.randn(3, D)
+    assert again.generate(images) == model.generate(images)
+    assert bundle.manifest.features["clip"].version == "c1"
+
+
+def changed(bundle, **fields):
+    return Bundle(manifest=bundle.manifest.model_copy(update=fields), weights=bundle.weights)
+
+
+def test_flipped_byte_is_refused(model):
+    bundle = to_bundle(model, clip_version=None)
+    weights = bytearray(bundle.weights)
+    weights[-1] ^= 1
+    with pytest.raises(InvalidBundle, match="sha256"):
+        from_bundle(Bundle(manifest=bundle.manifest, weights=bytes(weights)))
+
+
+def test_vocabulary_of_another_size_is_refused_with_both_shapes(model):
+    bundle = to_bundle(model, clip_version=None)
+    with pytest.raises(InvalidBundle, match=r"\(9, 8\).*\(10, 8\)|\(10, 8\).*\(9, 8\)"):
+        from_bundle(changed(bundle, vocabulary=[*VOCABULARY.words, "more"]))
+
+
+def test_other_words_of_the_same_number_are_refused(model):
+    bundle = to_bundle(model, clip_version=None)
+    words = ["a", "dog", "cat", "blue", "red", "on", UNKNOWN]
+    with pytest.raises(InvalidBundle, match="golden"):
+        from_bundle(changed(bundle, vocabulary=words))
+
+
+def test_weight_that_is_not_a_number_is_refused(model):
+    bundle = to_bundle(model, clip_version=None)
+    tensors = tensors_of(bundle)
+    tensors["prediction.bias"][0] = math.nan
+    fields = bundle.manifest.model_dump(exclude={"parts"})
+    with pytest.raises(InvalidBundle, match="NaN"):
+        from_bundle(make_bundle(tensors, **fields))
+
+
+@pytest.mark.parametrize("key", ["prediction.bias", "rnn.weight_hh_l0", "embedding.weight"])
+def test_any_other_weight_is_another_version(model, key):
+    before = to_bundle(model, clip_version=None).version
+    with torch.no_grad():
+        model.state_dict()[key].view(-1)[-1] += 0.25
+    assert to_bundle(model, clip_version=None).version != before
+
+
+def test_other_vocabulary_is_another_version(model):
+    before = to_bundle(model, clip_version=None).version
+    words = (*VOCABULARY.words[:-2], "green", UNKNOWN)
+    model.vocabulary = Vocabulary(words)
+    assert to_bundle(model, clip_version=None).version != before

@@ -1,0 +1,52 @@
+"""Words, ids and back."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.models.vocabulary import UNKNOWN, Vocabulary, normalize
+
+WORDS = Vocabulary(("a", "cat", "mat", "on", UNKNOWN))
+
+
+def test_punctuation_and_case_are_dropped_alike_when_building_and_encoding():
+    assert normalize("A cat, on-mat!\n") == ["a", "cat", "onmat"]
+    assert WORDS.encode("A CAT, on a mat.", max_length=6) == [0, 1, 3, 0, 2, WORDS.stop]
+
+
+def test_words_must_occur_more_than_min_count_times():
+    captions = ["dog"] * 5 + ["cat"] * 6
+    assert Vocabulary.from_captions(captions, min_count=5).words == ("cat", UNKNOWN)
+
+
+def test_building_does_not_depend_on_the_order_of_captions():
+    captions = ["b a", "a b", "c"]
+    forward = Vocabulary.from_captions(captions, min_count=0)
+    assert forward == Vocabulary.from_captions(reversed(captions), min_count=0)
+
+
+def test_unknown_words_become_unk():
+    assert WORDS.encode("a unicorn", max_length=3) == [0, 4, WORDS.stop]
+
+
+def test_long_caption_is_cut_without_a_stop():
+    assert WORDS.encode("a cat on a mat", max_length=3) == [0, 1, 3]
+
+
+def test_start_and_stop_come_after_the_words():
+    assert (WORDS.start, WORDS.stop) == (5, 6)
+
+
+def test_decoding_ends_at_the_first_stop():
+    assert WORDS.decode([0, 1, WORDS.stop, 2, 2]) == "a cat"
+
+
+@given(st.lists(st.sampled_from(["a", "cat", "mat", "on"]), max_size=10))
+def test_known_words_survive_a_round_trip(words):
+    assert WORDS.decode(WORDS.encode(" ".join(words), max_length=11)) == " ".join(words)
+
+
+@pytest.mark.parametrize("words", [("a",), ("a", "a", UNKNOWN)])
+def test_vocabulary_without_unk_or_with_twins_is_refused(words):
+    with pytest.raises(ValueError, match="no word twice"):
+        Vocabulary(words)
