@@ -74,7 +74,7 @@ class Stack:
         return wait_until(is_there, deadline_seconds=90, doing=f"{model} of {document_id}")
 
     def metric(self, process, name):
-        with urllib.request.urlopen(f"{self.info['metrics'][process]}/metrics") as reply:
+        with urllib.request.urlopen(self.info["metrics"][process]) as reply:
             lines = reply.read().decode().splitlines()
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
@@ -140,7 +140,7 @@ def test_a_users_day(stack, tmp_path):
 
     # No captioner yet; a version in the registry changes that, for old documents and new ones.
     assert stack.status()["documents"]["awaiting_model"] == 3
-    version = publish_tiny_captioner(stack.info)
+    version = publish_tiny_captioner(stack.info["mongo_uri"], stack.info["database"])
     stack.wait_for_output(first, "conditional_lm", version=version)
     third = documents.insert_one({"img": picture(60)}).inserted_id
     caption = stack.wait_for_output(third, "conditional_lm", version=version)

@@ -1,0 +1,40 @@
+"""A tiny captioner for tests that need one in the registry; its words mean nothing."""
+
+import torch
+from pymongo import MongoClient
+
+from streams.documents import CLIP, CONDITIONAL_LM
+from streams.models.conditional_lm import ConditionalLM, to_bundle
+from streams.models.manifest import Bundle
+from streams.models.vocabulary import UNKNOWN, Vocabulary
+from streams.registry import Registry
+from streams.settings import MongoSettings
+from streams.store import state_database
+from tests.tiny import DIMENSION
+
+WORDS = ("a", "blue", "circle", "green", "left", "of", "red", "square", UNKNOWN)
+
+
+def tiny_captioner(*, seed: int = 0, clip_version: str | None = None) -> Bundle:
+    """Return the bundle of an untrained captioner; another seed is another version."""
+    torch.manual_seed(seed)
+    model = ConditionalLM(Vocabulary(WORDS), n_condition=DIMENSION, n_hidden=8, max_length=6)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return to_bundle(model.eval(), clip_version=clip_version, note="for tests")
+
+
+def promote_tiny_captioner(registry: Registry, *, seed: int = 0) -> str:
+    """Publish a captioner for the CLIP that serves, let it serve, and return its version."""
+    clip = registry.pointer(CLIP.name)
+    bundle = tiny_captioner(seed=seed, clip_version=clip.version if clip else None)
+    version = registry.publish(bundle)
+    registry.promote(CONDITIONAL_LM.name, version, reason="test")
+    return version
+
+
+def publish_tiny_captioner(mongo_uri: str, database: str, *, seed: int = 0) -> str:
+    """Do the same for a running stack."""
+    settings = MongoSettings(uri=mongo_uri, database=database)  # type: ignore[arg-type]
+    with MongoClient(mongo_uri) as client:
+        return promote_tiny_captioner(Registry(state_database(client, settings)), seed=seed)
