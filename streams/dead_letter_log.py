@@ -98,7 +98,7 @@ def _again(record: Record, tenant: str) -> Record:
 
 def _read_topic(topic: str, settings: KafkaSettings) -> list[Entry]:
     found: dict[str, Entry] = {}
-    for position, message in _messages(topic_name(dead_letter_topic(topic), settings), settings):
+    for position, message in read_topic(topic_name(dead_letter_topic(topic), settings), settings):
         headers = list(message.headers or ())
         replayed = replayed_position(headers)
         if replayed is not None:
@@ -117,8 +117,8 @@ def _read_topic(topic: str, settings: KafkaSettings) -> list[Entry]:
     return list(found.values())
 
 
-def _messages(topic: str, settings: KafkaSettings) -> Iterator[tuple[str, Any]]:
-    """Yield every record of a topic up to the high watermark of now."""
+def read_topic(topic: str, settings: KafkaSettings) -> Iterator[tuple[str, Any]]:
+    """Yield each record of a topic with its `partition:offset`, up to the high watermark of now."""
     consumer = KafkaConsumer(
         bootstrap_servers=settings.bootstrap_servers.split(","), enable_auto_commit=False
     )

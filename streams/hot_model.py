@@ -44,6 +44,7 @@ class HotModel(Generic[M]):
         self,
         name: str,
         load: Callable[[Bundle], M],
+        check: Callable[[M, Bundle], None],
         registry: Registry,
         settings: ModelSettings,
     ) -> None:
@@ -52,11 +53,13 @@ class HotModel(Generic[M]):
         Args:
             name: Name of the model.
             load: Makes a model of a bundle, and checks its golden output.
+            check: Checks the golden output of a model that serves; raises `InvalidBundle`.
             registry: Where versions are.
             settings: How often the pointer is read.
         """
         self._name = name
         self._load = load
+        self._check = check
         self._registry = registry
         self._settings = settings
         self._current: tuple[Loaded[M], Bundle] | None = None
@@ -114,7 +117,7 @@ class HotModel(Generic[M]):
         if current is None:
             return True
         try:
-            self._load(current[1])
+            self._check(current[0].model, current[1])
         except (ModelError, RuntimeError):
             return False
         return True

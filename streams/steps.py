@@ -64,7 +64,13 @@ def _project(client: Client, settings: Settings) -> Step:
     torch.set_num_threads(settings.stage.torch_threads or 1)
     registry = Registry(state_database(client, settings.mongo))
     _ensure_projection(registry, settings)
-    model = HotModel(CLIP_PROJECTION.name, projection.from_bundle, registry, settings.models)
+    model = HotModel(
+        CLIP_PROJECTION.name,
+        projection.from_bundle,
+        projection.check_golden,
+        registry,
+        settings.models,
+    )
     model.start()
     return Project(model)
 
@@ -79,7 +85,13 @@ def _caption(client: Client, settings: Settings) -> Step:
 
     torch.set_num_threads(settings.stage.torch_threads or 1)
     registry = Registry(state_database(client, settings.mongo))
-    model = HotModel(CONDITIONAL_LM.name, conditional_lm.from_bundle, registry, settings.models)
+    model = HotModel(
+        CONDITIONAL_LM.name,
+        conditional_lm.from_bundle,
+        conditional_lm.check_golden,
+        registry,
+        settings.models,
+    )
     model.start()
     return Caption(model, beam_width=settings.models.beam_width)
 

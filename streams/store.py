@@ -90,6 +90,7 @@ def connect(settings: MongoSettings) -> MongoClient[Document]:
         return MongoClient(
             settings.uri.get_secret_value(),
             appname="captionstream",
+            tz_aware=True,
             serverSelectionTimeoutMS=int(settings.timeout_seconds * 1000),
             connectTimeoutMS=int(settings.timeout_seconds * 1000),
             # Longer than any operation of ours; a half-open connection must not hang for ever.

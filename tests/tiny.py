@@ -1,4 +1,4 @@
-"""Tiny models for tests: an open_clip config that encodes in a millisecond, and a captioner for it."""
+"""A tiny CLIP for tests: an open_clip config that encodes in a millisecond."""
 
 import json
 from pathlib import Path

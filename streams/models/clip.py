@@ -128,7 +128,8 @@ def _create(name: str, settings: ClipSettings) -> tuple[Any, Any]:
             name, pretrained=None if is_random else settings.pretrained
         )
     except Exception as exc:  # downloads and checkpoints fail in many ways
-        msg = f"CLIP weights {settings.pretrained!r} of {name} cannot be had ({_first_sentence(exc)}); {_REMEDY}"
+        reason = _first_sentence(exc)
+        msg = f"CLIP weights {settings.pretrained!r} of {name} cannot be had ({reason}); {_REMEDY}"
         raise SettingsError(msg) from exc
     return model, preprocess
 
@@ -154,5 +155,5 @@ def _device(name: str) -> torch.device:
 
 
 def _first_sentence(exc: Exception) -> str:
-    """torch goes on to recommend unsafe loading, which nobody should read in our name."""
+    """Torch goes on to recommend unsafe loading, which nobody should read in our name."""
     return str(exc).split(". ")[0].split("\n")[0]

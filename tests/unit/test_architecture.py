@@ -71,7 +71,7 @@ def imports_of(path):
                 yield f"{node.module}.{alias.name}" if is_module else node.module
 
 
-@pytest.mark.parametrize(("module", "path"), list(modules()), ids=lambda value: str(value))
+@pytest.mark.parametrize(("module", "path"), list(modules()), ids=str)
 def test_module_imports_only_what_stands_above_it(module, path):
     mine = LAYERS.index(layer_of(module))
     for name in imports_of(path):

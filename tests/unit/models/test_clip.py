@@ -86,5 +86,7 @@ def test_unknown_model_or_weights_name_the_remedy(model, pretrained, message):
 def test_damaged_checkpoint_names_the_remedy(config, tmp_path):
     path = tmp_path / "weights.pt"
     path.write_bytes(b"no checkpoint")
-    with pytest.raises(SettingsError, match="cannot be had.*CAPTIONSTREAM_CLIP__PRETRAINED"):
+    with pytest.raises(
+        SettingsError, match=r"cannot be had \(Weights only load failed\); set CAPTION"
+    ):
         ClipEncoder(ClipSettings(model=config, pretrained=str(path)))

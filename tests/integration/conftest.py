@@ -1,0 +1,83 @@
+"""Running pieces of the pipeline inside a test's own process."""
+
+import threading
+from contextlib import contextmanager
+
+import pytest
+
+from streams import events
+from streams.capture.publisher import Publisher
+from streams.dead_letter_log import read_topic
+from streams.documents import document_id_of
+from streams.events import DocumentDeleted, decode_event
+from streams.store import DocumentStore, connect
+from streams.topics import create_topics, topic_name
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def client(settings):
+    create_topics(settings.kafka)
+    with connect(settings.mongo) as connected:
+        yield connected
+
+
+@pytest.fixture
+def documents(client, settings):
+    return DocumentStore(client, settings.mongo).collection
+
+
+@contextmanager
+def publishing(settings, client, **options):
+    """A publisher in a thread, as long as the context lasts; SIGTERM is the end of the context."""
+    stop = threading.Event()
+    publisher = Publisher(settings, client, **options)
+    thread = threading.Thread(target=publisher.run, args=(stop,))
+    thread.start()
+    try:
+        wait_until(lambda: not publisher.waits_for, doing="the publisher to be ready")
+        yield publisher
+    finally:
+        stop.set()
+        thread.join(timeout=60)
+        assert not thread.is_alive()
+
+
+class Published:
+    """What stands in the first topic."""
+
+    def __init__(self, settings):
+        self._settings = settings
+        self._tenant = f"{settings.mongo.database}.{settings.mongo.collection}"
+
+    def records(self):
+        return [record for _, record in read_topic(self._name, self._settings.kafka)]
+
+    @property
+    def _name(self):
+        return topic_name(events.IMAGE_CHANGED, self._settings.kafka)
+
+    def events(self):
+        return [
+            decode_event(record.key, record.value, record.headers, tenant=self._tenant)
+            for record in self.records()
+        ]
+
+    def of(self, document_id):
+        """Return what was published about a document, in order: an origin, or "delete"."""
+        found = [event for event in self.events() if event.document_id == document_id]
+        return ["delete" if isinstance(e, DocumentDeleted) else e.origin.value for e in found]
+
+    def ids(self):
+        return {document_id_of(record.key) for record in self.records()}
+
+    def wait_for(self, document_id, expected):
+        def is_there():
+            return self.of(document_id)[-len(expected) :] == expected
+
+        wait_until(is_there, deadline_seconds=30, doing=f"{expected} of {document_id}")
+
+
+@pytest.fixture
+def published(settings):
+    return Published(settings)

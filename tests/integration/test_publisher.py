@@ -1,0 +1,325 @@
+"""From MongoDB to Kafka: what is published, what is not, and what a failure does to it."""
+
+import threading
+
+import pytest
+from bson import Int64, ObjectId
+from bson.timestamp import Timestamp
+from kafka.errors import KafkaTimeoutError
+
+from streams import metrics
+from streams.capture.leadership import Leadership, Position
+from streams.capture.producer import EventProducer
+from streams.capture.publisher import Publisher
+from streams.errors import CaptureError, LeaseLost
+from streams.settings import PublisherSettings
+from streams.store import state_database
+from tests.integration.conftest import publishing
+from tests.waiting import wait_until
+
+MARK = "mark"
+
+
+def mark(documents, published, number=0):
+    """Insert a document and wait for its record: what came before it has been read."""
+    documents.insert_one({"_id": f"{MARK}{number}", "img": b"x"})
+    published.wait_for(f"{MARK}{number}", ["live"])
+
+
+def position_row(client, settings):
+    return state_database(client, settings.mongo)["positions"].find_one()
+
+
+def test_insert_update_replace_and_delete_are_published_in_order(
+    settings, client, documents, published
+):
+    with publishing(settings, client):
+        documents.insert_one({"_id": 1, "img": b"a"})
+        documents.update_one({"_id": 1}, {"$set": {"img": b"b"}})
+        documents.replace_one({"_id": 1}, {"img": b"c"})
+        documents.delete_one({"_id": 1})
+        published.wait_for(1, ["live", "live", "live", "delete"])
+    sources = [event.source for event in published.events()]
+    assert sources == sorted(sources)
+    tombstone = published.records()[-1]
+    assert tombstone.value is None
+
+
+def test_changes_of_other_fields_and_our_own_writes_publish_nothing(
+    settings, client, documents, published
+):
+    documents.insert_one({"_id": 1, "img": b"a", "tags": ["x"]})
+    with publishing(settings, client):
+        for update in (
+            {"$set": {"title": "new"}},
+            {"$push": {"captions": "a cat"}},
+            {"$set": {"_outputs.img.clip": {"version": "v"}}},
+            {"$set": {"_outputs.img.clip.version": "w"}},
+            {"$unset": {"_outputs": 1}},
+            {"$set": {"img_url": "lookalike"}},
+        ):
+            documents.update_one({"_id": 1}, update)
+        mark(documents, published)
+        assert published.of(1) == ["copy"]
+        documents.update_one({"_id": 1}, {"$set": {"img": b"b", "_outputs.x": 1}})
+        published.wait_for(1, ["live"])
+
+
+def test_every_kind_of_id_is_published(settings, client, documents, published):
+    ids = [ObjectId(), 5, Int64(2**40), "text", {"a": 1, "b": [2]}, 1.5, True]
+    with publishing(settings, client):
+        documents.insert_many([{"_id": document_id, "img": b"x"} for document_id in ids])
+        for document_id in ids:
+            published.wait_for(document_id, ["live"])
+
+
+def test_documents_of_before_the_first_start_are_copied(settings, client, documents, published):
+    ids = [*range(600), *(f"name{number}" for number in range(600)), ObjectId()]
+    documents.insert_many([{"_id": document_id, "img": b"x"} for document_id in ids])
+    with publishing(settings, client):
+        wait_until(lambda: len(published.ids()) == len(ids), doing="the copy")
+        wait_until(lambda: "copy" not in position_row(client, settings), doing="its end")
+    assert {event.origin.value for event in published.events()} == {"copy"}
+
+
+def test_half_done_copy_goes_on_where_it_was(settings, client, documents, published):
+    documents.insert_many([{"_id": number, "img": b"x"} for number in range(20)])
+    state = state_database(client, settings.mongo)
+    leadership = Leadership(
+        state, tenant=f"{settings.mongo.database}.{settings.mongo.collection}", lease_seconds=3
+    )
+    assert leadership.acquire()
+    now = client.admin.command("ping")["operationTime"]
+    leadership.begin_copy(Position(token=None, cluster_time=now, pipeline_hash="x"), now)
+    leadership.advance_copy(14)
+    leadership.release()
+    with publishing(settings, client):
+        mark(documents, published)
+    assert published.ids() - {f"{MARK}0"} == set(range(15, 20))
+
+
+def test_restart_goes_on_without_a_gap(settings, client, documents, published):
+    with publishing(settings, client):
+        mark(documents, published, 0)
+    documents.insert_many([{"_id": number, "img": b"x"} for number in range(50)])
+    with publishing(settings, client):
+        mark(documents, published, 1)
+    assert published.ids() >= set(range(50))
+
+
+def test_clean_stop_repeats_nothing(settings, client, documents, published):
+    with publishing(settings, client):
+        documents.insert_many([{"_id": number, "img": b"x"} for number in range(50)])
+        published.wait_for(49, ["live"])
+    with publishing(settings, client):
+        mark(documents, published)
+    assert len(published.records()) == 51
+
+
+class LossyProducer(EventProducer):
+    """Loses the record of one document, as a broker that is cut off does."""
+
+    lost_id = b'{"$numberInt":"7"}'
+    has_lost = False
+
+    def send(self, topic, record, done):
+        if record.key == self.lost_id and not LossyProducer.has_lost:
+            LossyProducer.has_lost = True
+            done(KafkaTimeoutError("scripted"))
+            return
+        super().send(topic, record, done)
+
+
+def test_lost_record_is_read_again_although_later_ones_were_acknowledged(
+    settings, client, documents, published
+):
+    connect = lambda: LossyProducer(settings.kafka)  # noqa: E731
+    with publishing(settings, client, connect_producer=connect):
+        documents.insert_many([{"_id": number, "img": b"x"} for number in range(20)])
+        published.wait_for(7, ["live"])
+        mark(documents, published)
+    assert LossyProducer.has_lost
+    assert published.ids() >= set(range(20))
+
+
+def test_collection_dropped_renamed_and_created_again(settings, client, documents, published):
+    with publishing(settings, client):
+        mark(documents, published, 0)
+        documents.drop()
+        mark(documents, published, 1)
+        documents.rename(documents.name + "_old")
+        mark(documents, published, 2)
+
+
+def test_database_dropped_and_created_again(settings, client, documents, published):
+    with publishing(settings, client):
+        mark(documents, published, 0)
+        client.drop_database(settings.mongo.database)
+        mark(documents, published, 1)
+        mark(documents, published, 2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"position.pipeline_hash": "that of another release"},
+        {"position.token": {"_data": "8200"}},
+        {"position.token": {"_data": "garbage"}},
+        {"position.token": None},
+    ],
+    ids=["filter changed", "token cut", "token garbage", "no token"],
+)
+def test_token_of_no_use_is_replaced_by_its_cluster_time(
+    settings, client, documents, published, change
+):
+    with publishing(settings, client):
+        mark(documents, published, 0)
+    state_database(client, settings.mongo)["positions"].update_one({}, {"$set": change})
+    documents.insert_one({"_id": 1, "img": b"x"})
+    with publishing(settings, client):
+        published.wait_for(1, ["live"])
+
+
+def test_damaged_position_is_refused_with_the_remedy(settings, client, documents, published):
+    with publishing(settings, client):
+        mark(documents, published, 0)
+    state_database(client, settings.mongo)["positions"].update_one(
+        {}, {"$set": {"position.cluster_time": "yesterday"}}
+    )
+    with pytest.raises(CaptureError, match="remove its document"):
+        Publisher(settings, client).run(threading.Event())
+
+
+def fail_command(client, code, **options):
+    client.admin.command(
+        {
+            "configureFailPoint": "failCommand",
+            "mode": {"times": 1},
+            "data": {
+                "failCommands": ["aggregate", "getMore"],
+                "appName": "captionstream",
+                "errorCode": code,
+                **options,
+            },
+        }
+    )
+
+
+@pytest.mark.parametrize("code", [286, 136])
+def test_lost_history_is_counted_and_everything_is_copied(
+    settings, client, documents, published, mongo_client, code
+):
+    before = metrics.HISTORY_LOST._value.get()
+    with publishing(settings, client):
+        documents.insert_one({"_id": 1, "img": b"x"})
+        published.wait_for(1, ["live"])
+        fail_command(mongo_client, code, errorLabels=["NonResumableChangeStreamError"])
+        published.wait_for(1, ["copy"])
+        mark(documents, published)
+    assert metrics.HISTORY_LOST._value.get() == before + 1
+
+
+@pytest.mark.parametrize("code", [43, 10107, 280, 11602, 6])
+def test_broken_stream_goes_on_without_a_gap(
+    settings, client, documents, published, mongo_client, code
+):
+    with publishing(settings, client):
+        mark(documents, published, 0)
+        fail_command(mongo_client, code)
+        documents.insert_many([{"_id": number, "img": b"x"} for number in range(10)])
+        published.wait_for(9, ["live"])
+    assert published.ids() >= set(range(10))
+
+
+def test_idle_stream_keeps_a_young_position(settings, client, documents, published):
+    with publishing(settings, client):
+        mark(documents, published, 0)
+        before = position_row(client, settings)["position"]["token"]
+        documents.update_many({}, {"$set": {"_outputs.x": 1}})  # filtered
+        wait_until(
+            lambda: position_row(client, settings)["position"]["token"] != before,
+            doing="the heartbeat",
+        )
+
+
+def test_second_publisher_stands_by_and_takes_over(settings, client, documents, published):
+    with publishing(settings, client) as first:
+        wait_until(lambda: first.is_leading, doing="the first to lead")
+        stop = threading.Event()
+        second = Publisher(settings, client)
+        thread = threading.Thread(target=second.run, args=(stop,))
+        thread.start()
+        wait_until(lambda: not second.waits_for, doing="the second to stand by")
+        assert not second.is_leading
+        mark(documents, published, 0)
+    wait_until(lambda: second.is_leading, doing="the takeover")
+    mark(documents, published, 1)
+    stop.set()
+    thread.join(timeout=30)
+
+
+def test_fenced_publisher_cannot_commit(settings, client):
+    state = state_database(client, settings.mongo)
+    first, second = (Leadership(state, tenant="a.b", lease_seconds=0.2) for _ in range(2))
+    assert first.acquire()
+    assert not second.acquire()
+    wait_until(second.acquire, doing="the lease to run out")
+    position = Position(token=None, cluster_time=Timestamp(1, 1), pipeline_hash="x")
+    with pytest.raises(LeaseLost, match="another publisher holds the lease"):
+        first.commit(position)
+    second.commit(position)
+    assert second.epoch == first.epoch + 1
+
+
+def test_broker_away_is_waited_for(settings, client, documents, published):
+    """The producer cannot be made three times; nothing is lost meanwhile."""
+    attempts = []
+
+    def connect():
+        attempts.append(1)
+        if len(attempts) <= 3:
+            return EventProducer(
+                settings.kafka.model_copy(
+                    update={"bootstrap_servers": "127.0.0.1:1", "request_timeout_seconds": 0.2}
+                )
+            )
+        return EventProducer(settings.kafka)
+
+    documents.insert_one({"_id": 1, "img": b"x"})
+    with publishing(settings, client, connect_producer=connect):
+        published.wait_for(1, ["copy"])
+    assert len(attempts) == 4
+
+
+def test_large_documents_do_not_break_the_stream(settings, client, documents, published):
+    """An event with both the old and the new value would have more than 16 MB."""
+    with publishing(settings, client):
+        documents.insert_one({"_id": 1, "img": b"x" * 9_000_000})
+        documents.update_one({"_id": 1}, {"$set": {"img": b"y" * 9_000_000}})
+        published.wait_for(1, ["live", "live"])
+
+
+def test_requested_copy_publishes_everything_again(settings, client, documents, published):
+    with publishing(settings, client):
+        mark(documents, published, 0)
+        now = client.admin.command("hello")["localTime"]
+        state_database(client, settings.mongo)["requests"].insert_one(
+            {"_id": "reconcile", "at": now}
+        )
+        published.wait_for(f"{MARK}0", ["live", "copy"])
+        mark(documents, published, 1)
+
+
+def test_window_bounds_what_is_in_flight(settings, client, documents, published):
+    small = settings.model_copy(
+        update={
+            "publisher": PublisherSettings(
+                window_events=3, commit_interval_seconds=0.1, lease_seconds=3
+            )
+        }
+    )
+    documents.insert_one({"_id": "first", "img": b"x"})
+    with publishing(small, client):
+        documents.insert_many([{"_id": number, "img": b"x"} for number in range(200)])
+        published.wait_for(199, ["live"])
+    assert published.ids() >= set(range(200))

@@ -1,0 +1,217 @@
+"""Model versions, the pointer, and hot reload, on a real MongoDB."""
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from streams import metrics
+from streams.errors import InvalidBundle, ModelNotFound, PointerConflict
+from streams.hot_model import HotModel
+from streams.models import conditional_lm, projection
+from streams.models.bundle import make_bundle, tensors_of
+from streams.models.manifest import Bundle, Feature
+from streams.models.projection import orthogonal_projection
+from streams.registry import Registry
+from streams.settings import ModelSettings
+from streams.store import connect, state_database
+from tests.captioner import tiny_captioner
+from tests.tiny import DIMENSION
+from tests.waiting import wait_until
+
+NAME = "conditional_lm"
+
+
+@pytest.fixture
+def database(settings):
+    with connect(settings.mongo) as client:
+        yield state_database(client, settings.mongo)
+
+
+@pytest.fixture
+def registry(database):
+    return Registry(database)
+
+
+@pytest.fixture
+def hot(registry):
+    return HotModel(
+        NAME,
+        conditional_lm.from_bundle,
+        conditional_lm.check_golden,
+        registry,
+        ModelSettings(poll_interval_seconds=0.05),
+    )
+
+
+def promote(registry, bundle):
+    version = registry.publish(bundle)
+    registry.promote(NAME, version, reason="test")
+    return version
+
+
+def test_published_bundle_comes_back_whole(registry):
+    bundle = tiny_captioner()
+    version = registry.publish(bundle)
+    assert registry.publish(bundle) == version
+    assert registry.fetch(NAME, version) == bundle
+    assert [info.version for info in registry.versions(NAME)] == [version]
+
+
+def test_half_published_version_is_not_seen(registry, database):
+    """The weights are there, the version's document is not yet: as after a kill in between."""
+    version = registry.publish(tiny_captioner())
+    database["model_versions"].delete_many({})
+    assert registry.versions() == []
+    with pytest.raises(ModelNotFound, match="known: none"):
+        registry.promote(NAME, version, reason="test")
+    assert registry.publish(tiny_captioner()) == version
+
+
+def test_pointer_moves_with_history_and_rolls_back_step_by_step(registry):
+    a, b, c = (promote(registry, tiny_captioner(seed=seed)) for seed in range(3))
+    assert registry.pointer(NAME).previous == b
+    assert registry.rollback(NAME, reason="bad").version == b
+    assert registry.rollback(NAME, reason="bad").version == a
+    with pytest.raises(ModelNotFound, match="no earlier version"):
+        registry.rollback(NAME, reason="bad")
+    assert [move.version for move in registry.history(NAME)] == [a, b, c, b, a]
+
+
+def test_unique_beginning_of_a_version_is_enough(registry):
+    version = registry.publish(tiny_captioner())
+    assert registry.promote(NAME, version[:6], reason="test").version == version
+    with pytest.raises(ModelNotFound, match="begins with 'zz'"):
+        registry.promote(NAME, "zz", reason="test")
+
+
+def test_pointer_is_moved_by_compare_and_set(registry):
+    versions = [registry.publish(tiny_captioner(seed=seed)) for seed in range(8)]
+    registry.promote(NAME, versions[0], reason="first", expected_revision=0)
+
+    def move(version):
+        try:
+            return registry.promote(NAME, version, reason="race", expected_revision=1)
+        except PointerConflict:
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        won = [moved for moved in pool.map(move, versions) if moved]
+    assert len(won) == 1
+    assert registry.pointer(NAME).version == won[0].version
+    assert [m.version for m in registry.history(NAME)] == [versions[0], won[0].version]
+
+
+def test_announced_clip_serves_and_has_no_weights_here(registry):
+    registry.announce("clip", "c1", {"dimension": 4})
+    registry.announce("clip", "c1", {"dimension": 4})
+    assert len(registry.history("clip")) == 1
+    with pytest.raises(ModelNotFound):
+        registry.fetch("clip", "c1")
+
+
+def test_serving_tells_what_a_captioner_was_fitted_on(registry):
+    registry.announce("clip", "c1", {"dimension": DIMENSION})
+    version = promote(registry, tiny_captioner(clip_version="c0"))
+    serving = registry.serving()
+    assert serving.versions == {"clip": "c1", NAME: version}
+    assert serving.requires == {NAME: {"clip": "c0"}}
+
+
+def test_hot_model_follows_the_pointer_and_back(registry, hot):
+    hot.refresh()
+    assert hot.current() is None
+    first = promote(registry, tiny_captioner(seed=1))
+    hot.start()
+    assert hot.current().version == first
+    second = promote(registry, tiny_captioner(seed=2))
+    wait_until(lambda: hot.current().version == second, doing="the swap")
+    registry.rollback(NAME, reason="test")
+    wait_until(lambda: hot.current().version == first, doing="the swap back")
+    hot.stop()
+
+
+def nan_bundle():
+    good = tiny_captioner(seed=5)
+    tensors = tensors_of(good)
+    tensors["prediction.bias"][0] = math.nan
+    return make_bundle(tensors, **good.manifest.model_dump(exclude={"parts"}))
+
+
+def with_manifest(**changes):
+    good = tiny_captioner(seed=5)
+    return Bundle(manifest=good.manifest.model_copy(update=changes), weights=good.weights)
+
+
+def other_words():
+    words = tiny_captioner(seed=5).manifest.vocabulary
+    return [*reversed(words[:-1]), words[-1]]
+
+
+@pytest.mark.parametrize(
+    ("bundle", "reason"),
+    [
+        (nan_bundle, "NaN"),
+        (lambda: with_manifest(vocabulary=other_words()), "golden"),
+        (lambda: with_manifest(vocabulary=["a", "<unk>"]), "differ from the manifest"),
+        (lambda: with_manifest(features={"depth": Feature(dimension=4)}), "which no stage makes"),
+        (
+            lambda: with_manifest(config={"n_condition": 5, "n_hidden": 8, "max_length": 6}),
+            "differ",
+        ),
+    ],
+    ids=["NaN weight", "other words", "fewer words", "unknown feature", "other shapes"],
+)
+def test_bad_version_is_refused_counted_and_the_old_one_serves_on(
+    registry, hot, bundle, reason, capsys
+):
+    good = promote(registry, tiny_captioner(seed=1))
+    hot.refresh()
+    refused = metrics.REFUSED_RELOADS.labels(NAME, "InvalidBundle")
+    before = refused._value.get()
+    promote(registry, bundle())
+    hot.refresh()
+    hot.refresh()
+    assert hot.current().version == good
+    assert refused._value.get() == before + 1, "tried once for each move of the pointer"
+    assert reason in capsys.readouterr().out
+    again = promote(registry, tiny_captioner(seed=2))
+    hot.refresh()
+    assert hot.current().version == again
+
+
+def test_flipped_byte_in_the_store_is_refused(registry, hot, database):
+    good = promote(registry, tiny_captioner(seed=1))
+    hot.refresh()
+    bad = registry.publish(tiny_captioner(seed=2))
+    newest = database["model_files.chunks"].find().sort("_id", -1)[0]
+    data = bytearray(newest["data"])
+    data[-1] ^= 1
+    database["model_files.chunks"].update_one(
+        {"_id": newest["_id"]}, {"$set": {"data": bytes(data)}}
+    )
+    registry.promote(NAME, bad, reason="test")
+    hot.refresh()
+    assert hot.current().version == good
+
+
+def test_bundle_of_another_model_is_refused(registry, hot, database):
+    promote(registry, tiny_captioner(seed=1))
+    hot.refresh()
+    bundle = projection.to_bundle(orthogonal_projection(4, 2, seed=0))
+    version = registry.publish(bundle)
+    row = database["model_versions"].find_one({"version": version})
+    database["model_versions"].insert_one({**row, "_id": f"{NAME}/{version}", "name": NAME})
+    registry.promote(NAME, version, reason="test")
+    with pytest.raises(InvalidBundle, match="is that of clip_projection"):
+        registry.fetch(NAME, version)
+
+
+def test_model_whose_weights_rot_in_memory_fails_its_self_test(registry, hot):
+    promote(registry, tiny_captioner(seed=1))
+    hot.refresh()
+    assert hot.self_test()
+    with torch.no_grad():
+        hot.current().model.prediction.weight.fill_(math.nan)
+    assert not hot.self_test()

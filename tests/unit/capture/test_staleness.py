@@ -1,0 +1,73 @@
+"""What is repeated at once, and what may be on its way."""
+
+from streams.capture.staleness import Staleness
+from streams.documents import CLIP, CONDITIONAL_LM, Serving
+
+SERVING = Serving(versions={"clip": "c1", "clip_projection": "p1", "conditional_lm": "l1"})
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def fresh(document_id=1):
+    return {"_id": document_id}
+
+
+def captioned_by(version):
+    return {"_id": 1, "_outputs": {"_base": {"conditional_lm": {"version": version}}}}
+
+
+def staleness():
+    clock = Clock()
+    return Staleness(grace_seconds=10, clock=clock), clock
+
+
+def test_document_on_its_way_is_left_alone_for_the_grace():
+    seen, clock = staleness()
+    assert not seen.is_due(fresh(), CLIP, SERVING)
+    seen.end_scan()
+    clock.now += 9
+    assert not seen.is_due(fresh(), CLIP, SERVING)
+    seen.end_scan()
+    clock.now += 1
+    assert seen.is_due(fresh(), CLIP, SERVING)
+
+
+def test_document_that_moves_on_gets_a_new_grace():
+    seen, clock = staleness()
+    seen.is_due(fresh(), CLIP, SERVING)
+    seen.end_scan()
+    clock.now += 20
+    moved = {"_id": 1, "_outputs": {"img": {"clip": {"version": "c1"}}}}
+    assert not seen.is_due(moved, CONDITIONAL_LM, SERVING)
+
+
+def test_document_repeated_once_is_not_repeated_in_the_next_scan():
+    seen, clock = staleness()
+    seen.is_due(fresh(), CLIP, SERVING)
+    seen.end_scan()
+    clock.now += 10
+    assert seen.is_due(fresh(), CLIP, SERVING)
+    seen.end_scan()
+    clock.now += 1
+    assert not seen.is_due(fresh(), CLIP, SERVING)
+
+
+def test_output_of_another_version_is_repeated_at_once():
+    seen, _ = staleness()
+    assert seen.is_due(captioned_by("l0"), CONDITIONAL_LM, SERVING)
+
+
+def test_new_version_makes_missing_outputs_due_at_once_in_the_next_scan_only():
+    seen, clock = staleness()
+    assert not seen.notice(Serving(versions={"clip": "c1"}))
+    assert seen.notice(SERVING)
+    assert seen.is_due(fresh(), CONDITIONAL_LM, SERVING)
+    seen.end_scan()
+    assert not seen.notice(SERVING)
+    clock.now += 1
+    assert not seen.is_due(fresh(2), CONDITIONAL_LM, SERVING)
