@@ -7,14 +7,19 @@ from typing import Any
 
 
 def wait_until(
-    predicate: Callable[[], Any], deadline_seconds: float = 60, *, doing: str = "waiting"
+    predicate: Callable[[], Any],
+    deadline_seconds: float = 60,
+    *,
+    doing: str = "waiting",
+    pause_seconds: float = 0.05,
 ) -> Any:
     """Return what `predicate` returns once that is true; fail when the deadline is over.
 
     Args:
-        predicate: Asked about twenty times a second.
+        predicate: Asked again and again.
         deadline_seconds: Generous: it is only reached by a failure.
         doing: Said in the failure.
+        pause_seconds: Between two questions.
     """
     pause = threading.Event()
     deadline = time.monotonic() + deadline_seconds
@@ -22,5 +27,5 @@ def wait_until(
         if time.monotonic() > deadline:
             msg = f"{doing}: not done after {deadline_seconds:g} s"
             raise AssertionError(msg)
-        pause.wait(0.05)
+        pause.wait(pause_seconds)
     return found
