@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DATA ?= .captionstream/demo
 
-.PHONY: help setup lint test bench readme clean
+.PHONY: help setup lint demo test bench readme clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,6 +23,9 @@ lint: $(STAMP) ## style, types, dependency conflicts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pip check
+
+demo: $(STAMP) ## a whole stack here: pictures in, results out (DATA=dir, KEEP=1 leaves it running)
+	$(BIN)/python -m streams.local.demo --data-dir $(DATA) $(if $(KEEP),--keep)
 
 test: $(STAMP) ## all tests, on a real mongod and a real broker
 	$(BIN)/pytest

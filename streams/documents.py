@@ -219,19 +219,26 @@ def error_fields(error: OutputError, *, source: Timestamp) -> dict[str, Any]:
     }
 
 
-def output_guard(model: Model, *, source: Timestamp, version: str) -> dict[str, Any]:
+def output_guard(
+    model: Model, *, source: Timestamp, version: str, features: Mapping[str, str]
+) -> dict[str, Any]:
     """Return the filter under which an output may be written.
 
-    Nothing stored, or an older source stored, or the same source with another version, or the same
-    source with an error. So a duplicate changes nothing and an older result never wins.
+    Nothing stored, or an older source stored, or the same source with another version, with other
+    upstream versions, or with an error. So a duplicate changes nothing and an older result never
+    wins, and yet a new CLIP version replaces what was made from the old one.
     """
     path = model.path
+    differs: list[dict[str, Any]] = [
+        {f"{path}.version": {"$ne": version}},
+        {f"{path}.error": {"$exists": True}},
+        *({f"{path}.features.{name}": {"$ne": made}} for name, made in features.items()),
+    ]
     return {
         "$or": [
             {f"{path}.source": None},
             {f"{path}.source": {"$lt": source}},
-            {f"{path}.source": source, f"{path}.version": {"$ne": version}},
-            {f"{path}.source": source, f"{path}.error": {"$exists": True}},
+            {f"{path}.source": source, "$or": differs},
         ]
     }
 

@@ -4,6 +4,7 @@ Every failure of MongoDB that waiting can heal becomes `StoreUnavailable`. Knows
 topics or models' insides.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -117,7 +118,8 @@ def mongo_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except PyMongoError as exc:
-        reason = str(exc).split(", full error:")[0]
+        # The driver adds its view of the topology, and addresses with it; the log has enough.
+        reason = re.split(r", full error:| \(configured timeouts|, Timeout:", str(exc))[0]
         msg = f"MongoDB failed while {doing}: {reason}; check that the replica set has a primary"
         raise StoreUnavailable(msg) from exc
 
@@ -238,7 +240,12 @@ class DocumentStore:
 
 def _update(write: OutputWrite) -> UpdateOne:
     if isinstance(write.result, Output):
-        guard = output_guard(write.model, source=write.source, version=write.result.version)
+        guard = output_guard(
+            write.model,
+            source=write.source,
+            version=write.result.version,
+            features=write.result.features,
+        )
         fields = output_fields(write.result, source=write.source, input_fingerprint=write.input)
     else:
         guard = error_guard(write.model, source=write.source, version=write.result.version)

@@ -41,7 +41,7 @@ class ClipEncoder:
         name = _register(settings.model)
         model, preprocess = _create(name, settings)
         self._device = _device(settings.device)
-        tower = _ImageTower(model).to(self._device, memory_format=_LAYOUT)
+        tower = _ImageTower(model).to(self._device).to(memory_format=_LAYOUT)
         self._model = tower.eval().requires_grad_(False)
         self._preprocess = preprocess
         size = model.visual.image_size

@@ -84,6 +84,14 @@ def test_another_version_replaces_a_result_of_the_same_change(store):
     assert stored(store)["version"] == "v2"
 
 
+def test_another_upstream_version_replaces_a_result_of_the_same_change_and_version(store):
+    """Else a new CLIP version would leave projections of the old one for ever."""
+    store.collection.insert_one({"_id": 1})
+    for clip, written in (("c1", 1), ("c1", 0), ("c2", 1), ("c2", 0)):
+        made = output(version="p1", features={"clip": clip})
+        assert store.write_outputs([write(1, made, model=CLIP_PROJECTION)]).written == written
+
+
 def test_success_replaces_an_error_and_an_error_does_not_replace_a_success(store):
     store.collection.insert_one({"_id": 1})
     store.write_outputs([write(1, error())])

@@ -1,0 +1,160 @@
+"""The step of `featurize` on a real MongoDB, with a tiny CLIP."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from bson.timestamp import Timestamp
+from PIL import Image
+
+from streams import metrics
+from streams.documents import CLIP, CLIP_PROJECTION, Output, fingerprint
+from streams.errors import InvalidEvent, InvalidImage, ModelFailed
+from streams.events import DocumentDeleted, ImageChanged, ModelApplied, Origin
+from streams.models.clip import ClipEncoder
+from streams.settings import ClipSettings, ImageSettings
+from streams.stages.featurize import Featurize
+from streams.stages.outcome import Failed, Ok, Result
+from streams.store import DocumentStore, OutputWrite, connect
+from tests.tiny import DIMENSION, write_tiny_clip
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    torch.set_num_threads(1)
+    config = write_tiny_clip(tmp_path_factory.mktemp("clip"))
+    return ClipEncoder(ClipSettings(model=str(config), pretrained="random"))
+
+
+@pytest.fixture
+def store(settings):
+    with connect(settings.mongo) as client:
+        yield DocumentStore(client, settings.mongo)
+
+
+@pytest.fixture
+def step(store, encoder):
+    return Featurize(store, encoder, ImageSettings(max_bytes=100_000), threads=2)
+
+
+@pytest.fixture
+def source(store):
+    return store.collection.database.client.admin.command("ping")["operationTime"]
+
+
+def picture(red):
+    data = io.BytesIO()
+    Image.new("RGB", (80, 60), (red, 90, 200)).save(data, "PNG")
+    return data.getvalue()
+
+
+def changed(document_id, source):
+    return ImageChanged(document_id=document_id, source=source)
+
+
+def model_calls():
+    return metrics.MODEL_CALLS.labels(CLIP.name)._value.get()
+
+
+def test_embedding_is_that_of_the_encoder_alone(step, store, encoder, source):
+    store.collection.insert_one({"_id": 1, "img": picture(10)})
+    [outcome] = step.run([changed(1, source)])
+    expected = encoder.encode(encoder.preprocess(Image.open(io.BytesIO(picture(10)))).unsqueeze(0))
+    assert outcome.result is Result.DONE
+    assert outcome.event.input == fingerprint(picture(10))
+    assert np.allclose(outcome.event.outputs["clip"].value, expected[0], atol=1e-6)
+
+
+def test_every_bad_image_of_a_batch_fails_alone(step, store, source):
+    bad = {
+        "none": {},
+        "text": {"img": "a string"},
+        "number": {"img": 5},
+        "url": {"img": {"url": 5}},
+        "empty": {"img": b""},
+        "junk": {"img": b"no image"},
+        "truncated": {"img": picture(1)[:60]},
+        "large": {"img": b"x" * 100_001},
+    }
+    rows = [{"_id": name, **fields} for name, fields in bad.items()]
+    rows[3:3] = [{"_id": number, "img": picture(number)} for number in range(8)]
+    store.collection.insert_many(rows)
+    outcomes = step.run([changed(row["_id"], source) for row in rows])
+    for row, outcome in zip(rows, outcomes, strict=True):
+        if row["_id"] in bad:
+            assert isinstance(outcome.error, InvalidImage), row["_id"]
+            assert outcome.version == step.versions()["clip"]
+        else:
+            assert outcome.result is Result.DONE
+            assert outcome.event.document_id == row["_id"]
+
+
+def test_same_image_and_version_reuse_the_stored_output(step, store, source):
+    store.collection.insert_one({"_id": 1, "img": picture(10)})
+    [first] = step.run([changed(1, source)])
+    store.write_outputs([write(1, CLIP, first.event, source)])
+    before = model_calls()
+    later = Timestamp(source.time, source.inc + 1)
+    [again] = step.run([ImageChanged(document_id=1, source=source, origin=Origin.RECONCILE)])
+    assert again.result is Result.REUSED
+    assert again.event.origin is Origin.RECONCILE
+    assert np.array_equal(again.event.outputs["clip"].value, first.event.outputs["clip"].value)
+    assert model_calls() == before
+    store.collection.update_one({"_id": 1}, {"$set": {"img": picture(11)}})
+    now = store.collection.database.client.admin.command("ping")["operationTime"]
+    [other] = step.run([changed(1, max(later, now))])
+    assert other.result is Result.DONE
+    assert model_calls() == before + 1
+
+
+def test_valid_outputs_downstream_travel_with_the_event(step, store, source):
+    store.collection.insert_one({"_id": 1, "img": picture(10)})
+    [first] = step.run([changed(1, source)])
+    projected = Output(value=np.ones(2, np.float32), version="p1", features={"clip": "c"})
+    event = ModelApplied(
+        document_id=1,
+        source=source,
+        origin=Origin.LIVE,
+        input=first.event.input,
+        model="clip_projection",
+        outputs={"clip_projection": projected},
+    )
+    store.write_outputs([write(1, CLIP_PROJECTION, event, source)])
+    [again] = step.run([changed(1, source)])
+    assert again.event.outputs["clip_projection"].version == "p1"
+
+
+def test_deleted_document_is_finished_without_a_model(step, source):
+    before = model_calls()
+    tombstone = DocumentDeleted(document_id=2, source=source)
+    gone, deleted = step.run([changed(1, source), tombstone])
+    assert gone == Ok(event=None, result=Result.DELETED)
+    assert deleted == Ok(event=tombstone, result=Result.DELETED)
+    assert model_calls() == before
+
+
+def test_numbers_that_are_not_finite_fail_as_a_broken_model(store, encoder, source, monkeypatch):
+    store.collection.insert_one({"_id": 1, "img": picture(10)})
+    monkeypatch.setattr(encoder, "encode", lambda x: np.full((len(x), DIMENSION), np.nan))
+    [outcome] = Featurize(store, encoder, ImageSettings(), threads=1).run([changed(1, source)])
+    assert isinstance(outcome.error, ModelFailed)
+
+
+def test_event_of_another_stage_is_refused(step, source):
+    wrong = ModelApplied(
+        document_id=1, source=source, origin=Origin.LIVE, input="", model="clip", outputs={}
+    )
+    [outcome] = step.run([wrong])
+    assert isinstance(outcome, Failed)
+    assert isinstance(outcome.error, InvalidEvent)
+
+
+def write(document_id, model, event, source):
+    return OutputWrite(
+        document_id=document_id,
+        source=source,
+        model=model,
+        input=event.input,
+        result=event.outputs[model.name],
+    )

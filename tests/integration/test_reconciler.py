@@ -1,0 +1,147 @@
+"""What the reconciler repeats, on real servers."""
+
+import threading
+
+import numpy as np
+import pytest
+from bson.timestamp import Timestamp
+
+from streams.capture.reconciler import Reconciler
+from streams.documents import CLIP, CLIP_PROJECTION, MODELS, Output, OutputError, Serving
+from streams.store import DocumentStore, OutputWrite
+from tests.waiting import wait_until
+
+SERVING = Serving(versions={"clip": "c1", "clip_projection": "p1"})
+SOURCE = Timestamp(100, 7)
+
+
+@pytest.fixture
+def store(client, settings):
+    store = DocumentStore(client, settings.mongo)
+    store.prepare()
+    return store
+
+
+def finish(store, document_id, clip="c1", projection="p1"):
+    results = {
+        CLIP: Output(value=np.ones(2, np.float32), version=clip),
+        CLIP_PROJECTION: Output(
+            value=np.ones(2, np.float32), version=projection, features={"clip": clip}
+        ),
+    }
+    store.write_outputs([write(document_id, model, result) for model, result in results.items()])
+
+
+def write(document_id, model, result):
+    return OutputWrite(
+        document_id=document_id, source=SOURCE, model=model, input="ab", result=result
+    )
+
+
+class Reconciling:
+    """A reconciler in a thread; a stand-in for the stages finishes what it publishes."""
+
+    def __init__(self, settings, client, serving):
+        self.serving = serving
+        self.looks = 0
+        self.reconciler = Reconciler(settings, client, serving=self._look)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(
+            target=self.reconciler.run, args=(self._stop,), kwargs={"is_leading": lambda: True}
+        )
+
+    def _look(self):
+        self.looks += 1
+        return self.serving
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        self._thread.join(timeout=30)
+
+
+def test_only_missing_and_stale_documents_are_repeated(settings, client, store, published):
+    for number in range(6):
+        store.collection.insert_one({"_id": number, "img": b"x"})
+    for number in range(4):
+        finish(store, number)
+    finish(store, 4, clip="c0")  # by another version
+    with Reconciling(settings, client, SERVING):
+        published.wait_for(4, ["reconcile"])
+        finish(store, 4)
+        published.wait_for(5, ["reconcile"])
+        finish(store, 5)
+    assert published.ids() == {4, 5}
+
+
+def test_repeat_carries_the_stored_source_and_never_a_newer_one(settings, client, store, published):
+    store.collection.insert_one({"_id": 1, "img": b"x"})
+    finish(store, 1, clip="c0")
+    Reconciler(
+        settings.model_copy(
+            update={
+                "reconciler": settings.reconciler.model_copy(update={"chunk_timeout_seconds": 0.1})
+            }
+        ),
+        client,
+        serving=lambda: SERVING,
+    ).reconcile_now()
+    assert [event.source for event in published.events()] == [SOURCE]
+
+
+def test_promotion_makes_it_look_at_once(settings, client, store, published):
+    slow = settings.model_copy(
+        update={"reconciler": settings.reconciler.model_copy(update={"interval_seconds": 600.0})}
+    )
+    store.collection.insert_one({"_id": 1, "img": b"x"})
+    finish(store, 1)
+    with Reconciling(slow, client, SERVING) as running:
+        wait_until(lambda: running.looks >= 2, doing="it to have seen what serves")
+        running.serving = Serving(versions={**SERVING.versions, "clip_projection": "p2"})
+        wait_until(lambda: published.ids() == {1}, deadline_seconds=30, doing="the repeat")
+        finish(store, 1, projection="p2")
+
+
+def test_chunks_bound_what_is_in_flight(settings, client, store, published):
+    """Nobody finishes the first chunk, so the second is not published."""
+    small = settings.model_copy(
+        update={
+            "reconciler": settings.reconciler.model_copy(
+                update={"chunk_size": 5, "chunk_timeout_seconds": 0.5}
+            )
+        }
+    )
+    store.collection.insert_many([{"_id": number, "img": b"x"} for number in range(20)])
+    reconciler = Reconciler(small, client, serving=lambda: SERVING)
+    assert reconciler.reconcile_now() == 5
+    assert len(published.records()) == 5
+
+
+def test_retryable_error_is_tried_again_when_it_is_old_enough(settings, client, store):
+    store.collection.insert_many([{"_id": number, "img": b"x"} for number in range(3)])
+    for number, is_retryable in enumerate((True, False)):
+        error = OutputError(
+            type="ModelFailed", message="", attempts=3, is_retryable=is_retryable, version="c1"
+        )
+        store.write_outputs([write(number, CLIP, error)])
+
+    def retries(after):
+        limits = settings.reconciler.model_copy(update={"retry_after_seconds": after})
+        chosen = settings.model_copy(update={"reconciler": limits})
+        return Reconciler(chosen, client, serving=lambda: SERVING).plan().retries
+
+    assert retries(after=600.0) == 0
+    assert retries(after=0.0) == 1
+
+
+def test_plan_counts_by_the_first_model_that_has_to_run(settings, client, store):
+    store.collection.insert_many([{"_id": number, "img": b"x"} for number in range(5)])
+    finish(store, 0)
+    finish(store, 1, projection="p0")
+    plan = Reconciler(settings, client, serving=lambda: SERVING).plan()
+    assert plan.by_model == {"clip": 3, "clip_projection": 1}
+    assert plan.total == 4
+    assert [model.name for model in MODELS][:2] == list(plan.by_model)

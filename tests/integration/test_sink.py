@@ -1,0 +1,95 @@
+"""The step of `sink` on a real MongoDB."""
+
+import numpy as np
+import pytest
+from bson.timestamp import Timestamp
+
+from streams.dead_letters import dead_letter_record, parse_dead_letter
+from streams.documents import Output, OutputError, document_key
+from streams.errors import WriteRejected
+from streams.events import IMAGE_CHANGED, ImageChanged, ModelApplied, Origin, encode_event
+from streams.stages.outcome import Failed, Result
+from streams.stages.sink import Sink
+from streams.store import DocumentStore, connect
+
+SOURCE = Timestamp(100, 1)
+
+
+@pytest.fixture
+def store(settings):
+    with connect(settings.mongo) as client:
+        yield DocumentStore(client, settings.mongo)
+
+
+def applied(document_id, value, model="clip"):
+    return ModelApplied(
+        document_id=document_id,
+        source=SOURCE,
+        origin=Origin.LIVE,
+        input="ab",
+        model=model,
+        outputs={model: Output(value=value, version="v1")},
+    )
+
+
+def letter(document_id, stage="featurize", model="clip"):
+    changed = ImageChanged(document_id=document_id, source=SOURCE)
+    record = dead_letter_record(
+        encode_event(changed, event_type=IMAGE_CHANGED, tenant="a.b"),
+        stage=stage,
+        topic=IMAGE_CHANGED,
+        position="0:1",
+        model=model,
+        error=OutputError(
+            type="InvalidImage", message="bad", attempts=2, is_retryable=False, version="v1"
+        ),
+    )
+    return parse_dead_letter(record.key, record.headers)
+
+
+def outputs(store, document_id):
+    return store.collection.find_one({"_id": document_id}).get("_outputs")
+
+
+def test_outputs_and_errors_of_a_batch_land_in_their_documents(store):
+    store.collection.insert_many([{"_id": 1}, {"_id": 2}])
+    batch = [
+        applied(1, np.ones(2, np.float32)),
+        applied(1, "a cat", model="conditional_lm"),
+        letter(2),
+    ]
+    assert {outcome.result for outcome in Sink(store).run(batch)} == {Result.DONE}
+    assert outputs(store, 1)["_base"]["conditional_lm"]["value"] == "a cat"
+    error = outputs(store, 2)["img"]["clip"]["error"]
+    assert (error["type"], error["message"], error["attempts"]) == ("InvalidImage", "bad", 2)
+
+
+def test_letters_that_name_no_output_are_ignored(store):
+    store.collection.insert_one({"_id": 1})
+    without_key = parse_dead_letter(b"?", dead_letter_headers(letter(1)))
+    batch = [letter(1, stage="sink", model=""), without_key]
+    assert [outcome.result for outcome in Sink(store).run(batch)] == [Result.IGNORED] * 2
+    assert outputs(store, 1) is None
+
+
+def dead_letter_headers(found):
+    return [
+        ("dl_stage", found.stage.encode()),
+        ("dl_model", found.model.encode()),
+        ("dl_error_type", b"X"),
+        ("dl_error_message", b"y"),
+        ("dl_attempts", b"1"),
+        ("dl_retryable", b"false"),
+        ("dl_version", b""),
+        ("dl_at", b"2026-01-01T00:00:00+00:00"),
+    ]
+
+
+def test_document_whose_outputs_field_is_taken_fails_alone(store):
+    store.collection.insert_many([{"_id": 1, "_outputs": 5}, {"_id": 2}])
+    vector = np.ones(2, np.float32)
+    first, second = Sink(store).run([applied(1, vector), applied(2, vector)])
+    assert isinstance(first, Failed)
+    assert isinstance(first.error, WriteRejected)
+    assert second.result is Result.DONE
+    assert document_key(2) == document_key(store.collection.find_one({"_id": 2})["_id"])

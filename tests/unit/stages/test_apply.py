@@ -1,0 +1,99 @@
+"""Applying a versioned model to the features that events carry."""
+
+import numpy as np
+import pytest
+import torch
+from bson.timestamp import Timestamp
+
+from streams.documents import CLIP_PROJECTION, Output
+from streams.errors import FeatureMismatch
+from streams.events import DocumentDeleted, ModelApplied, Origin
+from streams.hot_model import Loaded
+from streams.models import projection
+from streams.models.projection import orthogonal_projection
+from streams.stages.apply import apply_model
+from streams.stages.outcome import Failed, Ok, Result
+
+
+def loaded(clip_version=None, seed=0):
+    model = orthogonal_projection(4, 2, seed=seed)
+    bundle = projection.to_bundle(model, clip_version=clip_version)
+    return Loaded(version=bundle.version, model=model, manifest=bundle.manifest)
+
+
+def event(document_id=1, dimension=4, **outputs):
+    clip = Output(value=np.arange(1, dimension + 1, dtype=np.float32), version="c1")
+    return ModelApplied(
+        document_id=document_id,
+        source=Timestamp(1, 1),
+        origin=Origin.LIVE,
+        input="ab",
+        model="clip",
+        outputs={"clip": clip, **outputs},
+    )
+
+
+def run(serving, events):
+    calls = []
+
+    def compute(vectors):
+        calls.append(vectors)
+        rows = serving.model(torch.from_numpy(vectors)).numpy()
+        return [Output(value=row, version=serving.version) for row in rows]
+
+    return apply_model(CLIP_PROJECTION, serving, events, compute), calls
+
+
+def test_batch_is_computed_at_once_and_carries_lineage():
+    serving = loaded()
+    outcomes, calls = run(serving, [event(1), event(2)])
+    assert [vectors.shape for vectors in calls] == [(2, 4)]
+    for outcome in outcomes:
+        made = outcome.event.outputs["clip_projection"]
+        assert (made.version, dict(made.features)) == (serving.version, {"clip": "c1"})
+        assert outcome.event.model == "clip_projection"
+        assert "clip" in outcome.event.outputs
+
+
+def stored(version, clip="c1"):
+    value = np.ones(2, np.float32)
+    return {"clip_projection": Output(value=value, version=version, features={"clip": clip})}
+
+
+def test_stored_output_of_the_same_versions_is_sent_on():
+    serving = loaded()
+    [outcome], calls = run(serving, [event(**stored(serving.version))])
+    assert outcome.result is Result.REUSED
+    assert calls == []
+
+
+@pytest.mark.parametrize(("version", "clip"), [("older", "c1"), (None, "c0")])
+def test_stored_output_of_another_version_is_made_anew(version, clip):
+    serving = loaded()
+    [outcome], _ = run(serving, [event(**stored(version or serving.version, clip))])
+    assert outcome.result is Result.DONE
+
+
+def test_without_a_version_the_document_awaits_a_model():
+    [outcome] = apply_model(CLIP_PROJECTION, None, [event()], lambda _: [])
+    assert outcome == Ok(event=None, result=Result.AWAITING_MODEL)
+
+
+def test_version_fitted_on_another_clip_is_not_applied():
+    [outcome], calls = run(loaded(clip_version="c0"), [event()])
+    assert outcome.result is Result.AWAITING_MODEL
+    assert calls == []
+
+
+def test_vector_of_another_shape_fails_alone_with_both_numbers():
+    outcomes, calls = run(loaded(), [event(1), event(2, dimension=5)])
+    assert isinstance(outcomes[1], Failed)
+    assert isinstance(outcomes[1].error, FeatureMismatch)
+    assert str(outcomes[1].error) == "'clip' has shape (5,), expected (4,)"
+    assert [vectors.shape for vectors in calls] == [(1, 4)]
+
+
+def test_delete_travels_on():
+    deleted = DocumentDeleted(document_id=1, source=Timestamp(1, 1))
+    [outcome], _ = run(loaded(), [deleted])
+    assert outcome == Ok(event=deleted, result=Result.DELETED)
