@@ -125,7 +125,7 @@ class PublisherSettings(Section):
     window_bytes: int = Field(8 * 1024 * 1024, ge=1, description="The same in bytes.")
     commit_interval_seconds: float = Field(0.5, gt=0, description="How often the position is kept.")
     heartbeat_interval_seconds: float = Field(
-        5.0, gt=0, description="How often an idle stream's position is kept."
+        1.0, gt=0, description="How often an idle stream's position is kept."
     )
     lease_seconds: float = Field(
         10.0, gt=0, description="A publisher silent for so long may be replaced."

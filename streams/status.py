@@ -3,14 +3,19 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, cast
 
+from bson.timestamp import Timestamp
 from pymongo.database import Database
 
 from streams.documents import DocumentState
 from streams.processes import Report, read_reports
 from streams.registry import Registry
-from streams.store import DocumentStore
+from streams.store import DocumentStore, mongo_errors
+
+_PAUSE_SECONDS: Final = 0.5
+#: Longer than two reports, so that a record on its way between two stages is seen by one of them.
+_IDLE_SECONDS: Final = 2.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,19 +76,48 @@ def wait_until_settled(
     *,
     timeout_seconds: float,
     watch: Callable[[Status], None] = lambda _: None,
-    pause_seconds: float = 0.5,
 ) -> bool:
-    """Wait until no document is pending; return False when the time is over before that.
+    """Wait until every change made so far is through; False when the time is over before that.
+
+    A document that was just updated still holds its old outputs and looks finished. So, as long as
+    processes report, the publisher must have passed the time of this call, and all stages must
+    have been idle for some reports in a row.
 
     Raises:
         StoreUnavailable: MongoDB does not answer.
     """
+    now = _cluster_time(state)
     deadline = time.monotonic() + timeout_seconds
+    idle_since: float | None = None
     while True:
         status = read_status(store, state)
         watch(status)
-        if status.documents[DocumentState.PENDING] == 0:
+        if not _is_idle(status, state, now):
+            idle_since = None
+        elif idle_since is None:
+            idle_since = time.monotonic()
+        is_idle = idle_since is not None and (
+            not status.reports or time.monotonic() - idle_since >= _IDLE_SECONDS
+        )
+        if is_idle:
             return True
         if time.monotonic() > deadline:
             return False
-        time.sleep(pause_seconds)
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _is_idle(status: Status, state: Database[dict[str, Any]], now: Timestamp) -> bool:
+    if status.documents[DocumentState.PENDING]:
+        return False
+    if any(report.lag or report.in_flight for report in status.reports):
+        return False
+    if not any(report.stage == "publisher" for report in status.reports):
+        return True
+    with mongo_errors("reading the publisher's position"):
+        row = state["positions"].find_one({}, {"position.cluster_time": 1}) or {}
+    return bool(row.get("position", {}).get("cluster_time", Timestamp(0, 0)) >= now)
+
+
+def _cluster_time(state: Database[dict[str, Any]]) -> Timestamp:
+    with mongo_errors("reading the cluster's time"):
+        return cast(Timestamp, state.command("ping")["operationTime"])

@@ -123,7 +123,8 @@ class Reconciler:
         before = self._cluster_time()
         rows = self._store.scan_states()
         ids = [row["_id"] for row in rows if pending_model(row, serving) is not None]
-        return self._publish([*ids, *self._retryable()], before, stop or threading.Event())
+        chosen = [*ids, *self._retryable()]
+        return self._publish(chosen, serving, before, stop or threading.Event())
 
     def _pass(self, serving: Serving, staleness: Staleness, stop: threading.Event) -> bool:
         """Do one scan and publish what it found; return whether there is more."""
@@ -145,11 +146,17 @@ class Reconciler:
         ids += self._retryable()
         if not ids:
             return False
-        published = self._publish(ids, before, stop)
+        published = self._publish(ids, serving, before, stop)
         log.info("documents published again", documents=published, unfinished=unfinished)
         return is_full and published == len(ids)
 
-    def _publish(self, ids: Sequence[DocumentId], before: Timestamp, stop: threading.Event) -> int:
+    def _publish(
+        self,
+        ids: Sequence[DocumentId],
+        serving: Serving,
+        before: Timestamp,
+        stop: threading.Event,
+    ) -> int:
         if not ids:
             return 0
         producer = EventProducer(self._settings.kafka)
@@ -163,7 +170,7 @@ class Reconciler:
                 ]
                 published += producer.publish(events.IMAGE_CHANGED, records)
                 metrics.RECONCILED.inc(len(records))
-                if stop.is_set() or not self._settle(chunk, stop):
+                if stop.is_set() or not self._settle(chunk, serving, stop):
                     break
         finally:
             producer.close()
@@ -184,18 +191,20 @@ class Reconciler:
             source = stored if isinstance(stored, Timestamp) else before
             yield ImageChanged(document_id=row["_id"], source=source, origin=Origin.RECONCILE)
 
-    def _settle(self, ids: Sequence[DocumentId], stop: threading.Event) -> bool:
-        """Wait until a chunk is through; False when it takes too long (something is down)."""
+    def _settle(self, ids: Sequence[DocumentId], serving: Serving, stop: threading.Event) -> bool:
+        """Wait until a chunk is through; False when there is no use in going on.
+
+        That is so when another version serves now, and when it takes too long: something is down.
+        """
         deadline = time.monotonic() + self._limits.chunk_timeout_seconds
         while not stop.wait(_POLL_SECONDS):
-            serving = self._serving()
+            if self._serving() != serving:
+                return False
             rows = self._store.scan_states(ids)
             if all(pending_model(row, serving) is None for row in rows):
                 return True
             if time.monotonic() > deadline:
-                log.warning(
-                    "a chunk of repeated documents does not get through; giving up this scan"
-                )
+                log.warning("repeated documents do not get through; giving up this scan")
                 return False
         return False
 

@@ -1,0 +1,86 @@
+"""A running `captionstream up`, as the acceptance tests use it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+
+from pymongo import MongoClient
+
+from tests.waiting import wait_until
+
+COMMAND = [sys.executable, "-m", "streams.cli"]
+
+
+def user_environment(**settings):
+    """The shell of a user who set only these settings."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("CAPTIONSTREAM_")}
+    return {**kept, **{f"CAPTIONSTREAM_{name}": value for name, value in settings.items()}}
+
+
+class Stack:
+    """A running `captionstream up`, and the commands that talk to it."""
+
+    def __init__(self, data_dir, environment):
+        self.data_dir = data_dir
+        self.environment = environment
+        self.log = (data_dir.parent / "up.log").open("w")
+        self.process = subprocess.Popen(
+            [*COMMAND, "up", "--data-dir", str(data_dir)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+        )
+        line = self.process.stdout.readline()
+        assert line, (data_dir.parent / "up.log").read_text()
+        self.info = json.loads(line)
+        self.client = MongoClient(self.info["mongo_uri"])
+        self.documents = self.client[self.info["database"]][self.info["collection"]]
+
+    def run(self, *arguments, code=0):
+        done = subprocess.run(
+            [*COMMAND, *arguments, "--data-dir", str(self.data_dir)],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+        assert done.returncode == code, (done.stdout, done.stderr)
+        assert "Traceback" not in done.stderr
+        return done.stdout
+
+    def status(self):
+        return json.loads(self.run("status", "--json"))
+
+    def outputs(self, document_id):
+        document = self.documents.find_one({"_id": document_id}) or {}
+        outputs = document.get("_outputs", {})
+        return {**outputs.get("img", {}), **outputs.get("_base", {})}
+
+    def wait_for_output(self, document_id, model, **fields):
+        def is_there():
+            stored = self.outputs(document_id).get(model, {})
+            return all(stored.get(name) == value for name, value in fields.items()) and stored
+
+        return wait_until(is_there, deadline_seconds=90, doing=f"{model} of {document_id}")
+
+    def metric(self, process, name):
+        url = self.info["metrics"][process]
+        with urllib.request.urlopen(url) as reply:  # noqa: S310 - our own server
+            lines = reply.read().decode().splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+
+    def pids(self):
+        return json.loads((self.data_dir / "stack.json").read_text())["pids"]
+
+    def stop(self):
+        self.client.close()
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(timeout=120)
+        self.process.stdout.close()
+        self.log.close()
+        return code

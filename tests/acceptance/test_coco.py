@@ -1,0 +1,62 @@
+"""Real photographs through the whole pipeline, beside bare open_clip."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from streams.documents import decode_vector
+from tests.acceptance.stack import Stack, user_environment
+
+COCO = Path(__file__).parents[3] / "shared" / "data" / "coco-mini"
+FOLDERS = ("val2017", "train2017")
+
+pytestmark = pytest.mark.skipif(not COCO.is_dir(), reason=f"no COCO photographs beside {COCO}")
+
+#: A process of its own: the seed of the weights must be the first random number that is drawn.
+BARE = """
+import sys, numpy, open_clip, torch
+from PIL import Image
+torch.manual_seed(0)
+model, _, preprocess = open_clip.create_model_and_transforms("RN50", pretrained=None)
+model.eval()
+rows = []
+with torch.inference_mode():
+    for path in sys.argv[2:]:
+        rows.append(model.encode_image(preprocess(Image.open(path)).unsqueeze(0))[0].numpy())
+numpy.save(sys.argv[1], numpy.stack(rows))
+"""
+
+
+@pytest.fixture
+def stack(tmp_path):
+    running = Stack(
+        tmp_path / "data", user_environment(CLIP__MODEL="RN50", CLIP__PRETRAINED="random")
+    )
+    yield running
+    assert running.stop() == 0
+
+
+@pytest.mark.timeout(600)
+def test_every_photograph_gets_the_embedding_of_bare_open_clip(stack, tmp_path):
+    for folder in FOLDERS:
+        arguments = (
+            *("--annotations", str(COCO / "annotations" / f"captions_{folder}.json")),
+            *("--images", str(COCO / folder)),
+        )
+        stack.run("import-coco", *arguments, "--fold", "train" if "train" in folder else "valid")
+        assert "0 of them new" in stack.run("import-coco", *arguments)
+    stack.run("wait", "--timeout", "300")
+    assert stack.status()["documents"]["awaiting_model"] == 159
+
+    paths = sorted(path for folder in FOLDERS for path in (COCO / folder).glob("*.jpg"))
+    bare = tmp_path / "bare.npy"
+    subprocess.run([sys.executable, "-c", BARE, bare, *paths], check=True)
+    for path, expected in zip(paths, np.load(bare), strict=True):
+        stored = stack.outputs(int(path.stem))["clip"]
+        vector = decode_vector(stored["value"])
+        assert vector.shape == (1024,)
+        cosine = vector @ expected / np.linalg.norm(vector) / np.linalg.norm(expected)
+        assert cosine > 0.9999, path.name
