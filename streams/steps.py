@@ -5,6 +5,7 @@ from typing import Any
 
 from pymongo import MongoClient
 
+from streams import metrics
 from streams.documents import CLIP, CLIP_PROJECTION, CONDITIONAL_LM
 from streams.errors import StoreUnavailable
 from streams.settings import Settings
@@ -49,6 +50,7 @@ def _featurize(client: Client, settings: Settings) -> Step:
     Registry(state_database(client, settings.mongo)).announce(
         CLIP.name, encoder.version, {"dimension": encoder.dimension}
     )
+    metrics.MODEL_VERSION.labels(CLIP.name, encoder.version).set(1)
     store = DocumentStore(client, settings.mongo)
     return Featurize(store, encoder, settings.image, threads=settings.stage.decode_threads)
 

@@ -176,7 +176,7 @@ class Progress:
 
     def __init__(self, stage: str) -> None:
         self._stage = stage
-        self._last = time.monotonic()
+        self._last = self._began = time.monotonic()
         self.in_flight = 0
         self.finished = 0
 
@@ -185,13 +185,18 @@ class Progress:
         """Seconds since a batch began, ended, or was knowingly waiting."""
         return time.monotonic() - self._last
 
+    @property
+    def oldest_seconds(self) -> float:
+        """Age of the batch in hand; 0 when there is none."""
+        return time.monotonic() - self._began if self.in_flight else 0.0
+
     def beat(self) -> None:
         """Say that waiting is on purpose."""
         self._last = time.monotonic()
 
     def begin(self, count: int) -> None:
         """Say that a batch was taken."""
-        self._last = time.monotonic()
+        self._last = self._began = time.monotonic()
         self.in_flight = count
         metrics.IN_FLIGHT.labels(self._stage).set(count)
 

@@ -152,8 +152,8 @@ class StageWorker:
         metrics.STAGE_LAG.labels(self._spec.name).set(lag)
         if lag == 0:
             stage.progress.beat()
-        waiting = stage.progress.seconds_since_progress if stage.progress.in_flight else 0.0
-        metrics.OLDEST_UNACKED_SECONDS.labels(self._spec.name).set(waiting)
+        oldest = stage.progress.oldest_seconds
+        metrics.OLDEST_UNACKED_SECONDS.labels(self._spec.name).set(oldest)
 
 
 class _Worker(faust.Worker):  # type: ignore[misc]
