@@ -12,6 +12,7 @@ from structlog import get_logger
 
 from streams.endpoints import Check, Endpoints, serve_endpoints
 from streams.errors import SettingsError, Unavailable
+from streams.mongo import connect, state_database
 from streams.offsets import reset_lost_offsets
 from streams.processes import Rate, Report, Reporter
 from streams.settings import Settings
@@ -19,7 +20,6 @@ from streams.stages import STAGE_BY_NAME, StageSpec
 from streams.stages.stage import Stage
 from streams.stages.worker import StageWorker
 from streams.steps import build_step
-from streams.store import connect, state_database
 from streams.topics import group_name, topic_name
 
 log = get_logger(__name__)

@@ -17,9 +17,10 @@ from streams.dead_letters import (
     replayed_position,
 )
 from streams.errors import BrokerUnavailable, InvalidEvent
-from streams.events import ImageChanged, Origin, Record, decode_event, encode_event
+from streams.events import ImageChanged, Origin, Record
 from streams.settings import KafkaSettings, Settings
 from streams.topics import TOPICS, dead_letter_topic, topic_name
+from streams.wire import decode_event, encode_event
 
 _READ_SECONDS: Final = 60.0
 

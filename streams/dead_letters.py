@@ -13,7 +13,8 @@ from bson.timestamp import Timestamp
 
 from streams.documents import DocumentId, OutputError, document_id_of
 from streams.errors import InvalidEvent
-from streams.events import Headers, Record, parse_source
+from streams.events import Headers, Record
+from streams.wire import parse_source
 
 _PREFIX: Final = "dl_"
 _REPLAYED: Final = "dl_replayed"

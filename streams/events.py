@@ -1,25 +1,13 @@
-"""Records on topics: what they say, and how they look on the wire.
+"""What happens to documents, as events. How they look on topics is the matter of `wire.py`."""
 
-CloudEvents 1.0 in binary mode: attributes in headers (`ce_*`), data in the value. Vectors travel as
-msgpack with raw little-endian float32 and their shape; the caption is JSON, for anyone to consume.
-A delete is a tombstone: headers and no value. Knows nothing about brokers.
-"""
-
-import json
-import time
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
-import msgpack
-import numpy as np
 from bson.timestamp import Timestamp
 
-from streams.documents import DocumentId, Output, document_id_of, document_key
-from streams.errors import InvalidEvent
+from streams.documents import DocumentId, Output
 
 Headers = Sequence[tuple[str, bytes]]
 
@@ -32,12 +20,6 @@ DOCUMENT_DELETED: Final = "captions.document.deleted.v1"
 
 #: Types that carry a model's output.
 MODEL_APPLIED: Final = (IMAGE_FEATURIZED, IMAGE_PROJECTED, CAPTION_GENERATED)
-
-#: A clusterTime further ahead than this cannot be; it would beat every later change for ever.
-_FUTURE_SECONDS: Final = 86_400
-
-_JSON: Final = "application/json"
-_MSGPACK: Final = "application/msgpack"
 
 
 class Origin(StrEnum):
@@ -109,188 +91,3 @@ class ModelApplied:
 
 
 Event = ImageChanged | DocumentDeleted | ModelApplied
-
-
-def encode_event(event: Event, *, event_type: str, tenant: str) -> Record:
-    """Return the record for an event.
-
-    Args:
-        event: What happened.
-        event_type: CloudEvents type: the name of the topic without prefix. Ignored for a delete.
-        tenant: `database.collection` that the event is about.
-    """
-    value, content_type = _encode_data(event, event_type)
-    if isinstance(event, DocumentDeleted):
-        event_type = DOCUMENT_DELETED
-    key = document_key(event.document_id)
-    headers = [
-        ("ce_specversion", b"1.0"),
-        ("ce_type", event_type.encode()),
-        ("ce_source", f"/{tenant}".encode()),
-        ("ce_id", uuid.uuid4().hex.encode()),
-        ("ce_time", datetime.now(UTC).isoformat().encode()),
-        ("ce_clustertime", format_source(event.source).encode()),
-        ("content-type", content_type.encode()),
-    ]
-    return Record(key=key, value=value, headers=headers)
-
-
-def decode_event(key: bytes | None, value: bytes | None, headers: Headers, *, tenant: str) -> Event:
-    """Return the event in a record.
-
-    Raises:
-        InvalidEvent: The record is not ours, is damaged, or has an unknown schema version.
-    """
-    attributes = {name: _text(raw) for name, raw in headers}
-    event_type = attributes.get("ce_type", "")
-    if attributes.get("ce_source") != f"/{tenant}":
-        msg = f"record belongs to {attributes.get('ce_source')!r}, this stage serves '/{tenant}'"
-        raise InvalidEvent(msg)
-    if key is None:
-        msg = "record has no key"
-        raise InvalidEvent(msg)
-    document_id = document_id_of(key)
-    source = parse_source(attributes.get("ce_clustertime", ""))
-    if source.time > time.time() + _FUTURE_SECONDS:
-        msg = f"clusterTime {format_source(source)} lies in the future"
-        raise InvalidEvent(msg)
-    if event_type == DOCUMENT_DELETED:
-        return DocumentDeleted(document_id=document_id, source=source)
-    if value is None:
-        msg = f"record of type {event_type!r} has no value"
-        raise InvalidEvent(msg)
-    try:
-        return _decode_data(event_type, value, document_id, source)
-    except InvalidEvent:
-        raise
-    except Exception as exc:  # a hostile value may break a decoder in any way
-        msg = f"record of type {event_type!r} is damaged: {exc}"
-        raise InvalidEvent(msg) from exc
-
-
-def format_source(source: Timestamp) -> str:
-    """Return a clusterTime as `seconds.increment`."""
-    return f"{source.time}.{source.inc}"
-
-
-def parse_source(text: str) -> Timestamp:
-    """Return the clusterTime that `format_source` wrote.
-
-    Raises:
-        InvalidEvent: The text is not `seconds.increment`.
-    """
-    try:
-        seconds, increment = text.split(".")
-        return Timestamp(int(seconds), int(increment))
-    except ValueError as exc:
-        msg = f"clusterTime must be 'seconds.increment', got {text[:40]!r}"
-        raise InvalidEvent(msg) from exc
-
-
-def _encode_data(event: Event, event_type: str) -> tuple[bytes | None, str]:
-    if isinstance(event, DocumentDeleted):
-        return None, _JSON
-    if isinstance(event, ImageChanged):
-        return json.dumps({"origin": event.origin.value}).encode(), _JSON
-    if event_type == CAPTION_GENERATED:
-        return _encode_caption(event), _JSON
-    data = {
-        "origin": event.origin.value,
-        "input": event.input,
-        "model": event.model,
-        "outputs": {name: _pack_output(output) for name, output in event.outputs.items()},
-    }
-    return msgpack.packb(data), _MSGPACK
-
-
-def _encode_caption(event: ModelApplied) -> bytes:
-    output = event.outputs[event.model]
-    data = {
-        "origin": event.origin.value,
-        "input": event.input,
-        "model": event.model,
-        "caption": output.value,
-        "score": output.score,
-        "version": output.version,
-        "features": dict(output.features),
-    }
-    return json.dumps(data, ensure_ascii=False).encode()
-
-
-def _decode_data(
-    event_type: str, value: bytes, document_id: DocumentId, source: Timestamp
-) -> Event:
-    if event_type == IMAGE_CHANGED:
-        origin = Origin(json.loads(value)["origin"])
-        return ImageChanged(document_id=document_id, source=source, origin=origin)
-    if event_type == CAPTION_GENERATED:
-        data = json.loads(value)
-        outputs = {data["model"]: _caption_output(data)}
-    elif event_type in (IMAGE_FEATURIZED, IMAGE_PROJECTED):
-        data = msgpack.unpackb(value)
-        outputs = {name: _unpack_output(packed) for name, packed in data["outputs"].items()}
-    else:
-        msg = f"unknown event type or schema version {event_type!r}; upgrade this stage or replay"
-        raise InvalidEvent(msg)
-    if data["model"] not in outputs:
-        msg = f"record says it carries an output of {data['model']!r}, but does not"
-        raise InvalidEvent(msg)
-    return ModelApplied(
-        document_id=document_id,
-        source=source,
-        origin=Origin(data["origin"]),
-        input=_checked(data["input"], str),
-        model=data["model"],
-        outputs=outputs,
-    )
-
-
-def _caption_output(data: Mapping[str, Any]) -> Output:
-    return Output(
-        value=_checked(data["caption"], str),
-        version=_checked(data["version"], str),
-        features=dict(data["features"]),
-        score=data["score"],
-    )
-
-
-def _pack_output(output: Output) -> dict[str, Any]:
-    packed: dict[str, Any] = {"version": output.version, "features": dict(output.features)}
-    if isinstance(output.value, str):
-        packed["text"] = output.value
-    else:
-        packed["shape"] = list(output.value.shape)
-        packed["float32"] = np.ascontiguousarray(output.value, dtype="<f4").tobytes()
-    if output.score is not None:
-        packed["score"] = output.score
-    return packed
-
-
-def _unpack_output(packed: Mapping[str, Any]) -> Output:
-    value: np.ndarray | str
-    if "text" in packed:
-        value = _checked(packed["text"], str)
-    else:
-        value = np.frombuffer(packed["float32"], dtype="<f4").reshape(packed["shape"])
-        if value.ndim != 1:
-            msg = f"expected a vector of shape (D,), got {value.shape}"
-            raise InvalidEvent(msg)
-    return Output(
-        value=value,
-        version=_checked(packed["version"], str),
-        features=dict(packed["features"]),
-        score=packed.get("score"),
-    )
-
-
-def _checked(value: Any, kind: type) -> Any:
-    if not isinstance(value, kind):
-        msg = f"expected {kind.__name__}, got {type(value).__name__}"
-        raise InvalidEvent(msg)
-    return value
-
-
-def _text(raw: bytes | str | None) -> str:
-    if isinstance(raw, bytes):
-        return raw.decode("utf-8", errors="replace")
-    return raw or ""

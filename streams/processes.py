@@ -18,7 +18,7 @@ from pymongo.database import Database
 from structlog import get_logger
 
 from streams.errors import StoreUnavailable
-from streams.store import mongo_errors
+from streams.mongo import mongo_errors
 
 log = get_logger(__name__)
 

@@ -10,42 +10,17 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from gridfs import GridFS, NoFile
-from pymongo import ReturnDocument
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
 
-from streams.documents import Serving
-from streams.errors import InvalidBundle, ModelNotFound, PointerConflict
+from streams.errors import InvalidBundle, ModelNotFound
 from streams.models.manifest import WEIGHTS, Bundle, Manifest, parse_manifest
-from streams.store import mongo_errors
+from streams.mongo import mongo_errors
+from streams.pointers import Pointer, Pointers
+from streams.states import Serving
 
 _VERSIONS: Final = "model_versions"
-_POINTERS: Final = "model_pointers"
-_HISTORY: Final = "model_history"
 _FILES: Final = "model_files"
-#: Tries to move a pointer when no revision was expected and others move it too.
-_PROMOTE_ATTEMPTS: Final = 10
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pointer:
-    """Which version of a model serves.
-
-    Attributes:
-        name: Name of the model.
-        version: The version.
-        revision: Counts the moves, from 1.
-        previous: The version before, None for the first.
-        reason: Why it was moved.
-        at: When.
-    """
-
-    name: str
-    version: str
-    revision: int
-    previous: str | None
-    reason: str
-    at: datetime
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,8 +62,7 @@ class Registry:
     def __init__(self, database: Database[dict[str, Any]]) -> None:
         """Keep the state database (majority reads and writes)."""
         self._versions = database[_VERSIONS]
-        self._pointers = database[_POINTERS]
-        self._history = database[_HISTORY]
+        self._pointers = Pointers(database)
         self._files = GridFS(database, collection=_FILES)
 
     def publish(self, bundle: Bundle) -> str:
@@ -200,7 +174,7 @@ class Registry:
         Raises:
             StoreUnavailable: MongoDB does not answer.
         """
-        return self.pointers().get(name)
+        return self._pointers.all().get(name)
 
     def pointers(self) -> dict[str, Pointer]:
         """Return every pointer by the name of its model.
@@ -208,8 +182,7 @@ class Registry:
         Raises:
             StoreUnavailable: MongoDB does not answer.
         """
-        with mongo_errors("reading model pointers"):
-            return {row["_id"]: _pointer(row) for row in self._pointers.find()}
+        return self._pointers.all()
 
     def promote(
         self, name: str, version: str, *, reason: str, expected_revision: int | None = None
@@ -228,19 +201,7 @@ class Registry:
             StoreUnavailable: MongoDB does not answer.
         """
         wanted = self.describe(name, version).version
-        for _ in range(_PROMOTE_ATTEMPTS):
-            before = self.pointer(name)
-            revision = before.revision if before else 0
-            if expected_revision is not None and expected_revision != revision:
-                break
-            moved = self._move(name, wanted, before, reason)
-            if moved is not None:
-                return moved
-        msg = (
-            f"pointer of {name} was moved by somebody else; look at it with"
-            f" `captionstream models show {name}` and try again"
-        )
-        raise PointerConflict(msg)
+        return self._pointers.move(name, wanted, reason=reason, expected_revision=expected_revision)
 
     def rollback(self, name: str, *, reason: str) -> Pointer:
         """Let the version serve that served before; doing it twice goes back two versions.
@@ -250,22 +211,11 @@ class Registry:
             PointerConflict: The pointer was moved meanwhile.
             StoreUnavailable: MongoDB does not answer.
         """
-        stack: list[str] = []
-        for move in self.history(name):
-            if move.version in stack and move.reason.startswith(_ROLLBACK):
-                del stack[stack.index(move.version) + 1 :]
-            elif not stack or stack[-1] != move.version:
-                stack.append(move.version)
-        pointer = self.pointer(name)
-        if pointer is None or len(stack) < 2:
+        pointer = self._pointers.move_back(name, reason=reason)
+        if pointer is None:
             msg = f"{name} has no earlier version to go back to"
             raise ModelNotFound(msg)
-        return self.promote(
-            name,
-            stack[-2],
-            reason=f"{_ROLLBACK}{reason}",
-            expected_revision=pointer.revision,
-        )
+        return pointer
 
     def history(self, name: str) -> list[Pointer]:
         """Return every move of a model's pointer, oldest first.
@@ -273,9 +223,7 @@ class Registry:
         Raises:
             StoreUnavailable: MongoDB does not answer.
         """
-        with mongo_errors("reading the pointer's history"):
-            rows = list(self._history.find({"_id.name": name}).sort("_id.revision", 1))
-        return [_pointer({**row, "_id": name}) for row in rows]
+        return self._pointers.history(name)
 
     def serving(self) -> Serving:
         """Return the versions that serve, and the upstream versions that they were fitted on.
@@ -296,35 +244,6 @@ class Registry:
                 }
         return Serving(versions=versions, requires=requires)
 
-    def _move(self, name: str, version: str, before: Pointer | None, reason: str) -> Pointer | None:
-        """Move the pointer if it still is as it was; None when it is not."""
-        row = {
-            "version": version,
-            "revision": (before.revision if before else 0) + 1,
-            "previous": before.version if before else None,
-            "reason": reason,
-            "at": datetime.now(UTC),
-        }
-        with mongo_errors(f"moving the pointer of {name}"):
-            # History first: a move without a trace must not be. A line for a move that then loses
-            # the race is replaced by the winner's, which has the same revision.
-            if before is None:
-                try:
-                    self._pointers.insert_one({"_id": name, **row})
-                except DuplicateKeyError:
-                    return None
-            else:
-                found = self._pointers.find_one_and_update(
-                    {"_id": name, "revision": before.revision},
-                    {"$set": row},
-                    return_document=ReturnDocument.AFTER,
-                )
-                if found is None:
-                    return None
-            key = {"name": name, "revision": row["revision"]}
-            self._history.replace_one({"_id": key}, row, upsert=True)
-        return _pointer({"_id": name, **row})
-
     def _not_found(self, name: str, version: str) -> ModelNotFound:
         known = ", ".join(info.version for info in self.versions(name)[-5:]) or "none"
         return ModelNotFound(
@@ -333,22 +252,8 @@ class Registry:
         )
 
 
-_ROLLBACK: Final = "rollback: "
-
-
 def _key(name: str, version: str) -> str:
     return f"{name}/{version}"
-
-
-def _pointer(row: Mapping[str, Any]) -> Pointer:
-    return Pointer(
-        name=row["_id"],
-        version=row["version"],
-        revision=row["revision"],
-        previous=row["previous"],
-        reason=row["reason"],
-        at=row["at"],
-    )
 
 
 def _info(row: Mapping[str, Any]) -> VersionInfo:

@@ -8,10 +8,11 @@ from typing import Any, Final, cast
 from bson.timestamp import Timestamp
 from pymongo.database import Database
 
-from streams.documents import DocumentState
+from streams.mongo import mongo_errors
 from streams.processes import Report, read_reports
 from streams.registry import Registry
-from streams.store import DocumentStore, mongo_errors
+from streams.states import DocumentState
+from streams.store import DocumentStore
 
 _PAUSE_SECONDS: Final = 0.5
 #: Longer than two reports, so that a record on its way between two stages is seen by one of them.

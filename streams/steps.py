@@ -8,10 +8,11 @@ from pymongo import MongoClient
 from streams import metrics
 from streams.documents import CLIP, CLIP_PROJECTION, CONDITIONAL_LM
 from streams.errors import StoreUnavailable
+from streams.mongo import state_database
 from streams.settings import Settings
 from streams.stages import CAPTION, FEATURIZE, PROJECT, StageSpec
 from streams.stages.outcome import Step
-from streams.store import DocumentStore, state_database
+from streams.store import DocumentStore
 
 Client = MongoClient[dict[str, Any]]
 

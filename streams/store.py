@@ -4,9 +4,7 @@ Every failure of MongoDB that waiting can heal becomes `StoreUnavailable`. Knows
 topics or models' insides.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,12 +12,8 @@ import pymongo
 from bson.timestamp import Timestamp
 from pymongo import MongoClient, UpdateOne
 from pymongo.collection import Collection
-from pymongo.database import Database
 from pymongo.errors import (
     BulkWriteError,
-    ConfigurationError,
-    InvalidURI,
-    PyMongoError,
 )
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
@@ -28,22 +22,19 @@ from pymongo.write_concern import WriteConcern
 from streams.documents import (
     IMAGE,
     OUTPUTS,
-    STATE_PATHS,
     DocumentId,
-    DocumentState,
     Model,
     Output,
     OutputError,
-    Serving,
     document_key,
-    document_state,
     error_fields,
     error_guard,
     output_fields,
     output_guard,
 )
-from streams.errors import SettingsError, StoreUnavailable
+from streams.mongo import Document, mongo_errors
 from streams.settings import MongoSettings
+from streams.states import STATE_PATHS, DocumentState, Serving, document_state
 
 STATE_INDEX: Final = "captionstream_state"
 
@@ -51,8 +42,6 @@ STATE_INDEX: Final = "captionstream_state"
 _PASSING_CODES: Final = frozenset(
     (6, 7, 50, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11601, 11602, 13435, 13436, 14031)
 )
-
-Document = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,49 +68,6 @@ class WriteReport:
     written: int
     ignored: int
     rejected: Mapping[int, str]
-
-
-def connect(settings: MongoSettings) -> MongoClient[Document]:
-    """Return a client; no connection is made yet.
-
-    Raises:
-        SettingsError: The URI is not one.
-    """
-    try:
-        return MongoClient(
-            settings.uri.get_secret_value(),
-            appname="captionstream",
-            tz_aware=True,
-            serverSelectionTimeoutMS=int(settings.timeout_seconds * 1000),
-            connectTimeoutMS=int(settings.timeout_seconds * 1000),
-            # Longer than any operation of ours; a half-open connection must not hang for ever.
-            socketTimeoutMS=int(settings.timeout_seconds * 3000),
-        )
-    except (InvalidURI, ConfigurationError, ValueError) as exc:
-        msg = f"CAPTIONSTREAM_MONGO__URI is not a usable MongoDB URI: {exc}"
-        raise SettingsError(msg) from exc
-
-
-def state_database(client: MongoClient[Document], settings: MongoSettings) -> Database[Document]:
-    """Return the database of our own state: majority reads and writes."""
-    return client.get_database(
-        settings.state,
-        read_concern=ReadConcern("majority"),
-        write_concern=WriteConcern("majority"),
-        read_preference=ReadPreference.PRIMARY,
-    )
-
-
-@contextmanager
-def mongo_errors(doing: str) -> Iterator[None]:
-    """Turn an error of the driver into `StoreUnavailable`, with what was being done."""
-    try:
-        yield
-    except PyMongoError as exc:
-        # The driver adds its view of the topology, and addresses with it; the log has enough.
-        reason = re.split(r", full error:| \(configured timeouts|, Timeout:", str(exc))[0]
-        msg = f"MongoDB failed while {doing}: {reason}; check that the replica set has a primary"
-        raise StoreUnavailable(msg) from exc
 
 
 class DocumentStore:

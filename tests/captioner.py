@@ -7,9 +7,9 @@ from streams.documents import CLIP, CONDITIONAL_LM
 from streams.models.conditional_lm import ConditionalLM, to_bundle
 from streams.models.manifest import Bundle
 from streams.models.vocabulary import UNKNOWN, Vocabulary
+from streams.mongo import state_database
 from streams.registry import Registry
 from streams.settings import MongoSettings
-from streams.store import state_database
 from tests.tiny import DIMENSION
 
 WORDS = ("a", "blue", "circle", "green", "left", "of", "red", "square", UNKNOWN)

@@ -9,7 +9,7 @@ from structlog import get_logger
 
 from streams.capture.leadership import CopyState
 from streams.documents import DocumentId
-from streams.store import Document, mongo_errors
+from streams.mongo import Document, mongo_errors
 
 log = get_logger(__name__)
 

@@ -18,7 +18,7 @@ from pymongo.database import Database
 
 from streams.documents import DocumentId
 from streams.errors import CaptureError, LeaseLost
-from streams.store import mongo_errors
+from streams.mongo import mongo_errors
 
 _COLLECTION: Final = "positions"
 

@@ -9,10 +9,10 @@ from structlog import get_logger
 from streams.capture.publisher import Publisher
 from streams.capture.reconciler import Reconciler
 from streams.endpoints import Check, serve_endpoints
+from streams.mongo import connect, state_database
 from streams.processes import Rate, Report, Reporter
 from streams.registry import Registry
 from streams.settings import Settings
-from streams.store import connect, state_database
 
 log = get_logger(__name__)
 

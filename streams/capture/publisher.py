@@ -19,9 +19,11 @@ from streams.capture.producer import EventProducer
 from streams.capture.window import Window
 from streams.documents import DocumentId
 from streams.errors import BrokerUnavailable, HistoryLost, LeaseLost, Unavailable
-from streams.events import DocumentDeleted, ImageChanged, Origin, encode_event
+from streams.events import DocumentDeleted, ImageChanged, Origin
+from streams.mongo import Document, mongo_errors, state_database
 from streams.settings import Settings
-from streams.store import Document, DocumentStore, mongo_errors, state_database
+from streams.store import DocumentStore
+from streams.wire import encode_event
 
 log = get_logger(__name__)
 

@@ -20,11 +20,14 @@ from structlog import get_logger
 from streams import events, metrics
 from streams.capture.producer import EventProducer
 from streams.capture.staleness import Staleness
-from streams.documents import CLIP, MODELS, DocumentId, Serving, document_key, lookup, pending_model
+from streams.documents import CLIP, MODELS, DocumentId, document_key, lookup
 from streams.errors import Unavailable
-from streams.events import ImageChanged, Origin, encode_event
+from streams.events import ImageChanged, Origin
+from streams.mongo import Document, mongo_errors
 from streams.settings import Settings
-from streams.store import STATE_INDEX, Document, DocumentStore, mongo_errors
+from streams.states import Serving, pending_model
+from streams.store import STATE_INDEX, DocumentStore
+from streams.wire import encode_event
 
 log = get_logger(__name__)
 

@@ -4,7 +4,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from streams.documents import STATE_PATHS, Model, Serving, document_key, lookup
+from streams.documents import Model, document_key, lookup
+from streams.states import STATE_PATHS, Serving
 
 State = tuple[Any, ...]
 

@@ -9,8 +9,8 @@ from pymongo.database import Database
 from rich.console import Console
 
 from streams.local.stack import read_stack, settings_for
+from streams.mongo import connect, state_database
 from streams.settings import Settings, load_settings
-from streams.store import connect, state_database
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False)

@@ -16,8 +16,9 @@ from streams.commands.context import AsJson, DataDir, err, open_state, out, sett
 from streams.commands.ids import parse_id
 from streams.documents import MODELS, OUTPUTS
 from streams.errors import SettingsError
+from streams.mongo import mongo_errors
 from streams.settings import Settings
-from streams.store import DocumentStore, mongo_errors
+from streams.store import DocumentStore
 
 _BATCH: Final = 50
 _SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})

@@ -12,9 +12,9 @@ from streams.capture.reconciler import Reconciler
 from streams.commands.context import AsJson, DataDir, err, open_state, out, settings_of
 from streams.commands.ids import parse_id
 from streams.dead_letter_log import Entry, list_dead_letters, replay
-from streams.documents import DocumentState
 from streams.errors import InvalidEvent
 from streams.registry import Registry
+from streams.states import DocumentState
 from streams.status import Status, read_status, wait_until_settled
 from streams.store import DocumentStore
 from streams.topics import create_topics

@@ -12,8 +12,8 @@ from streams.errors import SettingsError, Unavailable
 from streams.local.broker import Broker, find_broker
 from streams.local.mongod import Mongod, find_mongod
 from streams.local.ports import PortBook
+from streams.mongo import connect, mongo_errors, state_database
 from streams.settings import Settings
-from streams.store import connect, mongo_errors, state_database
 from streams.topics import create_topics
 
 #: Where the reconciler looks for requests, in the state database.

@@ -25,9 +25,10 @@ from streams.errors import InvalidEvent, InvalidImage, ModelFailed
 from streams.events import DocumentDeleted, ImageChanged, ModelApplied
 from streams.models.clip import ClipEncoder
 from streams.models.image import decode_image, image_bytes
+from streams.mongo import Document
 from streams.settings import ImageSettings
 from streams.stages.outcome import Failed, Input, Ok, Outcome, Result
-from streams.store import Document, DocumentStore
+from streams.store import DocumentStore
 
 
 class Featurize:

@@ -22,12 +22,13 @@ from streams.dead_letters import (
 )
 from streams.documents import OutputError, document_key
 from streams.errors import CaptionstreamError, InvalidEvent
-from streams.events import Headers, Record, decode_event, encode_event
+from streams.events import Headers, Record
 from streams.settings import StageSettings
 from streams.stages import StageSpec
 from streams.stages.isolate import Isolator
 from streams.stages.outcome import Failed, Input, Ok, Outcome, Result, Step
 from streams.topics import TOPICS, dead_letter_topic
+from streams.wire import decode_event, encode_event
 
 log = get_logger(__name__)
 

@@ -9,9 +9,11 @@ from streams import events
 from streams.capture.publisher import Publisher
 from streams.dead_letter_log import read_topic
 from streams.documents import document_id_of
-from streams.events import DocumentDeleted, decode_event
-from streams.store import DocumentStore, connect
+from streams.events import DocumentDeleted
+from streams.mongo import connect
+from streams.store import DocumentStore
 from streams.topics import create_topics, topic_name
+from streams.wire import decode_event
 from tests.waiting import wait_until
 
 

@@ -13,10 +13,11 @@ from streams.documents import CLIP, CLIP_PROJECTION, Output, fingerprint
 from streams.errors import InvalidEvent, InvalidImage, ModelFailed
 from streams.events import DocumentDeleted, ImageChanged, ModelApplied, Origin
 from streams.models.clip import ClipEncoder
+from streams.mongo import connect
 from streams.settings import ClipSettings, ImageSettings
 from streams.stages.featurize import Featurize
 from streams.stages.outcome import Failed, Ok, Result
-from streams.store import DocumentStore, OutputWrite, connect
+from streams.store import DocumentStore, OutputWrite
 from tests.tiny import DIMENSION, write_tiny_clip
 
 

@@ -12,8 +12,8 @@ from streams.capture.leadership import Leadership, Position
 from streams.capture.producer import EventProducer
 from streams.capture.publisher import Publisher
 from streams.errors import CaptureError, LeaseLost
+from streams.mongo import state_database
 from streams.settings import PublisherSettings
-from streams.store import state_database
 from tests.integration.conftest import publishing
 from tests.waiting import wait_until
 

@@ -7,7 +7,8 @@ import pytest
 from bson.timestamp import Timestamp
 
 from streams.capture.reconciler import Reconciler
-from streams.documents import CLIP, CLIP_PROJECTION, MODELS, Output, OutputError, Serving
+from streams.documents import CLIP, CLIP_PROJECTION, MODELS, Output, OutputError
+from streams.states import Serving
 from streams.store import DocumentStore, OutputWrite
 from tests.waiting import wait_until
 

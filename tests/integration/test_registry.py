@@ -13,9 +13,9 @@ from streams.models import conditional_lm, projection
 from streams.models.bundle import make_bundle, tensors_of
 from streams.models.manifest import Bundle, Feature
 from streams.models.projection import orthogonal_projection
+from streams.mongo import connect, state_database
 from streams.registry import Registry
 from streams.settings import ModelSettings
-from streams.store import connect, state_database
 from tests.captioner import tiny_captioner
 from tests.tiny import DIMENSION
 from tests.waiting import wait_until

@@ -7,10 +7,12 @@ from bson.timestamp import Timestamp
 from streams.dead_letters import dead_letter_record, parse_dead_letter
 from streams.documents import Output, OutputError, document_key
 from streams.errors import WriteRejected
-from streams.events import IMAGE_CHANGED, ImageChanged, ModelApplied, Origin, encode_event
+from streams.events import IMAGE_CHANGED, ImageChanged, ModelApplied, Origin
+from streams.mongo import connect
 from streams.stages.outcome import Failed, Result
 from streams.stages.sink import Sink
-from streams.store import DocumentStore, connect
+from streams.store import DocumentStore
+from streams.wire import encode_event
 
 SOURCE = Timestamp(100, 1)
 

@@ -10,14 +10,14 @@ from streams.documents import (
     CLIP,
     CLIP_PROJECTION,
     CONDITIONAL_LM,
-    DocumentState,
     Output,
     OutputError,
-    Serving,
     decode_vector,
     document_key,
 )
-from streams.store import STATE_INDEX, DocumentStore, OutputWrite, connect
+from streams.mongo import connect
+from streams.states import DocumentState, Serving
+from streams.store import STATE_INDEX, DocumentStore, OutputWrite
 
 OLD, NEW = Timestamp(100, 1), Timestamp(100, 2)
 

@@ -14,13 +14,10 @@ from streams.documents import (
     CLIP,
     CLIP_PROJECTION,
     CONDITIONAL_LM,
-    DocumentState,
     Output,
-    Serving,
     decode_vector,
     document_id_of,
     document_key,
-    document_state,
     encode_vector,
     error_guard,
     fingerprint,
@@ -29,6 +26,7 @@ from streams.documents import (
     stored_output,
 )
 from streams.errors import InvalidEvent
+from streams.states import DocumentState, Serving, document_state
 
 T1 = Timestamp(100, 1)
 

@@ -13,15 +13,8 @@ from hypothesis import strategies as st
 from streams import events
 from streams.documents import Output
 from streams.errors import InvalidEvent
-from streams.events import (
-    DocumentDeleted,
-    ImageChanged,
-    ModelApplied,
-    Origin,
-    decode_event,
-    encode_event,
-    parse_source,
-)
+from streams.events import DocumentDeleted, ImageChanged, ModelApplied, Origin
+from streams.wire import decode_event, encode_event, parse_source
 
 TENANT = "captions.documents"
 SOURCE = Timestamp(1_700_000_000, 3)

@@ -1,7 +1,8 @@
 """What is repeated at once, and what may be on its way."""
 
 from streams.capture.staleness import Staleness
-from streams.documents import CLIP, CONDITIONAL_LM, Serving
+from streams.documents import CLIP, CONDITIONAL_LM
+from streams.states import Serving
 
 SERVING = Serving(versions={"clip": "c1", "clip_projection": "p1", "conditional_lm": "l1"})
 

@@ -10,18 +10,12 @@ from streams import events
 from streams.dead_letters import parse_dead_letter, replay_mark
 from streams.documents import Output, document_key
 from streams.errors import InvalidImage, Unavailable
-from streams.events import (
-    DocumentDeleted,
-    ImageChanged,
-    ModelApplied,
-    Origin,
-    decode_event,
-    encode_event,
-)
+from streams.events import DocumentDeleted, ImageChanged, ModelApplied, Origin
 from streams.settings import StageSettings
 from streams.stages import FEATURIZE, SINK
 from streams.stages.outcome import Failed, Ok, Result
 from streams.stages.stage import Message, Stage, newest_by_document
+from streams.wire import decode_event, encode_event
 
 TENANT = "captions.documents"
 

@@ -1,0 +1,158 @@
+"""Which version of each model serves: one pointer document for each, moved by compare-and-set.
+
+Every move is kept as history. Knows nothing about what a version is.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from pymongo import ReturnDocument
+from pymongo.database import Database
+from pymongo.errors import DuplicateKeyError
+
+from streams.errors import PointerConflict
+from streams.mongo import mongo_errors
+
+_POINTERS: Final = "model_pointers"
+_HISTORY: Final = "model_history"
+_ROLLBACK: Final = "rollback: "
+#: Tries to move a pointer when no revision was expected and others move it too.
+_ATTEMPTS: Final = 10
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pointer:
+    """Which version of a model serves.
+
+    Attributes:
+        name: Name of the model.
+        version: The version.
+        revision: Counts the moves, from 1.
+        previous: The version before, None for the first.
+        reason: Why it was moved.
+        at: When.
+    """
+
+    name: str
+    version: str
+    revision: int
+    previous: str | None
+    reason: str
+    at: datetime
+
+
+class Pointers:
+    """All pointers in one database. Safe to share between threads."""
+
+    def __init__(self, database: Database[dict[str, Any]]) -> None:
+        """Keep the state database (majority reads and writes)."""
+        self._pointers = database[_POINTERS]
+        self._history = database[_HISTORY]
+
+    def all(self) -> dict[str, Pointer]:
+        """Return every pointer by the name of its model.
+
+        Raises:
+            StoreUnavailable: MongoDB does not answer.
+        """
+        with mongo_errors("reading model pointers"):
+            return {row["_id"]: _pointer(row) for row in self._pointers.find()}
+
+    def move(
+        self, name: str, version: str, *, reason: str, expected_revision: int | None = None
+    ) -> Pointer:
+        """Move a pointer, and return it.
+
+        Raises:
+            PointerConflict: The pointer has another revision than the expected one.
+            StoreUnavailable: MongoDB does not answer.
+        """
+        for _ in range(_ATTEMPTS):
+            before = self.all().get(name)
+            revision = before.revision if before else 0
+            if expected_revision is not None and expected_revision != revision:
+                break
+            moved = self._compare_and_set(name, version, before, reason)
+            if moved is not None:
+                return moved
+        msg = (
+            f"pointer of {name} was moved by somebody else; look at it with"
+            f" `captionstream models show {name}` and try again"
+        )
+        raise PointerConflict(msg)
+
+    def move_back(self, name: str, *, reason: str) -> Pointer | None:
+        """Move a pointer to where it stood before; None when there is no such place.
+
+        Doing it twice goes back two versions: moves back do not count as places of their own.
+
+        Raises:
+            PointerConflict: The pointer was moved meanwhile.
+            StoreUnavailable: MongoDB does not answer.
+        """
+        places: list[str] = []
+        for move in self.history(name):
+            if move.reason.startswith(_ROLLBACK) and move.version in places:
+                del places[places.index(move.version) + 1 :]
+            elif not places or places[-1] != move.version:
+                places.append(move.version)
+        pointer = self.all().get(name)
+        if pointer is None or len(places) < 2:
+            return None
+        return self.move(
+            name, places[-2], reason=_ROLLBACK + reason, expected_revision=pointer.revision
+        )
+
+    def history(self, name: str) -> list[Pointer]:
+        """Return every move of a model's pointer, oldest first.
+
+        Raises:
+            StoreUnavailable: MongoDB does not answer.
+        """
+        with mongo_errors("reading the pointer's history"):
+            rows = list(self._history.find({"_id.name": name}).sort("_id.revision", 1))
+        return [_pointer({**row, "_id": name}) for row in rows]
+
+    def _compare_and_set(
+        self, name: str, version: str, before: Pointer | None, reason: str
+    ) -> Pointer | None:
+        """Move the pointer if it still is as it was; None when it is not."""
+        row = {
+            "version": version,
+            "revision": (before.revision if before else 0) + 1,
+            "previous": before.version if before else None,
+            "reason": reason,
+            "at": datetime.now(UTC),
+        }
+        with mongo_errors(f"moving the pointer of {name}"):
+            if before is None:
+                try:
+                    self._pointers.insert_one({"_id": name, **row})
+                except DuplicateKeyError:
+                    return None
+            else:
+                found = self._pointers.find_one_and_update(
+                    {"_id": name, "revision": before.revision},
+                    {"$set": row},
+                    return_document=ReturnDocument.AFTER,
+                )
+                if found is None:
+                    return None
+            # A crash just here leaves the move out of the history; the pointer itself names the
+            # version before.
+            key = {"name": name, "revision": row["revision"]}
+            self._history.replace_one({"_id": key}, row, upsert=True)
+        return _pointer({"_id": name, **row})
+
+
+def _pointer(row: Mapping[str, Any]) -> Pointer:
+    return Pointer(
+        name=row["_id"],
+        version=row["version"],
+        revision=row["revision"],
+        previous=row["previous"],
+        reason=row["reason"],
+        at=row["at"],
+    )
