@@ -4,36 +4,32 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
-from bson.timestamp import Timestamp
 from pymongo import MongoClient
 from structlog import get_logger
 
-from streams import events, metrics
-from streams.capture.change_stream import ChangeStream
-from streams.capture.copy import copy_chunks
-from streams.capture.leadership import CopyState, Leadership, Position
-from streams.capture.pipeline import DOCUMENT_OPERATIONS, Change, touches_image
+from streams import metrics
+from streams.capture.leadership import Leadership
 from streams.capture.producer import EventProducer
-from streams.capture.window import Window
-from streams.documents import DocumentId
-from streams.errors import BrokerUnavailable, HistoryLost, LeaseLost, Unavailable
-from streams.events import DocumentDeleted, ImageChanged, Origin
-from streams.mongo import Document, mongo_errors, state_database
+from streams.capture.term import Term
+from streams.errors import LeaseLost, Unavailable
+from streams.mongo import Document, state_database
 from streams.settings import Settings
-from streams.store import DocumentStore
-from streams.wire import encode_event
 
 log = get_logger(__name__)
 
 _BACKOFF_SECONDS: Final = (0.2, 10.0)
-_REQUESTS: Final = "requests"
-_REQUEST_POLL_SECONDS: Final = 2.0
 
 
 class Publisher:
-    """Publishes one collection while it holds the lease; otherwise it stands by."""
+    """Publishes one collection while it holds the lease; otherwise it stands by.
+
+    Attributes:
+        is_leading: Whether it holds the lease.
+        waits_for: What it cannot do without; empty while it publishes or stands by.
+        last_tick: When it last got on, monotonic seconds.
+    """
 
     def __init__(
         self,
@@ -51,39 +47,39 @@ class Publisher:
         """
         self._settings = settings
         self._client = client
-        self._tenant = f"{settings.mongo.database}.{settings.mongo.collection}"
-        self._state = state_database(client, settings.mongo)
-        self._collection = DocumentStore(client, settings.mongo).collection
         self._leadership = Leadership(
-            self._state, tenant=self._tenant, lease_seconds=settings.publisher.lease_seconds
+            state_database(client, settings.mongo),
+            tenant=f"{settings.mongo.database}.{settings.mongo.collection}",
+            lease_seconds=settings.publisher.lease_seconds,
         )
-        self._stream = ChangeStream(client[settings.mongo.database], settings.mongo.collection)
         self._connect_producer = connect_producer or (lambda: EventProducer(settings.kafka))
-        self._producer: EventProducer | None = None
-        self._window: Window[Position | DocumentId] = self._new_window()
-        self._position: Position | None = None
-        self._due: dict[str, float] = {}
+        self._term: Term | None = None
+        self._published_before = 0
+        self._failures = 0
         self.is_leading = False
-        self.waits_for: str = "the lease"
-        self.published = 0
+        self.waits_for = "the lease"
         self.last_tick = time.monotonic()
 
     @property
     def in_flight(self) -> int:
         """Records sent and not acknowledged."""
-        return self._window.events
+        return self._term.in_flight if self._term else 0
+
+    @property
+    def published(self) -> int:
+        """Records acknowledged since the start."""
+        return self._published_before + (self._term.published if self._term else 0)
 
     def run(self, stop: threading.Event) -> None:
         """Publish until `stop` is set.
 
         1. Acquire the lease, or stand by.
-        2. Lead: copy if need be, then follow the stream.
+        2. Lead for a term.
         3. After a failure, begin again from the committed position, ever more slowly.
 
         Raises:
             CaptureError: The stored position is damaged.
         """
-        failures = 0
         while not stop.is_set():
             self._tick()
             try:
@@ -92,216 +88,31 @@ class Publisher:
                     stop.wait(self._settings.publisher.lease_seconds / 3)
                     continue
                 self._lead(stop)  # 2
-                failures = 0
             except LeaseLost as exc:
                 log.warning("lease lost, standing by", error=str(exc))
             except Unavailable as exc:  # 3
-                failures += 1
+                self._failures += 1
                 self.waits_for = str(exc)
                 log.warning("publisher waits", error=str(exc))
                 least, most = _BACKOFF_SECONDS
-                longest = min(most, least * 2 ** min(failures, 10))
+                longest = min(most, least * 2 ** min(self._failures, 10))
                 stop.wait(random.uniform(longest / 2, longest))  # noqa: S311 - no secret
-            finally:
-                self._set_leading(is_leading=False)
 
     def _lead(self, stop: threading.Event) -> None:
-        """Publish while the lease is ours.
-
-        1. Connect the producer.
-        2. Read the position; without one, begin a copy from a time before it.
-        3. Finish a copy that is under way.
-        4. Follow the stream; history that is lost makes a new copy.
-        5. On a stop: everything acknowledged, committed, lease released.
-        """
-        self._producer = self._connect_producer()  # 1
-        self._window = self._new_window()
+        producer = self._connect_producer()
+        term = Term(self._settings, self._client, self._leadership, producer, tick=self._tick)
+        self._term = term
+        self._set_leading(is_leading=True)
         try:
-            progress = self._leadership.read()  # 2
-            self._position = progress.position
-            if self._position is None:
-                self._begin_copy("first start")
-            self._set_leading(is_leading=True)
-            while not stop.is_set():
-                try:
-                    self._finish_copy(stop)  # 3
-                    self._follow(stop)  # 4
-                except HistoryLost as exc:
-                    metrics.HISTORY_LOST.inc()
-                    log.error("changes may have been missed: copying everything", error=str(exc))
-                    self._begin_copy("history lost")
-            self._window.drain(self._settings.kafka.request_timeout_seconds)  # 5
-            self._commit()
-            self._leadership.release()
+            term.run(stop, is_open=self._is_open)
         finally:
-            self._stream.close()
-            self._producer.close()
+            self._set_leading(is_leading=False)
+            self._published_before, self._term = self.published, None
+            producer.close()
 
-    def _begin_copy(self, reason: str) -> None:
-        """Take the time before anything is read, so that no change falls between."""
-        now = self._cluster_time()
-        position = Position(token=None, cluster_time=now, pipeline_hash=self._stream.hash)
-        self._leadership.begin_copy(position, now)
-        self._position = position
-        log.info("copying the collection", reason=reason)
-
-    def _finish_copy(self, stop: threading.Event) -> None:
-        state = self._leadership.read().copy
-        if state is None:
-            return
-        count = 0
-        for ids in copy_chunks(self._collection, state, stop):
-            for document_id in ids:
-                self._send_copied(document_id, state)
-            self._await_window(stop)
-            self._leadership.advance_copy(ids[-1])
-            self._tick()
-            self._leadership.renew()
-            count += len(ids)
-        if not stop.is_set():
-            self._leadership.end_copy()
-            log.info("collection copied", documents=count)
-
-    def _send_copied(self, document_id: DocumentId, state: CopyState) -> None:
-        event = ImageChanged(document_id=document_id, source=state.source, origin=Origin.COPY)
-        self._send(event, document_id)
-
-    def _await_window(self, stop: threading.Event) -> None:
-        limit = 4 * self._settings.kafka.request_timeout_seconds
-        if not self._window.drain(limit):
-            self._check_window()
-            msg = f"Kafka did not acknowledge within {limit:.0f} s"
-            raise BrokerUnavailable(msg)
-        self._window.take_safe()  # these positions are ids
-
-    def _follow(self, stop: threading.Event) -> None:
-        assert self._position is not None  # noqa: S101 - a copy sets it
-        self._stream.open(self._position)
+    def _is_open(self) -> None:
         self.waits_for = ""
-        while not stop.is_set():
-            self._tick()
-            self._check_window()
-            self._housekeep()
-            if self._window.is_full:
-                self._window.wait_for_room(0.2)
-                continue
-            change = self._stream.next()
-            if change is not None:
-                self._publish(change)
-            elif self._window.events == 0:
-                self._note_idle()
-            if self._is_due("requests", _REQUEST_POLL_SECONDS) and self._copy_is_requested():
-                self._await_window(stop)
-                self._commit()
-                self._leadership.begin_copy(None, self._cluster_time())
-                self._finish_copy(stop)
-
-    def _publish(self, change: Change) -> None:
-        operation = change["operationType"]
-        metrics.CHANGES.labels(operation).inc()
-        position = self._stream.position_of(change)
-        if operation not in DOCUMENT_OPERATIONS or not touches_image(change):
-            metrics.SKIPPED.inc()
-            self._window.acknowledge(self._window.add(position, 0))
-            if position.is_invalidate:
-                self._reopen_behind(position)
-            return
-        document_id = change["documentKey"]["_id"]
-        source = change["clusterTime"]
-        if operation == "delete":
-            self._send(DocumentDeleted(document_id=document_id, source=source), position)
-        else:
-            self._send(ImageChanged(document_id=document_id, source=source), position)
-
-    def _reopen_behind(self, position: Position) -> None:
-        """The server ends a stream with `invalidate`; what comes after needs a new one."""
-        self._window.drain(self._settings.kafka.request_timeout_seconds)
-        self._check_window()
-        self._commit()
-        self._stream.open(position)
-
-    def _send(self, event: ImageChanged | DocumentDeleted, position: Any) -> None:
-        assert self._producer is not None  # noqa: S101 - `_lead` connects it
-        record = encode_event(event, event_type=events.IMAGE_CHANGED, tenant=self._tenant)
-        window = self._window  # a late answer belongs to the window it was sent in
-        slot = window.add(position, len(record.key) + len(record.value or b"") + 200)
-        origin = event.origin.value if isinstance(event, ImageChanged) else "delete"
-
-        def done(error: Exception | None) -> None:
-            if error is not None:
-                window.fail(error)
-                return
-            window.acknowledge(slot)
-            metrics.PUBLISHED.labels(origin).inc()
-            self.published += 1
-
-        self._producer.send(events.IMAGE_CHANGED, record, done)
-
-    def _check_window(self) -> None:
-        error = self._window.error
-        if error is not None:
-            msg = f"Kafka lost a record, reading again from the committed position: {error!r}"
-            raise BrokerUnavailable(msg) from error
-
-    def _housekeep(self) -> None:
-        settings = self._settings.publisher
-        if self._is_due("lease", settings.lease_seconds / 3):
-            self._leadership.renew()
-        if self._is_due("commit", settings.commit_interval_seconds):
-            self._commit()
-        metrics.WINDOW_EVENTS.set(self._window.events)
-        metrics.WINDOW_BYTES.set(self._window.bytes)
-        metrics.WINDOW_OLDEST_SECONDS.set(self._window.oldest_seconds)
-        if self._position is not None:
-            metrics.SOURCE_LAG.set(max(0.0, time.time() - self._position.cluster_time.time))
-
-    def _commit(self) -> None:
-        position = self._window.take_safe()
-        if isinstance(position, Position):
-            self._leadership.commit(position)
-            self._position = position
-            metrics.POSITION_COMMITS.inc()
-
-    def _note_idle(self) -> None:
-        """An idle stream's token ages too: without this the oplog would outrun it."""
-        if not self._is_due("heartbeat", self._settings.publisher.heartbeat_interval_seconds):
-            return
-        self._commit()
-        position = self._stream.idle_position()
-        if position is not None and position != self._position:
-            self._leadership.commit(position)
-            self._position = position
-            metrics.POSITION_COMMITS.inc()
-
-    def _copy_is_requested(self) -> bool:
-        """The supervisor asks for a copy when a broker lost its log."""
-        with mongo_errors("reading requests"):
-            row = self._state[_REQUESTS].find_one({"_id": "reconcile"})
-        if row is None:
-            return False
-        copied_at = self._leadership.read().copied_at
-        return copied_at is None or bool(row["at"] > copied_at)
-
-    def _cluster_time(self) -> Timestamp:
-        with (
-            mongo_errors("reading the cluster's time"),
-            self._client.start_session() as session,
-        ):
-            self._client.admin.command("ping", session=session)
-            time_ = session.operation_time
-        assert time_ is not None  # noqa: S101 - every reply of a replica set carries it
-        return time_
-
-    def _is_due(self, what: str, interval: float) -> bool:
-        now = time.monotonic()
-        if now < self._due.get(what, 0.0):
-            return False
-        self._due[what] = now + interval
-        return True
-
-    def _new_window(self) -> Window[Position | DocumentId]:
-        limits = self._settings.publisher
-        return Window(max_events=limits.window_events, max_bytes=limits.window_bytes)
+        self._failures = 0
 
     def _set_leading(self, *, is_leading: bool) -> None:
         self.is_leading = is_leading
