@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import faust
 from aiokafka.errors import KafkaError
+from faust.exceptions import ConsumerNotStarted
 from structlog import get_logger
 
 from streams import metrics
@@ -138,6 +139,18 @@ class StageWorker:
         self._next_offset.clear()
 
     async def _measure_lag(self, stage: Stage) -> None:
+        try:
+            self.lag = await self._count_waiting()
+        except (KafkaError, ConsumerNotStarted) as exc:  # partitions are just coming or going
+            log.debug("lag not measured", error=repr(exc))
+            return
+        metrics.STAGE_LAG.labels(self._spec.name).set(self.lag)
+        if self.lag == 0:
+            stage.progress.beat()
+        oldest = stage.progress.oldest_seconds
+        metrics.OLDEST_UNACKED_SECONDS.labels(self._spec.name).set(oldest)
+
+    async def _count_waiting(self) -> int:
         """High watermarks come with fetches; the broker's own LATEST is not right everywhere."""
         consumer = self.app.consumer
         lag = 0
@@ -148,12 +161,7 @@ class StageWorker:
                 begin = await consumer.position(partition)
             if end is not None and begin is not None:
                 lag += max(0, end - begin)
-        self.lag = lag
-        metrics.STAGE_LAG.labels(self._spec.name).set(lag)
-        if lag == 0:
-            stage.progress.beat()
-        oldest = stage.progress.oldest_seconds
-        metrics.OLDEST_UNACKED_SECONDS.labels(self._spec.name).set(oldest)
+        return lag
 
 
 class _Worker(faust.Worker):  # type: ignore[misc]

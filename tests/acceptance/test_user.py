@@ -1,9 +1,13 @@
 """As a user: `captionstream up`, plain pymongo, and the other commands. Real servers throughout."""
 
+import functools
+import http.server
 import io
 import os
 import signal
 import subprocess
+import threading
+from contextlib import contextmanager
 
 import pytest
 from PIL import Image
@@ -19,6 +23,16 @@ def picture(red, green=90, size=(80, 60), kind="JPEG"):
     data = io.BytesIO()
     Image.new("RGB", size, (red, green, 200)).save(data, kind)
     return data.getvalue()
+
+
+@contextmanager
+def serving(directory):
+    """A web server of the files in a directory."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=directory)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +55,14 @@ def stack(tmp_path_factory):
 def test_a_users_day(stack, tmp_path):
     documents = stack.documents
 
-    # Inserted, with plain pymongo and with the command.
+    # Inserted, with plain pymongo and with the command, which downloads URLs.
     first = documents.insert_one({"img": picture(10), "title": "one"}).inserted_id
     stack.wait_for_output(first, "clip_projection")
     made = stack.outputs(first)
     assert len(made["clip"]["value"].as_vector().data) == DIMENSION
     (tmp_path / "two.png").write_bytes(picture(20, kind="PNG"))
-    assert "two.png" in stack.run("insert", str(tmp_path / "two.png"))
+    with serving(tmp_path) as url:
+        assert "two.png" in stack.run("insert", f"{url}/two.png")
 
     # An unrelated field runs no model.
     stack.run("wait", "--timeout", "60")
