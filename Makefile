@@ -5,8 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DATA ?= .captionstream/demo
+MINUTES ?= 30
 
-.PHONY: help setup lint demo test bench readme clean
+.PHONY: help setup lint demo test bench soak readme clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +33,9 @@ test: $(STAMP) ## all tests, on a real mongod and a real broker
 
 bench: $(STAMP) ## measure; prints ratios as JSON
 	$(BIN)/python -m tests.bench.run
+
+soak: $(STAMP) ## kill processes at random under load for MINUTES=30, then check every document
+	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES)
 
 readme: $(STAMP) ## renew the settings table in README.md
 	$(BIN)/python -m streams.reference README.md

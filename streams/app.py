@@ -114,11 +114,13 @@ class StageProcess:
         return Check(is_ok=True)
 
     def readiness(self) -> Check:
-        """Whether the stage has its model and its partitions."""
+        """Whether the stage has its model, its partitions, and its neighbours."""
         if self._stage is None:
             return Check(is_ok=False, reason="loading")
         if not self._worker.has_assignment:
             return Check(is_ok=False, reason="joining the consumer group")
+        if self._stage.waits_for:
+            return Check(is_ok=False, reason=f"waits for {self._stage.waits_for}")
         return Check(is_ok=True)
 
     def _report(self, stage: Stage, endpoints: Endpoints) -> Report:

@@ -42,6 +42,8 @@ class Isolator:
         self._settings = settings
         self._pause = pause
         self._beat = beat
+        #: Why the batch in hand is held; empty while it is not.
+        self.waits_for = ""
 
     def apply(self, events: Sequence[Input]) -> list[Outcome]:
         """Return one outcome for each event.
@@ -60,6 +62,7 @@ class Isolator:
                 break
             if attempt >= self._settings.max_attempts:
                 log.error("model fails its self-test; holding the batch", stage=self._stage)
+                self._hold("its model, which fails its self-test")
             self._wait(attempt, _first_error(outcomes, failing))
             attempt += 1
             for i, again in zip(failing, self._run([events[i] for i in failing]), strict=True):
@@ -68,7 +71,7 @@ class Isolator:
                     if isinstance(again, Failed)
                     else again
                 )
-        metrics.WAITING.labels(self._stage).set(0)
+        self._hold("")
         return outcomes
 
     def _run(self, events: Sequence[Input]) -> list[Outcome]:
@@ -78,9 +81,13 @@ class Isolator:
                 return self._bisect(events)
             except Unavailable as exc:
                 waited += 1
-                metrics.WAITING.labels(self._stage).set(1)
+                self._hold(str(exc))
                 log.warning("waiting for a neighbour", stage=self._stage, error=str(exc))
                 self._wait(waited, exc)
+
+    def _hold(self, reason: str) -> None:
+        self.waits_for = reason
+        metrics.WAITING.labels(self._stage).set(1 if reason else 0)
 
     def _bisect(self, events: Sequence[Input]) -> list[Outcome]:
         try:

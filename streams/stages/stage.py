@@ -84,6 +84,11 @@ class Stage:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix=spec.name)
 
     @property
+    def waits_for(self) -> str:
+        """Why the batch in hand is held; empty while it is not."""
+        return self._isolator.waits_for
+
+    @property
     def is_stopping(self) -> bool:
         """Whether `stop` was called."""
         return self._stopping.is_set()

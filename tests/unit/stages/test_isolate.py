@@ -80,6 +80,21 @@ def test_neighbour_away_is_waited_for_and_nothing_fails():
     assert len(pauses) == 7
 
 
+def test_reason_of_waiting_is_told_and_forgotten():
+    reasons = []
+
+    def pause(_):
+        reasons.append(held.waits_for)
+        return False
+
+    step = ScriptedStep(poison={0}, error=StoreUnavailable, times=1)
+    settings = StageSettings()
+    held = Isolator("featurize", step, settings, pause=pause, beat=lambda: None)
+    held.apply(events(1))
+    assert reasons == ["scripted"]
+    assert held.waits_for == ""
+
+
 def test_stopping_while_a_neighbour_is_away_leaves_the_batch_unfinished():
     step = ScriptedStep(poison={0}, error=StoreUnavailable)
     with pytest.raises(StoreUnavailable):
