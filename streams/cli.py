@@ -1,6 +1,7 @@
 """`captionstream`: the command line. Errors are one line and exit code 2, never a traceback."""
 
 import sys
+import traceback
 
 import typer
 
@@ -39,6 +40,14 @@ def main() -> None:
         app()
     except CaptionstreamError as exc:
         typer.echo(f"captionstream: {exc}", err=True)
+        sys.exit(2)
+    except Exception as exc:  # a bug of ours; one line that helps to find it
+        where = traceback.extract_tb(exc.__traceback__)[-1]
+        typer.echo(
+            f"captionstream: internal error at {where.filename}:{where.lineno}:"
+            f" {type(exc).__name__}: {exc}; please report it",
+            err=True,
+        )
         sys.exit(2)
 
 

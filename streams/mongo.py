@@ -3,8 +3,9 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
+from bson.timestamp import Timestamp
 from pymongo import MongoClient
 from pymongo.database import Database
 from pymongo.errors import ConfigurationError, InvalidURI, PyMongoError
@@ -59,3 +60,13 @@ def mongo_errors(doing: str) -> Iterator[None]:
         reason = re.split(r", full error:| \(configured timeouts|, Timeout:", str(exc))[0]
         msg = f"MongoDB failed while {doing}: {reason}; check that the replica set has a primary"
         raise StoreUnavailable(msg) from exc
+
+
+def cluster_time(client: MongoClient[Document]) -> Timestamp:
+    """Return the clusterTime of now: every change so far has an older one or the same.
+
+    Raises:
+        StoreUnavailable: MongoDB does not answer.
+    """
+    with mongo_errors("reading the cluster's time"):
+        return cast(Timestamp, client.admin.command("ping")["operationTime"])

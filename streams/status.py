@@ -3,12 +3,12 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from bson.timestamp import Timestamp
 from pymongo.database import Database
 
-from streams.mongo import mongo_errors
+from streams.mongo import cluster_time, mongo_errors
 from streams.processes import Report, read_reports
 from streams.registry import Registry
 from streams.states import DocumentState
@@ -87,7 +87,7 @@ def wait_until_settled(
     Raises:
         StoreUnavailable: MongoDB does not answer.
     """
-    now = _cluster_time(state)
+    now = cluster_time(state.client)
     deadline = time.monotonic() + timeout_seconds
     idle_since: float | None = None
     while True:
@@ -117,8 +117,3 @@ def _is_idle(status: Status, state: Database[dict[str, Any]], now: Timestamp) ->
     with mongo_errors("reading the publisher's position"):
         row = state["positions"].find_one({}, {"position.cluster_time": 1}) or {}
     return bool(row.get("position", {}).get("cluster_time", Timestamp(0, 0)) >= now)
-
-
-def _cluster_time(state: Database[dict[str, Any]]) -> Timestamp:
-    with mongo_errors("reading the cluster's time"):
-        return cast(Timestamp, state.command("ping")["operationTime"])

@@ -88,6 +88,7 @@ def connect_admin(settings: KafkaSettings) -> KafkaAdminClient:
         return KafkaAdminClient(
             bootstrap_servers=settings.bootstrap_servers.split(","),
             request_timeout_ms=int(settings.request_timeout_seconds * 1000),
+            bootstrap_timeout_ms=int(settings.request_timeout_seconds * 1000),
         )
     except (KafkaError, OSError) as exc:
         msg = (

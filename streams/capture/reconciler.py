@@ -23,7 +23,7 @@ from streams.capture.staleness import Staleness
 from streams.documents import CLIP, MODELS, DocumentId, document_key, lookup
 from streams.errors import Unavailable
 from streams.events import ImageChanged, Origin
-from streams.mongo import Document, mongo_errors
+from streams.mongo import Document, cluster_time, mongo_errors
 from streams.settings import Settings
 from streams.states import Serving, pending_model
 from streams.store import STATE_INDEX, DocumentStore
@@ -123,7 +123,7 @@ class Reconciler:
             BrokerUnavailable: The broker does not answer.
         """
         serving = self._serving()
-        before = self._cluster_time()
+        before = cluster_time(self._client)
         rows = self._store.scan_states()
         ids = [row["_id"] for row in rows if pending_model(row, serving) is not None]
         chosen = [*ids, *self._retryable()]
@@ -131,7 +131,7 @@ class Reconciler:
 
     def _pass(self, serving: Serving, staleness: Staleness, stop: threading.Event) -> bool:
         """Do one scan and publish what it found; return whether there is more."""
-        before = self._cluster_time()
+        before = cluster_time(self._client)
         ids: list[DocumentId] = []
         unfinished = 0
         for row in self._store.scan_states():
@@ -225,10 +225,3 @@ class Reconciler:
                 for row in cursor.limit(_SCAN_LIMIT):
                     found[document_key(row["_id"])] = row["_id"]
         yield from found.values()
-
-    def _cluster_time(self) -> Timestamp:
-        with mongo_errors("reading the cluster's time"), self._client.start_session() as session:
-            self._client.admin.command("ping", session=session)
-            time_ = session.operation_time
-        assert time_ is not None  # noqa: S101 - every reply of a replica set carries it
-        return time_

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from bson.timestamp import Timestamp
 from pymongo import MongoClient
 from structlog import get_logger
 
@@ -22,7 +21,7 @@ from streams.capture.window import Window
 from streams.documents import DocumentId
 from streams.errors import BrokerUnavailable, HistoryLost
 from streams.events import DocumentDeleted, ImageChanged, Origin
-from streams.mongo import Document, mongo_errors, state_database
+from streams.mongo import Document, cluster_time, mongo_errors, state_database
 from streams.settings import Settings
 from streams.store import DocumentStore
 from streams.wire import encode_event
@@ -113,7 +112,7 @@ class Term:
 
     def _begin_copy(self, reason: str) -> None:
         """Take the time before anything is read, so that no change falls between."""
-        now = self._cluster_time()
+        now = cluster_time(self._client)
         position = Position(token=None, cluster_time=now, pipeline_hash=self._stream.hash)
         self._leadership.begin_copy(position, now)
         self._position = position
@@ -167,7 +166,7 @@ class Term:
             if self._is_due("requests", _REQUEST_POLL_SECONDS) and self._copy_is_requested():
                 self._await_window(stop)
                 self._commit()
-                self._leadership.begin_copy(None, self._cluster_time())
+                self._leadership.begin_copy(None, cluster_time(self._client))
                 self._finish_copy(stop)
 
     def _publish(self, change: Change) -> None:
@@ -253,16 +252,6 @@ class Term:
             return False
         copied_at = self._leadership.read().copied_at
         return copied_at is None or bool(row["at"] > copied_at)
-
-    def _cluster_time(self) -> Timestamp:
-        with (
-            mongo_errors("reading the cluster's time"),
-            self._client.start_session() as session,
-        ):
-            self._client.admin.command("ping", session=session)
-            time_ = session.operation_time
-        assert time_ is not None  # noqa: S101 - every reply of a replica set carries it
-        return time_
 
     def _is_due(self, what: str, interval: float) -> bool:
         now = time.monotonic()

@@ -1,5 +1,6 @@
 """What every command needs: settings of the stack it talks to, connections, and printing."""
 
+import atexit
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,6 +39,7 @@ def settings_of(data_dir: Path | None) -> Settings:
 
 
 def open_state(settings: Settings) -> tuple[MongoClient[dict[str, Any]], Database[dict[str, Any]]]:
-    """Return a client and the state database."""
+    """Return a client, closed when the command ends, and the state database."""
     client = connect(settings.mongo)
+    atexit.register(client.close)
     return client, state_database(client, settings.mongo)

@@ -13,6 +13,7 @@ from pymongo.errors import PyMongoError
 
 from streams.commands.context import DataDir, open_state, out, settings_of
 from streams.errors import CaptionstreamError
+from streams.mongo import state_database
 from streams.processes import read_reports
 from streams.registry import Registry
 from streams.settings import ClipSettings, Settings
@@ -39,7 +40,8 @@ def doctor(data_dir: DataDir = None) -> None:
     Example: captionstream doctor
     """
     settings = settings_of(data_dir)
-    findings = list(examine(settings))
+    client, _ = open_state(settings)
+    findings = list(examine(settings, client))
     for finding in findings:
         mark = "ok  " if finding.is_ok else "FAIL"
         out.print(f"{mark} {finding.subject}: {finding.detail}", markup=False)
@@ -49,10 +51,10 @@ def doctor(data_dir: DataDir = None) -> None:
         raise typer.Exit(1)
 
 
-def examine(settings: Settings) -> Iterator[Finding]:
+def examine(settings: Settings, client: MongoClient[dict[str, Any]]) -> Iterator[Finding]:
     """Yield one finding for each thing that the pipeline needs."""
     yield _versions()
-    client, state = open_state(settings)
+    state = state_database(client, settings.mongo)
     mongo = _mongo(client, settings)
     yield mongo
     yield _topics(settings)

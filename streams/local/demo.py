@@ -26,7 +26,10 @@ from streams.local.scenes import Scene, make_scenes
 
 console = Console(highlight=False, soft_wrap=True)
 
-_DONE: Final = {"_outputs.img.clip_projection.version": {"$gt": ""}}
+#: Outputs land in any order.
+_DONE: Final = {
+    f"_outputs.img.{model}.version": {"$gt": ""} for model in ("clip", "clip_projection")
+}
 _DEADLINE_SECONDS: Final = 600.0
 _SAMPLES: Final = 3
 

@@ -4,10 +4,13 @@ import functools
 import http.server
 import io
 import os
+import re
 import signal
 import subprocess
 import threading
+import urllib.request
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -58,8 +61,8 @@ def test_a_users_day(stack, tmp_path):
     # Inserted, with plain pymongo and with the command, which downloads URLs.
     first = documents.insert_one({"img": picture(10), "title": "one"}).inserted_id
     stack.wait_for_output(first, "clip_projection")
-    made = stack.outputs(first)
-    assert len(made["clip"]["value"].as_vector().data) == DIMENSION
+    clip = stack.wait_for_output(first, "clip")  # outputs land in any order
+    assert len(clip["value"].as_vector().data) == DIMENSION
     (tmp_path / "two.png").write_bytes(picture(20, kind="PNG"))
     with serving(tmp_path) as url:
         assert "two.png" in stack.run("insert", f"{url}/two.png")
@@ -197,6 +200,17 @@ def test_server_killed_loses_no_change(stack, server):
     stack.wait_for_output(last, "conditional_lm")
     stack.run("wait", "--timeout", "120")
     assert stack.status()["documents"]["pending"] == 0
+
+
+def test_metrics_of_the_readme_are_served(stack):
+    served = set()
+    for url in stack.info["metrics"].values():
+        with urllib.request.urlopen(url) as reply:  # noqa: S310 - our own server
+            served |= set(re.findall(r"^# TYPE (\w+)", reply.read().decode(), re.MULTILINE))
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    named = set(re.findall(r"`(captionstream_\w+)[`{]", readme))
+    assert len(named) > 10
+    assert named <= served
 
 
 def test_doctor_names_what_is_wrong(stack):
