@@ -6,18 +6,21 @@ A version that does not hold is refused and counted; the one before serves on.
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from structlog import get_logger
 
 from streams import metrics
 from streams.documents import MODEL_BY_NAME
-from streams.errors import InvalidBundle, ModelError, StoreUnavailable
+from streams.errors import InvalidBundle, ModelError, StoreUnavailable, Unavailable
 from streams.models.manifest import Bundle, Manifest
 from streams.registry import Registry
 from streams.settings import ModelSettings
 
 log = get_logger(__name__)
+
+#: How long `stop` waits for a load that is under way.
+_STOP_SECONDS: Final = 5.0
 
 M = TypeVar("M")
 
@@ -84,6 +87,8 @@ class HotModel(Generic[M]):
     def stop(self) -> None:
         """Stop following; the version in memory stays."""
         self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(_STOP_SECONDS)
 
     def refresh(self) -> None:
         """Look at the pointer once; if it moved, load that version aside and swap it in.
@@ -100,7 +105,9 @@ class HotModel(Generic[M]):
         if current is None or current.version != pointer.version:
             try:
                 self._swap(self._registry.fetch(self._name, pointer.version))
-            except ModelError as exc:
+            except Unavailable:
+                raise
+            except Exception as exc:  # whatever a version breaks, the one before serves on
                 metrics.REFUSED_RELOADS.labels(self._name, type(exc).__name__).inc()
                 log.error(
                     "model version refused",
@@ -123,10 +130,7 @@ class HotModel(Generic[M]):
         return True
 
     def _swap(self, bundle: Bundle) -> None:
-        for feature in bundle.manifest.features:
-            if feature not in MODEL_BY_NAME:
-                msg = f"{self._name} reads {feature!r}, which no stage makes"
-                raise InvalidBundle(msg)
+        self._check_features(bundle.manifest)
         before = self.current()
         loaded = Loaded(version=bundle.version, model=self._load(bundle), manifest=bundle.manifest)
         self._current = (loaded, bundle)  # one assignment: a batch sees the old or the new one
@@ -136,9 +140,22 @@ class HotModel(Generic[M]):
         metrics.MODEL_VERSION.labels(self._name, loaded.version).set(1)
         log.info("model version serves", model=self._name, version=loaded.version)
 
+    def _check_features(self, manifest: Manifest) -> None:
+        """A version may read one output that is made before it."""
+        made = MODEL_BY_NAME[self._name].reads
+        for feature in manifest.features:
+            if feature not in made:
+                msg = f"{self._name} reads {feature!r}, which no stage makes before it"
+                raise InvalidBundle(msg)
+        if len(manifest.features) != 1:
+            msg = f"{self._name} reads {len(manifest.features)} features, expected 1 of {made}"
+            raise InvalidBundle(msg)
+
     def _poll(self) -> None:
         while not self._stop.wait(self._settings.poll_interval_seconds):
             try:
                 self.refresh()
             except StoreUnavailable as exc:
                 log.warning("pointer not read", model=self._name, error=str(exc))
+            except Exception:  # a thread that ends would follow the pointer never again
+                log.exception("pointer not followed", model=self._name)

@@ -3,8 +3,8 @@
 Every move is kept as history. Knows nothing about what a version is.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -92,17 +92,12 @@ class Pointers:
             PointerConflict: The pointer was moved meanwhile.
             StoreUnavailable: MongoDB does not answer.
         """
-        places: list[str] = []
-        for move in self.history(name):
-            if move.reason.startswith(_ROLLBACK) and move.version in places:
-                del places[places.index(move.version) + 1 :]
-            elif not places or places[-1] != move.version:
-                places.append(move.version)
-        pointer = self.all().get(name)
-        if pointer is None or len(places) < 2:
+        moves = self.history(name)
+        places = _places(moves)
+        if len(places) < 2:
             return None
         return self.move(
-            name, places[-2], reason=_ROLLBACK + reason, expected_revision=pointer.revision
+            name, places[-2], reason=_ROLLBACK + reason, expected_revision=moves[-1].revision
         )
 
     def history(self, name: str) -> list[Pointer]:
@@ -111,9 +106,13 @@ class Pointers:
         Raises:
             StoreUnavailable: MongoDB does not answer.
         """
+        pointer = self.all().get(name)
+        if pointer is None:
+            return []
+        query = {"_id.name": name, "_id.revision": {"$lt": pointer.revision}}
         with mongo_errors("reading the pointer's history"):
-            rows = list(self._history.find({"_id.name": name}).sort("_id.revision", 1))
-        return [_pointer({**row, "_id": name}) for row in rows]
+            rows = list(self._history.find(query).sort("_id.revision", 1))
+        return [*(_pointer({**row, "_id": name}) for row in rows), pointer]
 
     def _compare_and_set(
         self, name: str, version: str, before: Pointer | None, reason: str
@@ -133,6 +132,7 @@ class Pointers:
                 except DuplicateKeyError:
                     return None
             else:
+                self._archive(before)
                 found = self._pointers.find_one_and_update(
                     {"_id": name, "revision": before.revision},
                     {"$set": row},
@@ -140,11 +140,30 @@ class Pointers:
                 )
                 if found is None:
                     return None
-            # A crash just here leaves the move out of the history; the pointer itself names the
-            # version before.
-            key = {"name": name, "revision": row["revision"]}
-            self._history.replace_one({"_id": key}, row, upsert=True)
         return _pointer({"_id": name, **row})
+
+    def _archive(self, pointer: Pointer) -> None:
+        """Keep a move before the pointer, which holds the newest one, is overwritten.
+
+        A crash between the two loses nothing: the history is what is kept here and the pointer.
+        """
+        row = {field.name: getattr(pointer, field.name) for field in fields(pointer)}
+        key = {"name": row.pop("name"), "revision": pointer.revision}
+        try:
+            self._history.insert_one({"_id": key, **row})
+        except DuplicateKeyError:  # kept already, by a mover that then lost the race
+            return
+
+
+def _places(moves: Sequence[Pointer]) -> list[str]:
+    """Return the versions that one can go back through; a move back takes the last one away."""
+    places: list[str] = []
+    for move in moves:
+        if move.reason.startswith(_ROLLBACK) and places[-2:-1] == [move.version]:
+            places.pop()
+        elif not places or places[-1] != move.version:
+            places.append(move.version)
+    return places
 
 
 def _pointer(row: Mapping[str, Any]) -> Pointer:

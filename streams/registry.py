@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from gridfs import GridFS, NoFile
+from gridfs.errors import CorruptGridFile
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
 
@@ -31,8 +32,9 @@ class VersionInfo:
         name: Name of the model.
         version: Id of the version.
         created_at: When it was published.
-        manifest: What it is; None for an announced one.
+        manifest: What it is; None for an announced one, and for one that cannot be read.
         details: What was said when it was announced.
+        problem: Why the manifest cannot be read; None when it can.
     """
 
     name: str
@@ -40,6 +42,7 @@ class VersionInfo:
     created_at: datetime
     manifest: Manifest | None
     details: Mapping[str, Any]
+    problem: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return what a person wants to see; long lists are left out."""
@@ -66,7 +69,7 @@ class Registry:
         self._files = GridFS(database, collection=_FILES)
 
     def publish(self, bundle: Bundle) -> str:
-        """Store a bundle and return its version. Repeating it changes nothing.
+        """Store a bundle and return its version. Repeating it only heals damaged weights.
 
         Raises:
             InvalidBundle: The bundle is damaged.
@@ -76,10 +79,15 @@ class Registry:
         name, version = bundle.manifest.name, bundle.version
         key = _key(name, version)
         with mongo_errors(f"publishing {name} {version}"):
-            if self._versions.find_one({"_id": key}) is not None:
+            stored = self._versions.find_one({"_id": key})
+            if stored is not None and self._weights(stored) == bundle.weights:
                 return version
             # The version's document comes last: a half-done upload is never seen.
             file_id = self._files.put(bundle.weights, filename=f"{key}/{WEIGHTS}")
+            if stored is not None:
+                self._versions.update_one({"_id": key}, {"$set": {"file_id": file_id}})
+                self._files.delete(stored["file_id"])
+                return version
             row = {
                 "_id": key,
                 "name": name,
@@ -128,11 +136,10 @@ class Registry:
             row = self._versions.find_one({"_id": _key(name, version)})
             if row is None or row.get("file_id") is None:
                 raise self._not_found(name, version)
-            try:
-                weights = self._files.get(row["file_id"]).read()
-            except NoFile as exc:
-                msg = f"{name} {version}: its weights are missing; publish it again"
-                raise InvalidBundle(msg) from exc
+            weights = self._weights(row)
+        if weights is None:
+            msg = f"{name} {version}: its weights are missing or incomplete; publish it again"
+            raise InvalidBundle(msg)
         bundle = Bundle(manifest=parse_manifest(row["manifest"]), weights=weights)
         if bundle.version != version or bundle.manifest.name != name:
             msg = (
@@ -140,11 +147,25 @@ class Registry:
                 f" {bundle.manifest.name} {bundle.version}"
             )
             raise InvalidBundle(msg)
-        bundle.check_hash()
+        try:
+            bundle.check_hash()
+        except InvalidBundle as exc:
+            msg = f"{version}: {exc}; publish it again"
+            raise InvalidBundle(msg) from exc
         return bundle
+
+    def _weights(self, row: Mapping[str, Any]) -> bytes | None:
+        """Return stored weights, None when a part of them is lost. Waiting would not heal that."""
+        try:
+            weights: bytes = self._files.get(row["file_id"]).read()
+        except (NoFile, CorruptGridFile):
+            return None
+        return weights
 
     def versions(self, name: str | None = None) -> list[VersionInfo]:
         """Return the versions of one model or of all, oldest first.
+
+        One whose manifest cannot be read, as of a later release, is among them with the reason.
 
         Raises:
             StoreUnavailable: MongoDB does not answer.
@@ -159,6 +180,7 @@ class Registry:
 
         Raises:
             ModelNotFound: None or more than one begins so.
+            InvalidBundle: Its manifest cannot be read.
             StoreUnavailable: MongoDB does not answer.
         """
         found = [info for info in self.versions(name) if info.version.startswith(version)]
@@ -166,6 +188,9 @@ class Registry:
         chosen = exact or found
         if not version or len(chosen) != 1:
             raise self._not_found(name, version)
+        if chosen[0].problem is not None:
+            msg = f"{name} {chosen[0].version}: {chosen[0].problem}"
+            raise InvalidBundle(msg)
         return chosen[0]
 
     def pointer(self, name: str) -> Pointer | None:
@@ -197,6 +222,7 @@ class Registry:
 
         Raises:
             ModelNotFound: There is no such version.
+            InvalidBundle: Its manifest cannot be read.
             PointerConflict: The pointer has another revision.
             StoreUnavailable: MongoDB does not answer.
         """
@@ -257,11 +283,17 @@ def _key(name: str, version: str) -> str:
 
 
 def _info(row: Mapping[str, Any]) -> VersionInfo:
-    manifest = row["manifest"]
+    manifest, problem = None, None
+    if row["manifest"] is not None:
+        try:
+            manifest = parse_manifest(row["manifest"])
+        except InvalidBundle as exc:
+            problem = str(exc)
     return VersionInfo(
         name=row["name"],
         version=row["version"],
         created_at=row["created_at"],
-        manifest=None if manifest is None else parse_manifest(manifest),
+        manifest=manifest,
         details=row["details"],
+        problem=problem,
     )

@@ -8,10 +8,12 @@ import math
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
@@ -21,6 +23,10 @@ from streams.models.manifest import WEIGHTS, Bundle, Golden, Manifest, parse_man
 MANIFEST: Final = "manifest.json"
 #: Longest manifest or weights that are read; far above any model of ours.
 _MAX_BYTES: Final = 4 << 30
+#: Largest number in a config: a layer of more would fit no machine.
+_MAX_SIZE: Final = 1_000_000
+
+ModuleT = TypeVar("ModuleT", bound=torch.nn.Module)
 
 
 def tensors_of(bundle: Bundle) -> dict[str, torch.Tensor]:
@@ -50,10 +56,18 @@ def golden_input(golden: Golden, dimension: int) -> torch.Tensor:
 
 
 def make_bundle(tensors: dict[str, torch.Tensor], **manifest: Any) -> Bundle:
-    """Return the bundle of weights and a manifest; `parts` is filled in."""
+    """Return the bundle of weights and a manifest; `parts` is filled in.
+
+    Raises:
+        InvalidBundle: The manifest's content is not valid, for example a metric is NaN.
+    """
     weights = save({name: tensor.detach().contiguous() for name, tensor in tensors.items()})
     parts = {WEIGHTS: hashlib.sha256(weights).hexdigest()}
-    return Bundle(manifest=Manifest(parts=parts, **manifest), weights=weights)
+    try:
+        return Bundle(manifest=Manifest(parts=parts, **manifest), weights=weights)
+    except ValidationError as exc:
+        msg = f"manifest is not valid: {exc.errors(include_url=False, include_input=False)}"
+        raise InvalidBundle(msg) from exc
 
 
 def to_directory(bundle: Bundle, directory: Path) -> None:
@@ -74,9 +88,19 @@ def to_directory(bundle: Bundle, directory: Path) -> None:
                 file.flush()
                 os.fsync(file.fileno())
         aside.rename(directory)
+        _sync_directory(directory.parent)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make a rename last: it is an entry of the directory."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def from_directory(directory: Path) -> Bundle:
@@ -101,21 +125,56 @@ def from_directory(directory: Path) -> Bundle:
     return bundle
 
 
-def load_into(module: torch.nn.Module, bundle: Bundle) -> None:
-    """Load a bundle's weights into a module and make it ready to serve.
+def sizes_of(manifest: Manifest, names: Sequence[str]) -> dict[str, int]:
+    """Return a config of which every value is a size.
+
+    Raises:
+        InvalidBundle: It has other names, or a value is no whole number from 1 to 1,000,000.
+    """
+    config = manifest.config
+    sizes = {name: value for name, value in config.items() if isinstance(value, int)}
+    are_sizes = all(1 <= value <= _MAX_SIZE for value in sizes.values())
+    if set(sizes) != set(names) or len(sizes) != len(config) or not are_sizes:
+        msg = f"{manifest.name}: config is {config}, expected a positive size for each of {names}"
+        raise InvalidBundle(msg)
+    return sizes
+
+
+def check_features(manifest: Manifest, dimension: int) -> None:
+    """Compare the dimension of every feature with the one that the model reads.
+
+    Raises:
+        InvalidBundle: They differ.
+    """
+    for name, feature in manifest.features.items():
+        if feature.dimension != dimension:
+            msg = (
+                f"{manifest.name}: feature {name!r} has dimension {feature.dimension},"
+                f" the config reads {dimension}"
+            )
+            raise InvalidBundle(msg)
+
+
+def build(make: Callable[[], ModuleT], bundle: Bundle) -> ModuleT:
+    """Make a module with a bundle's weights, ready to serve.
+
+    Shapes are compared before any memory is taken, so that a wrong config costs nothing.
 
     Raises:
         InvalidBundle: Names or shapes differ, or the weights are damaged.
     """
     tensors = tensors_of(bundle)
+    with torch.device("meta"):
+        module = make()
     expected = {name: tuple(t.shape) for name, t in module.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if expected != found:
         wrong = sorted(set(expected.items()) ^ set(found.items()))
         msg = f"{bundle.manifest.name}: weights differ from the manifest's config: {wrong}"
         raise InvalidBundle(msg)
+    module.to_empty(device="cpu")
     module.load_state_dict(tensors)
-    module.eval().requires_grad_(False)
+    return module.eval().requires_grad_(False)
 
 
 def check_close(name: str, found: list[float], expected: list[float] | None) -> None:

@@ -7,19 +7,28 @@ seed's.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch.nn import functional
 
 from streams.errors import InvalidBundle
-from streams.models.bundle import check_close, golden_input, load_into, make_bundle
+from streams.models.bundle import (
+    build,
+    check_close,
+    check_features,
+    golden_input,
+    make_bundle,
+    sizes_of,
+)
 from streams.models.decoding import decode_beam, decode_greedy
 from streams.models.manifest import Bundle, Feature, Golden
 from streams.models.vocabulary import Vocabulary
 
 NAME: Final = "conditional_lm"
 _GOLDEN_COUNT: Final = 2
+#: Most words of a caption that any model may be asked for; decoding is one step for each.
+_MAX_LENGTH: Final = 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +51,8 @@ class ConditionalLM(torch.nn.Module):
 
     Attributes:
         vocabulary: V words.
-        max_length: Most tokens of a caption, the start token included, as in the seed.
+        max_length: Most words of a caption. The seed counts the start token too, so that its
+            captions end one word earlier; up to there the tokens are equal.
     """
 
     def __init__(
@@ -53,8 +63,15 @@ class ConditionalLM(torch.nn.Module):
         n_hidden: int = 512,
         max_length: int = 15,
     ) -> None:
-        """Make the layers, with the names that they have in the seed."""
+        """Make the layers, with the names that they have in the seed.
+
+        Raises:
+            ValueError: `max_length` is not from 1 to 1000.
+        """
         super().__init__()
+        if not 1 <= max_length <= _MAX_LENGTH:
+            msg = f"max_length is {max_length}, expected 1 to {_MAX_LENGTH} words"
+            raise ValueError(msg)
         self.vocabulary = vocabulary
         self.n_condition = n_condition
         self.n_hidden = n_hidden
@@ -188,9 +205,13 @@ def from_bundle(bundle: Bundle) -> ConditionalLM:
     except ValueError as exc:
         msg = f"{manifest.name}: vocabulary is not valid: {exc}"
         raise InvalidBundle(msg) from exc
-    config: dict[str, Any] = {name: int(value) for name, value in manifest.config.items()}
-    model = ConditionalLM(vocabulary, **config)
-    load_into(model, bundle)
+    sizes = sizes_of(manifest, ("n_condition", "n_hidden", "max_length"))
+    check_features(manifest, sizes["n_condition"])
+    try:
+        model = build(lambda: ConditionalLM(vocabulary, **sizes), bundle)
+    except ValueError as exc:
+        msg = f"{manifest.name}: {exc}"
+        raise InvalidBundle(msg) from exc
     check_golden(model, bundle)
     return model
 

@@ -26,9 +26,10 @@ class StepModel(Protocol):
 
 
 def decode_greedy(model: StepModel, images: torch.Tensor) -> Decoded:
-    """Take the likeliest token each time, at most `max_length` - 1 times, as the seed does.
+    """Take the likeliest token each time, at most `max_length` times.
 
-    Ends early when every row has stopped; tokens after a stop are dropped.
+    The same tokens as the seed's, which takes one less: it counts the start token as a word. Ends
+    early when every row has stopped; tokens after a stop are dropped.
     """
     stop = model.vocabulary.stop
     rows = images.shape[0]
@@ -37,7 +38,7 @@ def decode_greedy(model: StepModel, images: torch.Tensor) -> Decoded:
     has_stopped = torch.zeros(rows, dtype=torch.bool, device=images.device)
     steps: list[torch.Tensor] = []
     scores: list[torch.Tensor] = []
-    for _ in range(model.max_length - 1):
+    for _ in range(model.max_length):
         log_probabilities, state = model.step(tokens, state)
         best, tokens = log_probabilities.max(dim=-1)  # (B,), (B,)
         steps.append(tokens)
@@ -67,7 +68,7 @@ def decode_beam(model: StepModel, images: torch.Tensor, width: int) -> Decoded:
     totals[:, 0] = 0.0  # all beams begin alike; only one may grow at first
     frozen = torch.full((n_tokens,), -torch.inf, device=images.device)
     frozen[stop] = 0.0  # a stopped sentence goes on with free stops
-    for _ in range(model.max_length - 1):
+    for _ in range(model.max_length):
         log_probabilities, state = model.step(tokens[:, -1], state)  # (B*W, V + 2)
         has_stopped = tokens[:, -1] == stop
         log_probabilities[has_stopped] = frozen

@@ -1,6 +1,7 @@
 """From the value of `img` to an RGB image, within limits. Knows nothing about models."""
 
 import io
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -9,7 +10,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from streams.errors import InvalidImage
 from streams.settings import ImageSettings
 
-_SIXTEEN_BIT: Final = frozenset({"I;16", "I;16B", "I;16L", "I;16N", "I"})
+_SIXTEEN_BIT: Final = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
+#: What is tried on bytes of unknown origin. Pillow knows more, and for one of them (EPS) runs an
+#: interpreter of programs.
+_FORMATS: Final = (
+    *("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "DIB", "AVIF", "JPEG2000"),
+    *("PPM", "QOI", "ICO"),
+)
+#: Largest value of a wide image, and the factor that brings it to 8 bits.
+_FACTORS: Final = ((255, 1.0), (65_535, 1 / (1 << 8)), (float("inf"), 1 / (1 << 23)))
 
 
 def image_bytes(value: object, limits: ImageSettings) -> bytes:
@@ -43,14 +52,14 @@ def decode_image(value: object, limits: ImageSettings) -> Image.Image:
     """Return the image, upright, as RGB.
 
     The EXIF rotation is applied; transparency is laid on white; of an animation the first frame is
-    taken; 16 bits are scaled to 8; palettes, grey and CMYK are converted.
+    taken; 16 and 32 bits are scaled to 8; palettes, grey and CMYK are converted.
 
     Raises:
         InvalidImage: It cannot be decoded or exceeds a limit.
     """
     data = image_bytes(value, limits)
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=_formats()) as image:
             _check_size(image, limits)
             image.seek(0)
             image.load()
@@ -58,11 +67,18 @@ def decode_image(value: object, limits: ImageSettings) -> Image.Image:
     except InvalidImage:
         raise
     except UnidentifiedImageError as exc:
-        msg = f"`img` ({len(data)} bytes) is no image of a known format"
+        msg = f"`img` ({len(data)} bytes) is no image of a known format ({', '.join(_formats())})"
         raise InvalidImage(msg) from exc
     except Exception as exc:  # decoders raise anything on hostile bytes
         msg = f"`img` ({len(data)} bytes) cannot be decoded: {exc}"
         raise InvalidImage(msg) from exc
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those that this build of Pillow can read."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def _check_size(image: Image.Image, limits: ImageSettings) -> None:
@@ -78,9 +94,9 @@ def _check_size(image: Image.Image, limits: ImageSettings) -> None:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in _SIXTEEN_BIT:
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
         return _scale_to_8_bits(image).convert("RGB")
-    if image.mode == "F":
-        return Image.fromarray(np.clip(np.asarray(image), 0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
@@ -89,7 +105,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _scale_to_8_bits(image: Image.Image) -> Image.Image:
-    """Pillow clips wide integers at 255, which turns most 16-bit images white."""
-    values = np.asarray(image).astype(np.int64)
-    scaled = values >> 8 if values.max(initial=0) > 255 else values
-    return Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8))
+    """Pillow clips wide numbers at 255, which turns most such images white.
+
+    How much 32 bits hold is not written in the file, so the largest value tells: 8, 16 or 31 bits,
+    and for floats also the range from 0 to 1.
+    """
+    values = np.nan_to_num(np.asarray(image).astype(np.float32))
+    largest = values.max(initial=0)
+    if image.mode == "F" and largest <= 1:
+        factor = 255.0
+    else:
+        factor = next(factor for limit, factor in _FACTORS if largest <= limit)
+    return Image.fromarray(np.clip(values * factor, 0, 255).astype(np.uint8))

@@ -5,7 +5,14 @@ from typing import Final
 import torch
 from torch.nn import functional
 
-from streams.models.bundle import check_close, golden_input, load_into, make_bundle
+from streams.models.bundle import (
+    build,
+    check_close,
+    check_features,
+    golden_input,
+    make_bundle,
+    sizes_of,
+)
 from streams.models.manifest import Bundle, Feature, Golden
 
 NAME: Final = "clip_projection"
@@ -77,9 +84,9 @@ def from_bundle(bundle: Bundle) -> Projection:
     Raises:
         InvalidBundle: It is damaged or does not compute its golden output.
     """
-    config = bundle.manifest.config
-    projection = Projection(int(config["dimension_in"]), int(config["dimension_out"]))
-    load_into(projection, bundle)
+    sizes = sizes_of(bundle.manifest, ("dimension_in", "dimension_out"))
+    check_features(bundle.manifest, sizes["dimension_in"])
+    projection = build(lambda: Projection(**sizes), bundle)
     check_golden(projection, bundle)
     return projection
 

@@ -12,11 +12,12 @@ _OTHER_THAN_LETTERS: Final = re.compile(r"[^a-z ]")
 
 
 def normalize(text: str) -> list[str]:
-    """Return the words of a caption: lower case, letters only, split at spaces.
+    """Return the words of a caption: lower case, letters a to z only, split at white space.
 
     As the seed builds its vocabulary; its tokenizer meant to do the same but kept punctuation.
+    Unlike the seed, which knows only spaces, any white space separates words.
     """
-    return _OTHER_THAN_LETTERS.sub("", text.lower().replace("\n", " ")).split()
+    return _OTHER_THAN_LETTERS.sub("", " ".join(text.lower().split())).split()
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,16 @@ class Vocabulary:
         return {word: number for number, word in enumerate(self.words)}
 
     def encode(self, caption: str, *, max_length: int) -> list[int]:
-        """Return exactly `max_length` ids: the words, then stop ids.
+        """Return `max_length` + 1 ids: at most `max_length` words, then stop ids, at least one.
 
-        A caption of `max_length` words or more is cut and has no stop id, as in the seed; the loss
-        then learns all of its words, and `max_length` bounds decoding anyway.
+        The seed has no stop after a caption of `max_length` words, so its model never learns to
+        end one. The loss does not count ids after the first stop, so that shorter captions cost
+        what they cost in the seed. The input that belongs to these targets is the start id and
+        all but the last of them.
         """
         unknown = self._ids[UNKNOWN]
         ids = [self._ids.get(word, unknown) for word in normalize(caption)][:max_length]
-        return ids + [self.stop] * (max_length - len(ids))
+        return ids + [self.stop] * (max_length + 1 - len(ids))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the words up to the first stop id; other ids without a word are passed over."""

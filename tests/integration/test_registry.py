@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from streams import metrics
-from streams.errors import InvalidBundle, ModelNotFound, PointerConflict
+from streams.errors import InvalidBundle, ModelNotFound, PointerConflict, StoreUnavailable
 from streams.hot_model import HotModel
 from streams.models import conditional_lm, projection
 from streams.models.bundle import make_bundle, tensors_of
@@ -158,7 +158,7 @@ def other_words():
         (lambda: with_manifest(features={"depth": Feature(dimension=4)}), "which no stage makes"),
         (
             lambda: with_manifest(config={"n_condition": 5, "n_hidden": 8, "max_length": 6}),
-            "differ",
+            "has dimension 32, the config reads 5",
         ),
     ],
     ids=["NaN weight", "other words", "fewer words", "unknown feature", "other shapes"],
@@ -215,3 +215,128 @@ def test_model_whose_weights_rot_in_memory_fails_its_self_test(registry, hot):
     with torch.no_grad():
         hot.current().model.prediction.weight.fill_(math.nan)
     assert not hot.self_test()
+
+
+def test_rollback_after_a_version_served_twice_goes_on_from_its_last_turn(registry):
+    a, b, c = (registry.publish(tiny_captioner(seed=seed)) for seed in range(3))
+    for version in (a, b, a, c):
+        registry.promote(NAME, version, reason="test")
+    back = [registry.rollback(NAME, reason="bad").version for _ in range(3)]
+    assert back == [a, b, a]
+
+
+def test_reason_that_begins_like_a_rollback_does_not_change_what_came_before(registry):
+    a, b, c = (registry.publish(tiny_captioner(seed=seed)) for seed in range(3))
+    for version in (a, b, c):
+        registry.promote(NAME, version, reason="test")
+    registry.promote(NAME, a, reason="rollback: by hand, to the first")
+    assert registry.rollback(NAME, reason="bad").version == c
+
+
+def test_move_survives_in_the_history_when_the_process_dies_right_after_it(registry, database):
+    a, b, c = (promote(registry, tiny_captioner(seed=seed)) for seed in range(3))
+    database["model_history"].delete_one({"_id": {"name": NAME, "revision": 3}})
+    assert [move.version for move in registry.history(NAME)] == [a, b, c]
+    d = promote(registry, tiny_captioner(seed=3))
+    assert [move.version for move in registry.history(NAME)] == [a, b, c, d]
+
+
+def test_weights_with_a_lost_chunk_are_damaged_not_unavailable(registry, hot, database):
+    good = promote(registry, tiny_captioner(seed=1))
+    hot.refresh()
+    bad = promote(registry, tiny_captioner(seed=2))
+    newest = database["model_files.chunks"].find().sort("_id", -1)[0]
+    database["model_files.chunks"].delete_one({"_id": newest["_id"]})
+    with pytest.raises(InvalidBundle, match="publish it again"):
+        registry.fetch(NAME, bad)
+    hot.refresh()
+    assert hot.current().version == good
+
+
+@pytest.mark.parametrize("change", ["lost", "flipped"])
+def test_publishing_again_heals_damaged_weights(registry, database, change):
+    bundle = tiny_captioner(seed=1)
+    version = registry.publish(bundle)
+    if change == "lost":
+        database["model_files.files"].delete_many({})
+    else:
+        chunk = database["model_files.chunks"].find_one()
+        data = bytes([chunk["data"][0] ^ 1]) + chunk["data"][1:]
+        database["model_files.chunks"].update_one({"_id": chunk["_id"]}, {"$set": {"data": data}})
+    with pytest.raises(InvalidBundle, match="publish it again"):
+        registry.fetch(NAME, version)
+    assert registry.publish(bundle) == version
+    assert registry.fetch(NAME, version) == bundle
+
+
+def test_version_of_a_later_release_hides_no_other(registry, database):
+    good = promote(registry, tiny_captioner(seed=1))
+    later = registry.publish(tiny_captioner(seed=2))
+    row = database["model_versions"].find_one({"version": later})
+    manifest = row["manifest"].replace('"format_version":1', '"format_version":2')
+    database["model_versions"].update_one({"_id": row["_id"]}, {"$set": {"manifest": manifest}})
+    assert [info.version for info in registry.versions(NAME)] == [good, later]
+    assert registry.describe(NAME, good).manifest is not None
+    with pytest.raises(InvalidBundle, match="manifest format 2 is unknown"):
+        registry.describe(NAME, later)
+    with pytest.raises(InvalidBundle, match="manifest format 2 is unknown"):
+        registry.promote(NAME, later, reason="test")
+
+
+def test_any_error_of_a_load_is_a_refusal_and_following_goes_on(registry):
+    calls = []
+
+    def load(bundle):
+        calls.append(bundle.version)
+        if len(calls) == 1:
+            msg = "a fault of the loader"
+            raise RuntimeError(msg)
+        return conditional_lm.from_bundle(bundle)
+
+    settings = ModelSettings(poll_interval_seconds=0.05)
+    hot = HotModel(NAME, load, conditional_lm.check_golden, registry, settings)
+    promote(registry, tiny_captioner(seed=1))
+    hot.start()
+    assert hot.current() is None
+    second = promote(registry, tiny_captioner(seed=2))
+    wait_until(lambda: hot.current() and hot.current().version == second, doing="the next version")
+    hot.stop()
+
+
+def test_feature_made_only_after_the_model_is_refused(registry, hot):
+    features = {"conditional_lm": Feature(dimension=DIMENSION)}
+    promote(registry, with_manifest(features=features))
+    hot.refresh()
+    assert hot.current() is None
+
+
+def test_following_survives_an_unreachable_database(registry, hot, database):
+    first = promote(registry, tiny_captioner(seed=1))
+    hot.start()
+    fail = {
+        "configureFailPoint": "failCommand",
+        "mode": {"times": 3},
+        "data": {
+            "failCommands": ["find"],
+            "errorCode": 13388,
+            "namespace": f"{database.name}.model_pointers",
+        },
+    }
+    database.client.admin.command(fail)
+    second = promote_later(registry, tiny_captioner(seed=2))
+    assert hot.current().version in (first, second)
+    wait_until(lambda: hot.current().version == second, doing="the swap after the outage")
+    hot.stop()
+
+
+def promote_later(registry, bundle):
+    version = registry.publish(bundle)
+    wait_until(lambda: is_promoted(registry, version), doing="the promotion")
+    return version
+
+
+def is_promoted(registry, version):
+    try:
+        return registry.promote(NAME, version, reason="test").version == version
+    except StoreUnavailable:
+        return False

@@ -1,5 +1,7 @@
 """The encoder against bare open_clip, with a model small enough for a unit test."""
 
+import json
+
 import numpy as np
 import open_clip
 import pytest
@@ -76,11 +78,64 @@ def test_self_test_fails_when_weights_turn_into_nan(config):
         ("RN5000", "random", "knows no model 'RN5000'.*RN50, ViT-B-32"),
         ("RN50", "no-such-tag", "neither a file nor a tag of RN50.*openai"),
         ("gone.json", "random", r"no open_clip model config at gone\.json"),
+        ("ViT-B-32", "no-such-tag", "or to `random` for a trial"),
     ],
 )
 def test_unknown_model_or_weights_name_the_remedy(model, pretrained, message):
     with pytest.raises(SettingsError, match=message):
         ClipEncoder(ClipSettings(model=model, pretrained=pretrained))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is no JSON"),
+        ("[]", "is no open_clip model config.*embed_dim, vision_cfg, text_cfg"),
+        ('{"embed_dim": 4}', "is no open_clip model config"),
+    ],
+)
+def test_file_that_is_no_model_config_is_named(tmp_path, text, message):
+    path = tmp_path / "other.json"
+    path.write_text(text)
+    with pytest.raises(SettingsError, match=message):
+        ClipEncoder(ClipSettings(model=str(path), pretrained="random"))
+
+
+@pytest.mark.parametrize("device", ["tpu9", "cuda:63"])
+def test_device_that_is_not_there_is_named(config, device):
+    with pytest.raises(SettingsError, match=f"cannot use device '{device}'"):
+        ClipEncoder(ClipSettings(model=config, pretrained="random", device=device))
+
+
+def test_random_weights_leave_the_random_generator_alone(config):
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    random_encoder(config)
+    assert torch.rand(1) == expected
+
+
+def test_tower_that_returns_tokens_too_gives_its_embedding(tmp_path):
+    """CoCa, as bare open_clip encodes with it."""
+    vision = {"image_size": 32, "layers": 1, "width": 16, "patch_size": 16, "head_width": 8}
+    text = {"context_length": 8, "vocab_size": 64, "layers": 1, "heads": 2, "width": 16}
+    path = tmp_path / "tinycoca.json"
+    pooling = {"attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True}
+    content = {
+        "embed_dim": 16,
+        "vision_cfg": {**vision, **pooling},
+        "text_cfg": {**text, "embed_cls": True, "output_tokens": True},
+        "multimodal_cfg": {**text, "attn_pooler_heads": 2},
+        "custom_text": True,
+    }
+    path.write_text(json.dumps(content))
+    encoder = random_encoder(str(path))
+    torch.manual_seed(0)
+    bare, _, preprocess = open_clip.create_model_and_transforms("tinycoca", pretrained=None)
+    images = torch.stack([preprocess(picture())])
+    with torch.inference_mode():
+        expected = bare.eval().encode_image(images, normalize=False).numpy()
+    assert np.allclose(encoder.encode(images), expected, atol=1e-6)
 
 
 def test_damaged_checkpoint_names_the_remedy(config, tmp_path):

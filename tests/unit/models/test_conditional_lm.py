@@ -14,7 +14,8 @@ from streams.models.conditional_lm import (
     from_bundle,
     to_bundle,
 )
-from streams.models.manifest import Bundle
+from streams.models.decoding import decode_beam, decode_greedy
+from streams.models.manifest import Bundle, Feature
 from streams.models.vocabulary import UNKNOWN, Vocabulary
 
 VOCABULARY = Vocabulary(("a", "blue", "cat", "dog", "on", "red", UNKNOWN))
@@ -68,10 +69,10 @@ class SlowSeed:
             rows.append(row)
         return np.stack(rows)
 
-    def greedy(self, image):
-        """`forward` of the seed: LENGTH predictions of which the first is the start token."""
+    def greedy(self, image, length=LENGTH):
+        """`forward` of the seed: `length` predictions of which the first is the start token."""
         h, predictions = self.first(image), [len(VOCABULARY)]
-        for _ in range(LENGTH - 1):
+        for _ in range(length - 1):
             logits, h = self.next(predictions[-1], h)
             predictions.append(int(np.argmax(logits)))
         return predictions[1:]
@@ -132,7 +133,9 @@ def test_greedy_tokens_equal_the_seeds_up_to_the_stop(model):
         if VOCABULARY.stop in expected:
             expected = expected[: expected.index(VOCABULARY.stop) + 1]
             stops += 1
-        assert list(caption.tokens) == expected
+            assert list(caption.tokens) == expected
+        else:  # the seed ends one word early
+            assert list(caption.tokens) == SlowSeed(model).greedy(image, LENGTH + 1)
     assert 0 < stops < 40, "the case must hold sentences that stop and some that do not"
 
 
@@ -164,7 +167,7 @@ def test_beam_of_one_more_is_never_worse_in_total_and_batch_equals_single(model)
 
 def test_beam_search_equals_an_exhaustive_search(model):
     """With as many beams as sentences, the best mean of all sentences is found."""
-    short = ConditionalLM(VOCABULARY, n_condition=D, n_hidden=H, max_length=3).eval()
+    short = ConditionalLM(VOCABULARY, n_condition=D, n_hidden=H, max_length=2).eval()
     short.load_state_dict(model.state_dict())
     image = torch.randn(1, D)
     slow = SlowSeed(model)
@@ -179,6 +182,44 @@ def test_beam_search_equals_an_exhaustive_search(model):
             sentences[(a, b)] = (first[a] + second[b]) / 2
     [caption] = short.generate(image, beam_width=9)
     assert caption.tokens == max(sentences, key=sentences.get)
+
+
+def always_one_word(model):
+    with torch.no_grad():
+        model.prediction.bias.fill_(0.0)
+        model.prediction.bias[2] = 1000.0
+    return model
+
+
+@pytest.mark.parametrize("beam_width", [1, 3])
+def test_caption_of_max_length_words_is_possible(model, beam_width):
+    [caption] = always_one_word(model).generate(torch.randn(1, D), beam_width=beam_width)
+    assert caption.text == " ".join(["cat"] * LENGTH)
+
+
+def test_longest_targets_fit_the_longest_captions(model):
+    """A caption of `max_length` words and its stop can be learned and then be said in full."""
+    targets = VOCABULARY.encode("cat " * LENGTH, max_length=LENGTH)
+    inputs = torch.tensor([[VOCABULARY.start, *targets[:-1]]])
+    logits = always_one_word(model).train_forward(torch.randn(1, D), inputs)
+    assert logits.shape == (1, len(targets), len(VOCABULARY) + 2)
+    assert VOCABULARY.decode(targets) == model.generate(torch.randn(1, D))[0].text
+
+
+@pytest.mark.parametrize("max_length", [0, -1, 1001])
+def test_senseless_max_length_is_refused(max_length):
+    with pytest.raises(ValueError, match=f"max_length is {max_length}, expected 1 to 1000"):
+        ConditionalLM(VOCABULARY, max_length=max_length)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_beam_of_one_equals_greedy(model, seed):
+    images = torch.randn(20, D, generator=torch.Generator().manual_seed(seed))
+    with torch.inference_mode():
+        greedy = decode_greedy(model, images)
+        beam = decode_beam(model, images, 1)
+    assert [tokens for tokens, _ in beam] == [tokens for tokens, _ in greedy]
+    assert [score for _, score in beam] == pytest.approx([score for _, score in greedy], abs=1e-5)
 
 
 def test_empty_batch_gives_no_captions(model):
@@ -216,6 +257,56 @@ def test_other_words_of_the_same_number_are_refused(model):
     words = ["a", "dog", "cat", "blue", "red", "on", UNKNOWN]
     with pytest.raises(InvalidBundle, match="golden"):
         from_bundle(changed(bundle, vocabulary=words))
+
+
+GOOD = {"n_condition": D, "n_hidden": H, "max_length": LENGTH}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {**GOOD, "dropout": 1},
+        {**GOOD, "n_hidden": "8"},
+        {**GOOD, "n_hidden": -8},
+        {**GOOD, "n_hidden": 10**9},
+        {**GOOD, "n_hidden": 999_999},
+        {**GOOD, "max_length": 5000},
+        {**GOOD, "n_condition": D + 1},
+    ],
+    ids=str,
+)
+def test_wrong_config_is_refused_before_it_takes_memory(model, config):
+    with pytest.raises(InvalidBundle):
+        from_bundle(changed(to_bundle(model, clip_version=None), config=config))
+
+
+def test_feature_of_another_dimension_is_refused_with_both_numbers(model):
+    bundle = to_bundle(model, clip_version=None)
+    features = {"clip": Feature(dimension=512)}
+    with pytest.raises(InvalidBundle, match=f"'clip' has dimension 512, the config reads {D}"):
+        from_bundle(changed(bundle, features=features))
+
+
+def test_metric_that_is_no_number_is_refused(model):
+    with pytest.raises(InvalidBundle, match=r"manifest is not valid.*bleu"):
+        to_bundle(model, clip_version=None, metrics={"bleu": math.nan})
+
+
+def test_diverged_model_makes_no_bundle(model):
+    with torch.no_grad():
+        model.prediction.weight.fill_(math.nan)
+    with pytest.raises(InvalidBundle, match="scores"):
+        to_bundle(model, clip_version=None)
+
+
+def test_loading_leaves_the_random_generator_alone(model):
+    bundle = to_bundle(model, clip_version=None)
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    from_bundle(bundle)
+    assert torch.rand(1) == expected
 
 
 def test_weight_that_is_not_a_number_is_refused(model):

@@ -81,6 +81,35 @@ def test_sixteen_bits_are_scaled_not_clipped():
     assert [image.getpixel((x, 0))[0] for x in range(3)] == [0, 128, 255]
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([[0, 200, 255]], dtype=np.uint16), [0, 0, 0]),
+        (np.array([[0, 128, 255]], dtype=np.int32), [0, 128, 255]),
+        (np.array([[0, 32768, 65535]], dtype=np.int32), [0, 128, 255]),
+        (np.array([[0, 2**30, 2**31 - 1]], dtype=np.int32), [0, 128, 255]),
+        (np.array([[0, 0.5, 1]], dtype=np.float32), [0, 127, 255]),
+        (np.array([[0, 100, 255]], dtype=np.float32), [0, 100, 255]),
+        (np.array([[np.nan, 0, 1]], dtype=np.float32), [0, 0, 255]),
+    ],
+    ids=["dark 16", "8 in 32", "16 in 32", "full 32", "unit float", "byte float", "NaN"],
+)
+def test_wide_numbers_are_scaled_to_what_they_hold(values, expected):
+    image = decode_image(encoded(Image.fromarray(values), "TIFF"), LIMITS)
+    assert [image.getpixel((x, 0))[0] for x in range(3)] == expected
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PDF", "TGA"])
+def test_format_that_runs_programs_or_has_no_mark_is_refused(kind):
+    with pytest.raises(InvalidImage, match=r"no image of a known format \(JPEG, PNG"):
+        decode_image(encoded(gradient(), kind), LIMITS)
+
+
+def test_photograph_of_two_pictures_gives_the_first():
+    data = encoded(gradient(), "MPO", save_all=True, append_images=[Image.new("RGB", (40, 30))])
+    assert np.asarray(decode_image(data, LIMITS)).mean() > 80
+
+
 def test_animation_gives_its_first_frame():
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])

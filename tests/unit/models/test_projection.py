@@ -6,6 +6,7 @@ import torch
 from streams.errors import InvalidBundle
 from streams.models import projection
 from streams.models.bundle import from_directory, to_directory
+from streams.models.manifest import Bundle
 from streams.models.projection import orthogonal_projection
 
 
@@ -34,6 +35,18 @@ def test_bundle_survives_a_directory(tmp_path):
     expected = projection.from_bundle(bundle)(vectors)
     assert torch.equal(projection.from_bundle(again)(vectors), expected)
     assert [path.name for path in tmp_path.iterdir()] == ["v0"]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{}, {"dimension_in": 10**6, "dimension_out": 10**6}, {"dimension_in": 4, "dimension_out": 16}],
+    ids=str,
+)
+def test_wrong_config_is_refused(config):
+    good = projection.to_bundle(orthogonal_projection(16, 4, seed=0))
+    manifest = good.manifest.model_copy(update={"config": config})
+    with pytest.raises(InvalidBundle):
+        projection.from_bundle(Bundle(manifest=manifest, weights=good.weights))
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "model.safetensors"])

@@ -11,7 +11,7 @@ WORDS = Vocabulary(("a", "cat", "mat", "on", UNKNOWN))
 
 def test_punctuation_and_case_are_dropped_alike_when_building_and_encoding():
     assert normalize("A cat, on-mat!\n") == ["a", "cat", "onmat"]
-    assert WORDS.encode("A CAT, on a mat.", max_length=6) == [0, 1, 3, 0, 2, WORDS.stop]
+    assert WORDS.encode("A CAT, on a mat.", max_length=6) == [0, 1, 3, 0, 2] + [WORDS.stop] * 2
 
 
 def test_words_must_occur_more_than_min_count_times():
@@ -26,11 +26,16 @@ def test_building_does_not_depend_on_the_order_of_captions():
 
 
 def test_unknown_words_become_unk():
-    assert WORDS.encode("a unicorn", max_length=3) == [0, 4, WORDS.stop]
+    assert WORDS.encode("a unicorn", max_length=2) == [0, 4, WORDS.stop]
 
 
-def test_long_caption_is_cut_without_a_stop():
-    assert WORDS.encode("a cat on a mat", max_length=3) == [0, 1, 3]
+@pytest.mark.parametrize("caption", ["a cat on", "a cat on a mat"])
+def test_caption_as_long_as_allowed_or_longer_still_ends_with_a_stop(caption):
+    assert WORDS.encode(caption, max_length=3) == [0, 1, 3, WORDS.stop]
+
+
+def test_any_white_space_separates_words():
+    assert normalize("a\tcat\r\nsat\u00a0on - it") == ["a", "cat", "sat", "on", "it"]
 
 
 def test_start_and_stop_come_after_the_words():
@@ -43,7 +48,7 @@ def test_decoding_ends_at_the_first_stop():
 
 @given(st.lists(st.sampled_from(["a", "cat", "mat", "on"]), max_size=10))
 def test_known_words_survive_a_round_trip(words):
-    assert WORDS.decode(WORDS.encode(" ".join(words), max_length=11)) == " ".join(words)
+    assert WORDS.decode(WORDS.encode(" ".join(words), max_length=10)) == " ".join(words)
 
 
 @pytest.mark.parametrize("words", [("a",), ("a", "a", UNKNOWN)])
