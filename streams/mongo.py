@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
+from bson.codec_options import DatetimeConversion
 from bson.timestamp import Timestamp
 from pymongo import MongoClient
 from pymongo.database import Database
@@ -30,6 +31,10 @@ def connect(settings: MongoSettings) -> MongoClient[Document]:
             settings.uri.get_secret_value(),
             appname="captionstream",
             tz_aware=True,
+            # One `_id` with a date beyond the year 9999, or that is not UTF-8 (no document has the
+            # id that is read then), must not stop the change stream.
+            datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+            unicode_decode_error_handler="replace",
             serverSelectionTimeoutMS=int(settings.timeout_seconds * 1000),
             connectTimeoutMS=int(settings.timeout_seconds * 1000),
             # Longer than any operation of ours; a half-open connection must not hang for ever.

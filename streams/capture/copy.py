@@ -8,7 +8,7 @@ from pymongo.collection import Collection
 from structlog import get_logger
 
 from streams.capture.leadership import CopyState
-from streams.documents import DocumentId
+from streams.documents import DocumentId, document_key
 from streams.mongo import Document, mongo_errors
 
 log = get_logger(__name__)
@@ -45,4 +45,8 @@ def _next_ids(
         if has_begun:
             cursor = cursor.min([("_id", last_id)])
         ids = [row["_id"] for row in cursor.limit(CHUNK + 1)]
-    return [found for found in ids if not (has_begun and found == last_id)][:CHUNK]
+    # Compared as MongoDB tells ids apart: in Python 1 equals True, {a, b} equals {b, a}, and NaN
+    # does not equal itself.
+    if has_begun and ids and document_key(ids[0]) == document_key(last_id):
+        ids = ids[1:]
+    return ids[:CHUNK]

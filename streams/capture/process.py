@@ -31,14 +31,6 @@ def run_publisher(settings: Settings) -> None:
     state = state_database(client, settings.mongo)
     publisher = Publisher(settings, client)
     reconciler = Reconciler(settings, client, serving=Registry(state).serving)
-    endpoints = serve_endpoints(
-        settings.http,
-        health=lambda: _health(publisher, settings.stage.stall_seconds),
-        readiness=lambda: _readiness(publisher),
-    )
-    rate = Rate()
-    reporter = Reporter(state, lambda: _report(publisher, endpoints.url, rate))
-    reporter.start()
     repeating = threading.Thread(
         target=reconciler.run,
         args=(stop,),
@@ -46,6 +38,14 @@ def run_publisher(settings: Settings) -> None:
         name="reconciler",
         daemon=True,
     )
+    endpoints = serve_endpoints(
+        settings.http,
+        health=lambda: _health(publisher, repeating, settings.stage.stall_seconds),
+        readiness=lambda: _readiness(publisher),
+    )
+    rate = Rate()
+    reporter = Reporter(state, lambda: _report(publisher, endpoints.url, rate))
+    reporter.start()
     repeating.start()
     try:
         publisher.run(stop)
@@ -57,7 +57,9 @@ def run_publisher(settings: Settings) -> None:
         client.close()
 
 
-def _health(publisher: Publisher, stall_seconds: float) -> Check:
+def _health(publisher: Publisher, repeating: threading.Thread, stall_seconds: float) -> Check:
+    if repeating.ident is not None and not repeating.is_alive():
+        return Check(is_ok=False, reason="the reconciler's thread has ended; see the log")
     idle = time.monotonic() - publisher.last_tick
     if idle > stall_seconds:
         return Check(is_ok=False, reason=f"the publisher did nothing for {idle:.0f} s")

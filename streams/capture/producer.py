@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from kafka import KafkaProducer
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, MessageSizeTooLargeError
 from structlog import get_logger
 
 from streams import metrics
@@ -28,6 +28,7 @@ class EventProducer:
             BrokerUnavailable: No broker answers.
         """
         self._settings = settings
+        self._fault: Exception | None = None
         request_ms = int(settings.request_timeout_seconds * 1000)
         try:
             self._producer = KafkaProducer(
@@ -64,27 +65,49 @@ class EventProducer:
                 value=record.value,
                 headers=list(record.headers),
             )
+        except MessageSizeTooLargeError as exc:
+            metrics.PUBLISH_ERRORS.labels(type(exc).__name__).inc()
+            self._tell(exc, done)  # waiting would not make it smaller
+            return
         except (KafkaError, ValueError) as exc:
             metrics.PUBLISH_ERRORS.labels(type(exc).__name__).inc()
             msg = f"Kafka does not take records for {topic}: {exc!r}"
             raise BrokerUnavailable(msg) from exc
-        future.add_both(lambda *_: _tell(future, done))
+        future.add_both(lambda *_: self._acknowledge(future, done))
 
     def publish(self, topic: str, records: Iterable[Record]) -> int:
         """Send records and wait until the broker has all of them; return how many.
+
+        Records that are too large for Kafka are left out, with an error in the log.
 
         Raises:
             BrokerUnavailable: Some may not have been stored; repeat all.
         """
         errors: list[Exception | None] = []
+        sent = 0
         for record in records:
             self.send(topic, record, errors.append)
+            sent += 1
         self.flush()
-        lost = next((error for error in errors if error is not None), None)
-        if lost is not None:
-            msg = f"Kafka lost records for {topic}: {lost!r}"
+        self.check()
+        refused = [error for error in errors if is_too_large(error)]
+        lost = next((e for e in errors if e is not None and not is_too_large(e)), None)
+        if lost is not None or len(errors) != sent:
+            msg = f"Kafka lost records for {topic}: {lost or 'no acknowledgement'!r}"
             raise BrokerUnavailable(msg) from lost
-        return len(errors)
+        for error in refused:
+            log.error("record too large for Kafka, left out", topic=topic, error=str(error))
+        return sent - len(refused)
+
+    def check(self) -> None:
+        """Find out whether an acknowledgement was lost on our side.
+
+        Raises:
+            BrokerUnavailable: A callback failed; nothing that was sent may be taken for stored.
+        """
+        if self._fault is not None:
+            msg = f"an acknowledgement could not be noted, sending again: {self._fault!r}"
+            raise BrokerUnavailable(msg) from self._fault
 
     def flush(self) -> None:
         """Wait until everything that was sent is acknowledged or lost."""
@@ -97,6 +120,20 @@ class EventProducer:
     def close(self) -> None:
         """End the session; what is not acknowledged by now may be lost."""
         self._producer.close(timeout=1.0)
+
+    def _acknowledge(self, future: Any, done: Done) -> None:
+        error = future.exception if future.failed() else None
+        if error is not None:
+            metrics.PUBLISH_ERRORS.labels(type(error).__name__).inc()
+        self._tell(error, done)
+
+    def _tell(self, error: Exception | None, done: Done) -> None:
+        """The client logs and forgets exceptions of callbacks; `check` remembers them."""
+        try:
+            done(error)
+        except Exception as exc:
+            log.exception("delivery callback failed")
+            self._fault = exc
 
 
 def publish_all(records: Iterable[tuple[str, Record]], settings: KafkaSettings) -> None:
@@ -113,12 +150,6 @@ def publish_all(records: Iterable[tuple[str, Record]], settings: KafkaSettings) 
         producer.close()
 
 
-def _tell(future: Any, done: Done) -> None:
-    """The client logs and forgets exceptions of callbacks; none may get that far."""
-    error = future.exception if future.failed() else None
-    if error is not None:
-        metrics.PUBLISH_ERRORS.labels(type(error).__name__).inc()
-    try:
-        done(error)
-    except Exception:
-        log.exception("delivery callback failed")
+def is_too_large(error: Exception | None) -> bool:
+    """Whether a record was refused for its size: sending it again cannot help."""
+    return isinstance(error, MessageSizeTooLargeError)

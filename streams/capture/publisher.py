@@ -103,16 +103,19 @@ class Publisher:
         term = Term(self._settings, self._client, self._leadership, producer, tick=self._tick)
         self._term = term
         self._set_leading(is_leading=True)
+        began = time.monotonic()
         try:
             term.run(stop, is_open=self._is_open)
         finally:
             self._set_leading(is_leading=False)
+            # An open stream is no progress: what it delivers may fail again and again.
+            if term.published or time.monotonic() - began > _BACKOFF_SECONDS[1]:
+                self._failures = 0
             self._published_before, self._term = self.published, None
             producer.close()
 
     def _is_open(self) -> None:
         self.waits_for = ""
-        self._failures = 0
 
     def _set_leading(self, *, is_leading: bool) -> None:
         self.is_leading = is_leading

@@ -2,7 +2,8 @@
 
 Below live traffic: it puts one small chunk into the pipeline, waits until those documents are
 settled, and only then takes the next. So it needs no lag, and a live change waits behind one chunk
-at most.
+at most. When nothing of a chunk gets through, something is down: from then on it sends one document
+for each scan, until one gets through.
 """
 
 import threading
@@ -11,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any, Final
 
 from bson.timestamp import Timestamp
@@ -21,7 +23,7 @@ from streams import events, metrics
 from streams.capture.producer import EventProducer
 from streams.capture.staleness import Staleness
 from streams.documents import CLIP, MODELS, DocumentId, document_key, lookup
-from streams.errors import Unavailable
+from streams.errors import CaptionstreamError
 from streams.events import ImageChanged, Origin
 from streams.mongo import Document, cluster_time, mongo_errors
 from streams.settings import Settings
@@ -77,6 +79,8 @@ class Reconciler:
         self._serving = serving
         self._store = DocumentStore(client, settings.mongo)
         self._tenant = f"{settings.mongo.database}.{settings.mongo.collection}"
+        self._size = self._limits.chunk_size
+        self._retried: dict[bytes, float] = {}
 
     def run(self, stop: threading.Event, *, is_leading: Callable[[], bool]) -> None:
         """Scan again and again, at once when another version serves, until `stop` is set.
@@ -97,7 +101,7 @@ class Reconciler:
                 is_more = self._pass(serving, staleness, stop)
                 pause = 0.0 if is_more else self._limits.interval_seconds
                 due_at = time.monotonic() + pause
-            except Unavailable as exc:
+            except CaptionstreamError as exc:  # a version that cannot be read, too: try again
                 log.warning("reconciler waits", error=str(exc))
                 due_at = time.monotonic() + self._limits.interval_seconds
 
@@ -131,6 +135,8 @@ class Reconciler:
 
     def _pass(self, serving: Serving, staleness: Staleness, stop: threading.Event) -> bool:
         """Do one scan and publish what it found; return whether there is more."""
+        if not self._prepare():
+            return False
         before = cluster_time(self._client)
         ids: list[DocumentId] = []
         unfinished = 0
@@ -146,10 +152,11 @@ class Reconciler:
         staleness.end_scan()
         metrics.RECONCILER_PENDING.set(unfinished)
         is_full = len(ids) >= _SCAN_LIMIT
-        ids += self._retryable()
+        ids.sort(key=staleness.repeats)  # those that never get through must not hold up others
+        ids += self._to_retry()
         if not ids:
             return False
-        published = self._publish(ids, serving, before, stop)
+        published = self._publish(ids, serving, before, stop, staleness.note_repeated)
         log.info("documents published again", documents=published, unfinished=unfinished)
         return is_full and published == len(ids)
 
@@ -159,20 +166,24 @@ class Reconciler:
         serving: Serving,
         before: Timestamp,
         stop: threading.Event,
+        note: Callable[[Sequence[DocumentId]], None] = lambda _: None,
     ) -> int:
         if not ids:
             return 0
         producer = EventProducer(self._settings.kafka)
         published = 0
         try:
-            for start in range(0, len(ids), self._limits.chunk_size):
-                chunk = ids[start : start + self._limits.chunk_size]
+            start = 0
+            while start < len(ids):
+                chunk = ids[start : start + self._size]
+                start += len(chunk)
                 records = [
                     encode_event(event, event_type=events.IMAGE_CHANGED, tenant=self._tenant)
                     for event in self._events(chunk, before)
                 ]
                 published += producer.publish(events.IMAGE_CHANGED, records)
                 metrics.RECONCILED.inc(len(records))
+                note(chunk)
                 if stop.is_set() or not self._settle(chunk, serving, stop):
                     break
         finally:
@@ -197,19 +208,48 @@ class Reconciler:
     def _settle(self, ids: Sequence[DocumentId], serving: Serving, stop: threading.Event) -> bool:
         """Wait until a chunk is through; False when there is no use in going on.
 
-        That is so when another version serves now, and when it takes too long: something is down.
+        That is so when another version serves now, and when in all the time nothing of the chunk
+        got through: something is down.
         """
         deadline = time.monotonic() + self._limits.chunk_timeout_seconds
         while not stop.wait(_POLL_SECONDS):
             if self._serving() != serving:
                 return False
             rows = self._store.scan_states(ids)
-            if all(pending_model(row, serving) is None for row in rows):
-                return True
-            if time.monotonic() > deadline:
-                log.warning("repeated documents do not get through; giving up this scan")
-                return False
+            stuck = [row["_id"] for row in rows if pending_model(row, serving) is not None]
+            if stuck and time.monotonic() <= deadline:
+                continue
+            is_moving = len(stuck) < len(ids)
+            self._size = self._limits.chunk_size if is_moving else 1
+            if stuck:
+                log.warning("repeated documents do not get through", stuck=len(stuck), of=len(ids))
+            return is_moving
         return False
+
+    def _prepare(self) -> bool:
+        """Make sure of the state index, which goes with a dropped collection; whether to scan.
+
+        An empty or missing collection is left alone: an index would create it.
+        """
+        with mongo_errors("looking for documents"):
+            if self._store.collection.find_one({}, {"_id": 1}) is None:
+                return False
+        self._store.prepare()
+        return True
+
+    def _to_retry(self) -> list[DocumentId]:
+        """Return one chunk of documents to retry.
+
+        An error that comes again leaves the stored one as it is, its time included, and a stored
+        error looks settled: so neither tells when a document was retried last, nor throttles.
+        """
+        now = time.monotonic()
+        limit = now - self._limits.retry_after_seconds
+        self._retried = {key: at for key, at in self._retried.items() if at > limit}
+        found = (i for i in self._retryable() if document_key(i) not in self._retried)
+        chosen = list(islice(found, self._limits.chunk_size))
+        self._retried.update((document_key(i), now) for i in chosen)
+        return chosen
 
     def _retryable(self) -> Iterator[DocumentId]:
         """Yield documents whose retryable error is old enough."""

@@ -1,13 +1,30 @@
 """Which unfinished documents to repeat at once, and which may simply be on their way. Pure."""
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
-from streams.documents import Model, document_key, lookup
+from streams.documents import DocumentId, Model, document_key, lookup
 from streams.states import STATE_PATHS, Serving
 
-State = tuple[Any, ...]
+#: A document that was repeated in vain waits twice as long each time, up to 64 times the grace.
+_MOST_DOUBLINGS: Final = 6
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Sight:
+    """What is remembered of an unfinished document.
+
+    Attributes:
+        state: Its state fields; a change of them is progress.
+        since: When it was first seen in that state, or last repeated; monotonic seconds.
+        repeats: How often it was repeated in that state.
+    """
+
+    state: tuple[Any, ...]
+    since: float
+    repeats: int = 0
 
 
 class Staleness:
@@ -19,8 +36,8 @@ class Staleness:
         """Keep the grace: how long a document may look unfinished without being repeated."""
         self._grace = grace_seconds
         self._clock = clock
-        self._since: dict[bytes, tuple[State, float]] = {}
-        self._seen: dict[bytes, tuple[State, float]] = {}
+        self._before: dict[bytes, _Sight] = {}
+        self._seen: dict[bytes, _Sight] = {}
         self._serving: Serving | None = None
         self._changed: frozenset[str] = frozenset()
 
@@ -42,27 +59,42 @@ class Staleness:
     def is_due(self, document: Mapping[str, Any], model: Model, serving: Serving) -> bool:
         """Whether to repeat a document for which `model` has to run.
 
-        At once if its output was made by another version, or a new version has just come. An
-        output that is missing may be on its way: it must be missing in an unchanged document for
-        the whole grace.
+        At once if a new version has just come, or its output was made by another version and it
+        was not repeated yet. An output that is missing may be on its way: it must be missing in an
+        unchanged document for the whole grace. Whoever was repeated in vain waits ever longer.
         """
-        stored = lookup(document, f"{model.path}.version")
-        if isinstance(stored, str) and stored not in ("", serving.versions[model.name]):
-            return True
-        if model.name in self._changed:
-            return True
         key = document_key(document["_id"])
         state = tuple(lookup(document, path) for path in STATE_PATHS)
         now = self._clock()
-        before = self._since.get(key)
-        since = before[1] if before is not None and before[0] == state else now
-        self._seen[key] = (state, since)
-        if now - since < self._grace or since == now:
-            return False
-        self._seen[key] = (state, now)  # repeated now: the next repeat needs another grace
-        return True
+        before = self._before.get(key)
+        if before is None or before.state != state:
+            before = _Sight(state=state, since=now)
+        self._seen[key] = before
+        if model.name in self._changed:
+            return True
+        stored = lookup(document, f"{model.path}.version")
+        is_stale = isinstance(stored, str) and stored not in ("", serving.versions[model.name])
+        if is_stale and before.repeats == 0:
+            return True
+        waited = now - before.since
+        wanted = self._grace * float(2 ** min(before.repeats, _MOST_DOUBLINGS))
+        return waited > 0 and waited >= wanted
 
     def end_scan(self) -> None:
         """Forget documents that no longer look unfinished."""
-        self._since, self._seen = self._seen, {}
+        self._before, self._seen = self._seen, {}
         self._changed = frozenset()
+
+    def note_repeated(self, document_ids: Iterable[DocumentId]) -> None:
+        """Remember, after the scan, which documents were really repeated."""
+        now = self._clock()
+        for document_id in document_ids:
+            key = document_key(document_id)
+            sight = self._before.get(key)
+            if sight is not None:
+                self._before[key] = replace(sight, since=now, repeats=sight.repeats + 1)
+
+    def repeats(self, document_id: DocumentId) -> int:
+        """Return how often a document was repeated without getting on."""
+        sight = self._before.get(document_key(document_id))
+        return sight.repeats if sight is not None else 0

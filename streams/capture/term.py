@@ -6,6 +6,7 @@ Reads the change stream, sends, and commits the position of what the broker has 
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, Final
 
 from pymongo import MongoClient
@@ -16,7 +17,7 @@ from streams.capture.change_stream import ChangeStream
 from streams.capture.copy import copy_chunks
 from streams.capture.leadership import CopyState, Leadership, Position
 from streams.capture.pipeline import DOCUMENT_OPERATIONS, Change, touches_image
-from streams.capture.producer import EventProducer
+from streams.capture.producer import EventProducer, is_too_large
 from streams.capture.window import Window
 from streams.documents import DocumentId
 from streams.errors import BrokerUnavailable, HistoryLost
@@ -30,6 +31,7 @@ log = get_logger(__name__)
 
 _REQUESTS: Final = "requests"
 _REQUEST_POLL_SECONDS: Final = 2.0
+_COMPLAINT_SECONDS: Final = 60.0
 
 
 class Term:
@@ -103,6 +105,8 @@ class Term:
                 except HistoryLost as exc:
                     metrics.HISTORY_LOST.inc()
                     log.error("changes may have been missed: copying everything", error=str(exc))
+                    self._drain()
+                    self._window.take_safe()  # positions of the lost history
                     self._begin_copy("history lost")
             self._window.drain(self._settings.kafka.request_timeout_seconds)  # 4
             self._commit()
@@ -126,7 +130,8 @@ class Term:
         for ids in copy_chunks(self._collection, state, stop):
             for document_id in ids:
                 self._send_copied(document_id, state)
-            self._await_window(stop)
+            self._drain()
+            self._window.take_safe()  # these positions are ids
             self._leadership.advance_copy(ids[-1])
             self._tick()
             self._leadership.renew()
@@ -139,13 +144,13 @@ class Term:
         event = ImageChanged(document_id=document_id, source=state.source, origin=Origin.COPY)
         self._send(event, document_id)
 
-    def _await_window(self, stop: threading.Event) -> None:
+    def _drain(self) -> None:
+        """Wait until everything that was sent is acknowledged."""
         limit = 4 * self._settings.kafka.request_timeout_seconds
         if not self._window.drain(limit):
             self._check_window()
             msg = f"Kafka did not acknowledge within {limit:.0f} s"
             raise BrokerUnavailable(msg)
-        self._window.take_safe()  # these positions are ids
 
     def _follow(self, stop: threading.Event, is_open: Callable[[], None]) -> None:
         assert self._position is not None  # noqa: S101 - a copy sets it
@@ -164,7 +169,7 @@ class Term:
             elif self._window.events == 0:
                 self._note_idle()
             if self._is_due("requests", _REQUEST_POLL_SECONDS) and self._copy_is_requested():
-                self._await_window(stop)
+                self._drain()
                 self._commit()
                 self._leadership.begin_copy(None, cluster_time(self._client))
                 self._finish_copy(stop)
@@ -199,6 +204,11 @@ class Term:
         origin = event.origin.value if isinstance(event, ImageChanged) else "delete"
 
         def done(error: Exception | None) -> None:
+            if is_too_large(error):
+                metrics.SKIPPED.inc()
+                log.error("record too large for Kafka, left out", error=str(error))
+                self._window.acknowledge(slot)
+                return
             if error is not None:
                 self._window.fail(error)
                 return
@@ -209,6 +219,7 @@ class Term:
         self._producer.send(events.IMAGE_CHANGED, record, done)
 
     def _check_window(self) -> None:
+        self._producer.check()
         error = self._window.error
         if error is not None:
             msg = f"Kafka lost a record, reading again from the committed position: {error!r}"
@@ -249,6 +260,10 @@ class Term:
         with mongo_errors("reading requests"):
             row = self._state[_REQUESTS].find_one({"_id": "reconcile"})
         if row is None:
+            return False
+        if not isinstance(row.get("at"), datetime):
+            if self._is_due("complaint", _COMPLAINT_SECONDS):
+                log.error("request without a date in `at` is ignored", request=str(row)[:200])
             return False
         copied_at = self._leadership.read().copied_at
         return copied_at is None or bool(row["at"] > copied_at)

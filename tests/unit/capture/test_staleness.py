@@ -1,5 +1,7 @@
 """What is repeated at once, and what may be on its way."""
 
+import pytest
+
 from streams.capture.staleness import Staleness
 from streams.documents import CLIP, CONDITIONAL_LM
 from streams.states import Serving
@@ -54,8 +56,43 @@ def test_document_repeated_once_is_not_repeated_in_the_next_scan():
     clock.now += 10
     assert seen.is_due(fresh(), CLIP, SERVING)
     seen.end_scan()
+    seen.note_repeated([1])
     clock.now += 1
     assert not seen.is_due(fresh(), CLIP, SERVING)
+
+
+def test_document_that_was_due_and_not_repeated_stays_due():
+    seen, clock = staleness()
+    seen.is_due(fresh(), CLIP, SERVING)
+    for _ in range(2):
+        seen.end_scan()
+        clock.now += 10
+        assert seen.is_due(fresh(), CLIP, SERVING)
+
+
+@pytest.mark.parametrize("document", [fresh(), captioned_by("l0")], ids=["missing", "stale"])
+def test_document_repeated_in_vain_waits_twice_as_long_each_time(document):
+    seen, clock = staleness()
+    seen.is_due(document, CONDITIONAL_LM, SERVING)
+    for repeats, wait in enumerate((20, 40, 80), start=1):
+        seen.end_scan()
+        seen.note_repeated([1])
+        assert seen.repeats(1) == repeats
+        clock.now += wait - 1
+        assert not seen.is_due(document, CONDITIONAL_LM, SERVING)
+        seen.end_scan()
+        clock.now += 1
+        assert seen.is_due(document, CONDITIONAL_LM, SERVING)
+
+
+def test_progress_makes_repeats_forgotten():
+    seen, _ = staleness()
+    seen.is_due(fresh(), CLIP, SERVING)
+    seen.end_scan()
+    seen.note_repeated([1])
+    seen.is_due(captioned_by("l0"), CLIP, SERVING)
+    seen.end_scan()
+    assert seen.repeats(1) == 0
 
 
 def test_output_of_another_version_is_repeated_at_once():
