@@ -45,6 +45,11 @@ class MongoSettings(Section):
         """Name of the database that holds positions, leases, models and process reports."""
         return self.state_database or f"{self.database}_captionstream"
 
+    @property
+    def tenant(self) -> str:
+        """Name of what is watched, in records and positions."""
+        return f"{self.database}.{self.collection}"
+
 
 class KafkaSettings(Section):
     """The broker, its topics and its consumer groups."""
