@@ -164,6 +164,16 @@ class HttpSettings(Section):
     )
 
 
+class TrainerSettings(Section):
+    """The offline half."""
+
+    directory: str = Field(
+        ".captionstream/trainer",
+        min_length=1,
+        description="Where the trainer keeps snapshots and runs, when no stack is named.",
+    )
+
+
 class LocalSettings(Section):
     """The servers and processes that `captionstream up` starts and watches on one machine."""
 
@@ -217,6 +227,7 @@ class Settings(BaseSettings):
     publisher: PublisherSettings = PublisherSettings()
     reconciler: ReconcilerSettings = ReconcilerSettings()
     http: HttpSettings = HttpSettings()
+    trainer: TrainerSettings = TrainerSettings()
     local: LocalSettings = LocalSettings()
     log: LogSettings = LogSettings()
 
