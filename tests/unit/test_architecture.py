@@ -30,6 +30,7 @@ LAYERS = (
     "streams.pointers",
     "streams.registry",
     "streams.hot_model",
+    "streams.on_demand",
     "streams.processes",
     "streams.status",
     "streams.coco",
@@ -90,7 +91,7 @@ def test_streams_never_imports_the_trainer():
 
 
 @pytest.mark.parametrize(
-    "module", ["trainer", "streams.registry", "streams.hot_model", "streams.models.conditional_lm"]
+    "module", ["trainer", "streams.hot_model", "streams.on_demand", "streams.models.conditional_lm"]
 )
 def test_what_the_trainer_uses_loads_neither_faust_nor_kafka(module):
     code = (
