@@ -2,7 +2,7 @@
 
 import typer
 
-from streams.commands import doctor, documents, models, operate, run
+from streams.commands import apply, doctor, documents, models, operate, run
 from streams.commands.entry import run_app
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ for command in (
     run.run,
     documents.insert,
     documents.show,
+    apply.apply,
     operate.status,
     operate.wait,
     operate.reconcile,

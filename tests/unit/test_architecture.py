@@ -30,6 +30,7 @@ LAYERS = (
     "streams.pointers",
     "streams.registry",
     "streams.hot_model",
+    "streams.on_demand",
     "streams.processes",
     "streams.coco",
     "streams.capture",
