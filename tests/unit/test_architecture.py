@@ -43,6 +43,11 @@ LAYERS = (
     "streams.commands",
     "streams.cli",
     "trainer",
+    "trainer.scene_judge",
+    "trainer.validation_set",
+    "trainer.caption_metrics",
+    "trainer.evaluation",
+    "trainer.evaluate",
 )
 
 
@@ -90,7 +95,14 @@ def test_streams_never_imports_the_trainer():
 
 
 @pytest.mark.parametrize(
-    "module", ["trainer", "streams.registry", "streams.hot_model", "streams.models.conditional_lm"]
+    "module",
+    [
+        "trainer",
+        "trainer.evaluate",
+        "streams.registry",
+        "streams.hot_model",
+        "streams.models.conditional_lm",
+    ],
 )
 def test_what_the_trainer_uses_loads_neither_faust_nor_kafka(module):
     code = (
