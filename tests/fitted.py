@@ -1,4 +1,4 @@
-"""Captioners that are worth something, and the scenes that they are measured on, within a second."""
+"""Captioners that are worth something, and the scenes to measure them on, within a second."""
 
 from functools import cache
 

@@ -48,6 +48,7 @@ LAYERS = (
     "trainer.caption_metrics",
     "trainer.evaluation",
     "trainer.evaluate",
+    "trainer.report",
 )
 
 
