@@ -134,6 +134,7 @@ class StageProcess:
             documents=stage.progress.finished,
             rate=self._rate.update(stage.progress.finished),
             versions=dict(stage.step.versions()),
+            models=[self._spec.model.name] if self._spec.model else [],
             in_flight=stage.progress.in_flight,
         )
 

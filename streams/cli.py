@@ -5,7 +5,7 @@ import traceback
 
 import typer
 
-from streams.commands import doctor, documents, models, operate, run
+from streams.commands import apply, doctor, documents, models, operate, run
 from streams.errors import CaptionstreamError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ for command in (
     run.run,
     documents.insert,
     documents.show,
+    apply.apply,
     operate.status,
     operate.wait,
     operate.reconcile,

@@ -1,11 +1,12 @@
 """The serving version of one model in memory: polled, verified, swapped between batches.
 
-A version that does not hold is refused and counted; the one before serves on.
+A version that does not hold is refused, counted and noted beside the pointer; the one before serves
+on, in every process: in those that had taken the refused one and in those that start later.
 """
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Generic, TypeVar
 
 from structlog import get_logger
@@ -14,8 +15,10 @@ from streams import metrics
 from streams.documents import MODEL_BY_NAME
 from streams.errors import InvalidBundle, ModelError, StoreUnavailable, Unavailable
 from streams.models.manifest import Bundle, Manifest
+from streams.pointers import Pointer
 from streams.registry import Registry
 from streams.settings import ModelSettings
+from streams.states import Recaption
 
 log = get_logger(__name__)
 
@@ -33,11 +36,13 @@ class Loaded(Generic[M]):
         version: Id of the version.
         model: The model, ready.
         manifest: What it is.
+        recaption: What its promotion means for outputs that are stored.
     """
 
     version: str
     model: M
     manifest: Manifest
+    recaption: Recaption = Recaption.ALL
 
 
 class HotModel(Generic[M]):
@@ -66,7 +71,7 @@ class HotModel(Generic[M]):
         self._registry = registry
         self._settings = settings
         self._current: tuple[Loaded[M], Bundle] | None = None
-        self._seen_revision = 0
+        self._seen: tuple[int, bool] | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._poll, name=f"{name}-reload", daemon=True)
 
@@ -93,30 +98,30 @@ class HotModel(Generic[M]):
     def refresh(self) -> None:
         """Look at the pointer once; if it moved, load that version aside and swap it in.
 
-        A refused version is not tried again until the pointer moves.
+        1. Nothing has changed since the last look: done.
+        2. Take the version that the pointer names.
+        3. It is refused: say so beside the pointer, and which version serves on. A refused version
+           is not tried again until the pointer moves.
+        4. It was refused, here or elsewhere: the version that serves on is the same everywhere.
 
         Raises:
             StoreUnavailable: MongoDB does not answer; the version in memory stays.
         """
         pointer = self._registry.pointer(self._name)
-        if pointer is None or pointer.revision == self._seen_revision:
+        if pointer is None or self._seen == _state(pointer):  # 1
             return
-        current = self.current()
-        if current is None or current.version != pointer.version:
-            try:
-                self._swap(self._registry.fetch(self._name, pointer.version))
-            except Unavailable:
-                raise
-            except Exception as exc:  # whatever a version breaks, the one before serves on
-                metrics.REFUSED_RELOADS.labels(self._name, type(exc).__name__).inc()
-                log.error(
-                    "model version refused",
-                    model=self._name,
-                    version=pointer.version,
-                    serving=current.version if current else None,
-                    error=str(exc),
-                )
-        self._seen_revision = pointer.revision
+        if pointer.refusal is None:
+            problem = self._take(pointer.version)  # 2
+            if problem is not None:
+                last = self._last_good(pointer)
+                pointer = self._registry.refuse(pointer, reason=problem, serving=last)  # 3
+        if pointer.refusal is not None and pointer.serving is not None:
+            self._take(pointer.serving)  # 4
+        if self._current is not None:
+            recaption = pointer.recaption if pointer.refusal is None else Recaption.NONE
+            loaded, bundle = self._current
+            self._current = (replace(loaded, recaption=recaption), bundle)
+        self._seen = _state(pointer)
 
     def self_test(self) -> bool:
         """Whether the serving version still computes its golden output; true when there is none."""
@@ -128,6 +133,42 @@ class HotModel(Generic[M]):
         except (ModelError, RuntimeError):
             return False
         return True
+
+    def _take(self, version: str) -> str | None:
+        """Let a version serve if it does not already; return why it is refused."""
+        current = self.current()
+        if current is not None and current.version == version:
+            return None
+        try:
+            self._swap(self._registry.fetch(self._name, version))
+        except Unavailable:
+            raise
+        except Exception as exc:  # whatever a version breaks, the one before serves on
+            metrics.REFUSED_RELOADS.labels(self._name, type(exc).__name__).inc()
+            log.error(
+                "model version refused",
+                model=self._name,
+                version=version,
+                serving=current.version if current else None,
+                error=str(exc),
+            )
+            return str(exc)
+        return None
+
+    def _last_good(self, refused: Pointer) -> str | None:
+        """Return the version that serves on: a process that has just started has none in memory."""
+        current = self.current()
+        if current is not None:
+            return current.version
+        tried = {refused.version}
+        for move in reversed(self._registry.history(self._name)):
+            version = move.serving
+            if version is None or version in tried:
+                continue
+            if self._take(version) is None:
+                return version
+            tried.add(version)
+        return None
 
     def _swap(self, bundle: Bundle) -> None:
         self._check_features(bundle.manifest)
@@ -159,3 +200,7 @@ class HotModel(Generic[M]):
                 log.warning("pointer not read", model=self._name, error=str(exc))
             except Exception:  # a thread that ends would follow the pointer never again
                 log.exception("pointer not followed", model=self._name)
+
+
+def _state(pointer: Pointer) -> tuple[int, bool]:
+    return pointer.revision, pointer.refusal is not None

@@ -4,7 +4,7 @@ Every move is kept as history. Knows nothing about what a version is.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -14,12 +14,28 @@ from pymongo.errors import DuplicateKeyError
 
 from streams.errors import PointerConflict
 from streams.mongo import mongo_errors
+from streams.states import Recaption
 
 _POINTERS: Final = "model_pointers"
 _HISTORY: Final = "model_history"
 _ROLLBACK: Final = "rollback: "
 #: Tries to move a pointer when no revision was expected and others move it too.
 _ATTEMPTS: Final = 10
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refusal:
+    """That a process has refused the version that a pointer names. It holds for all processes.
+
+    Attributes:
+        reason: What does not hold.
+        serving: The version that serves on; None when there is none.
+        at: When.
+    """
+
+    reason: str
+    serving: str | None
+    at: datetime
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +49,8 @@ class Pointer:
         previous: The version before, None for the first.
         reason: Why it was moved.
         at: When.
+        recaption: What this move means for the outputs that were stored before it.
+        refusal: Why the version does not serve after all; None when it does.
     """
 
     name: str
@@ -41,6 +59,13 @@ class Pointer:
     previous: str | None
     reason: str
     at: datetime
+    recaption: Recaption = Recaption.ALL
+    refusal: Refusal | None = None
+
+    @property
+    def serving(self) -> str | None:
+        """The version that really serves: the one that served on if this one was refused."""
+        return self.version if self.refusal is None else self.refusal.serving
 
 
 class Pointers:
@@ -61,7 +86,13 @@ class Pointers:
             return {row["_id"]: _pointer(row) for row in self._pointers.find()}
 
     def move(
-        self, name: str, version: str, *, reason: str, expected_revision: int | None = None
+        self,
+        name: str,
+        version: str,
+        *,
+        reason: str,
+        recaption: Recaption = Recaption.ALL,
+        expected_revision: int | None = None,
     ) -> Pointer:
         """Move a pointer, and return it.
 
@@ -74,7 +105,7 @@ class Pointers:
             revision = before.revision if before else 0
             if expected_revision is not None and expected_revision != revision:
                 break
-            moved = self._compare_and_set(name, version, before, reason)
+            moved = self._compare_and_set(name, version, before, reason, recaption)
             if moved is not None:
                 return moved
         msg = (
@@ -83,7 +114,9 @@ class Pointers:
         )
         raise PointerConflict(msg)
 
-    def move_back(self, name: str, *, reason: str) -> Pointer | None:
+    def move_back(
+        self, name: str, *, reason: str, recaption: Recaption = Recaption.ALL
+    ) -> Pointer | None:
         """Move a pointer to where it stood before; None when there is no such place.
 
         Doing it twice goes back two versions: moves back do not count as places of their own.
@@ -97,8 +130,26 @@ class Pointers:
         if len(places) < 2:
             return None
         return self.move(
-            name, places[-2], reason=_ROLLBACK + reason, expected_revision=moves[-1].revision
+            name,
+            places[-2],
+            reason=_ROLLBACK + reason,
+            recaption=recaption,
+            expected_revision=moves[-1].revision,
         )
+
+    def refuse(self, pointer: Pointer, *, reason: str, serving: str | None) -> Pointer:
+        """Note that the version of this move does not serve, and return the pointer of now.
+
+        The first refusal of a move counts; one of a move that is over changes nothing.
+
+        Raises:
+            StoreUnavailable: MongoDB does not answer.
+        """
+        refusal = {"reason": reason, "serving": serving, "at": datetime.now(UTC)}
+        key = {"_id": pointer.name, "revision": pointer.revision, "refusal": None}
+        with mongo_errors(f"noting a refusal of {pointer.name}"):
+            self._pointers.update_one(key, {"$set": {"refusal": refusal}})
+        return self.all().get(pointer.name, pointer)
 
     def history(self, name: str) -> list[Pointer]:
         """Return every move of a model's pointer, oldest first.
@@ -115,7 +166,12 @@ class Pointers:
         return [*(_pointer({**row, "_id": name}) for row in rows), pointer]
 
     def _compare_and_set(
-        self, name: str, version: str, before: Pointer | None, reason: str
+        self,
+        name: str,
+        version: str,
+        before: Pointer | None,
+        reason: str,
+        recaption: Recaption,
     ) -> Pointer | None:
         """Move the pointer if it still is as it was; None when it is not."""
         row = {
@@ -124,6 +180,8 @@ class Pointers:
             "previous": before.version if before else None,
             "reason": reason,
             "at": datetime.now(UTC),
+            "recaption": recaption.value,
+            "refusal": None,
         }
         with mongo_errors(f"moving the pointer of {name}"):
             if before is None:
@@ -147,7 +205,7 @@ class Pointers:
 
         A crash between the two loses nothing: the history is what is kept here and the pointer.
         """
-        row = {field.name: getattr(pointer, field.name) for field in fields(pointer)}
+        row = asdict(pointer) | {"recaption": pointer.recaption.value}
         key = {"name": row.pop("name"), "revision": pointer.revision}
         try:
             self._history.insert_one({"_id": key, **row})
@@ -167,6 +225,8 @@ def _places(moves: Sequence[Pointer]) -> list[str]:
 
 
 def _pointer(row: Mapping[str, Any]) -> Pointer:
+    """Return a pointer; one that an earlier release moved says nothing about stored outputs."""
+    refusal = row.get("refusal")
     return Pointer(
         name=row["_id"],
         version=row["version"],
@@ -174,4 +234,6 @@ def _pointer(row: Mapping[str, Any]) -> Pointer:
         previous=row["previous"],
         reason=row["reason"],
         at=row["at"],
+        recaption=Recaption(row.get("recaption", Recaption.ALL)),
+        refusal=Refusal(**refusal) if refusal else None,
     )

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -42,6 +42,7 @@ class Report:
         documents: Documents finished since it started.
         rate: Documents per second over the last half minute.
         versions: Version of each model it serves, by name.
+        models: Names of the models that it applies, with a version or without.
         in_flight: Records taken and not acknowledged.
     """
 
@@ -53,6 +54,7 @@ class Report:
     documents: int = 0
     rate: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)
+    models: Sequence[str] = ()
     in_flight: int = 0
 
 
@@ -105,6 +107,20 @@ class Rate:
             self._seen.popleft()
         first_time, first_count = self._seen[0]
         return (count - first_count) / (now - first_time) if now > first_time else 0.0
+
+
+def is_loaded(versions: Mapping[str, str], reports: Sequence[Report]) -> bool:
+    """Whether every process that applies a model has the version that serves.
+
+    Args:
+        versions: Serving version by model name.
+        reports: Of the processes that are alive.
+    """
+    return all(
+        report.versions.get(model) == versions.get(model)
+        for report in reports
+        for model in report.models
+    )
 
 
 def read_reports(database: Database[dict[str, Any]]) -> list[Report]:

@@ -18,7 +18,7 @@ from streams.errors import InvalidBundle, ModelNotFound
 from streams.models.manifest import WEIGHTS, Bundle, Manifest, parse_manifest
 from streams.mongo import mongo_errors
 from streams.pointers import Pointer, Pointers
-from streams.states import Serving
+from streams.states import Recaption, Serving
 
 _VERSIONS: Final = "model_versions"
 _FILES: Final = "model_files"
@@ -210,7 +210,13 @@ class Registry:
         return self._pointers.all()
 
     def promote(
-        self, name: str, version: str, *, reason: str, expected_revision: int | None = None
+        self,
+        name: str,
+        version: str,
+        *,
+        reason: str,
+        recaption: Recaption = Recaption.ALL,
+        expected_revision: int | None = None,
     ) -> Pointer:
         """Let a version serve, and return the new pointer.
 
@@ -218,6 +224,7 @@ class Registry:
             name: Name of the model.
             version: Version, or a unique beginning of one.
             reason: Kept in the history.
+            recaption: What happens to outputs that other versions have made.
             expected_revision: Move only if the pointer has this revision (0: there is none).
 
         Raises:
@@ -227,21 +234,36 @@ class Registry:
             StoreUnavailable: MongoDB does not answer.
         """
         wanted = self.describe(name, version).version
-        return self._pointers.move(name, wanted, reason=reason, expected_revision=expected_revision)
+        return self._pointers.move(
+            name, wanted, reason=reason, recaption=recaption, expected_revision=expected_revision
+        )
 
-    def rollback(self, name: str, *, reason: str) -> Pointer:
+    def rollback(self, name: str, *, reason: str, recaption: Recaption = Recaption.ALL) -> Pointer:
         """Let the version serve that served before; doing it twice goes back two versions.
+
+        Args:
+            name: Name of the model.
+            reason: Kept in the history.
+            recaption: What happens to outputs that other versions have made.
 
         Raises:
             ModelNotFound: There is nothing to go back to.
             PointerConflict: The pointer was moved meanwhile.
             StoreUnavailable: MongoDB does not answer.
         """
-        pointer = self._pointers.move_back(name, reason=reason)
+        pointer = self._pointers.move_back(name, reason=reason, recaption=recaption)
         if pointer is None:
             msg = f"{name} has no earlier version to go back to"
             raise ModelNotFound(msg)
         return pointer
+
+    def refuse(self, pointer: Pointer, *, reason: str, serving: str | None) -> Pointer:
+        """Note that a process has refused the version of a move. See `Pointers.refuse`.
+
+        Raises:
+            StoreUnavailable: MongoDB does not answer.
+        """
+        return self._pointers.refuse(pointer, reason=reason, serving=serving)
 
     def history(self, name: str) -> list[Pointer]:
         """Return every move of a model's pointer, oldest first.
@@ -254,21 +276,36 @@ class Registry:
     def serving(self) -> Serving:
         """Return the versions that serve, and the upstream versions that they were fitted on.
 
+        After a refusal the version before serves on, and what is stored stays. A model whose
+        manifest cannot be read has no version that serves; the others are not touched by that.
+
         Raises:
             StoreUnavailable: MongoDB does not answer.
         """
-        versions = {name: pointer.version for name, pointer in self.pointers().items()}
+        pointers = self.pointers()
+        versions = {name: p.serving for name, p in pointers.items() if p.serving is not None}
+        refused = {name: p.refusal for name, p in pointers.items() if p.refusal is not None}
+        problems = {
+            name: f"{pointers[name].version} is refused: {refusal.reason}"
+            for name, refusal in refused.items()
+        }
         requires = {}
+        for name, info in self._manifests(versions).items():
+            if info.problem is not None:
+                problems.setdefault(name, f"{versions.pop(name)} cannot serve: {info.problem}")
+            elif info.manifest is not None:
+                features = info.manifest.features.items()
+                requires[name] = {name: f.version for name, f in features if f.version}
+        recaption = {
+            name: Recaption.NONE if name in refused else pointers[name].recaption
+            for name in versions
+        }
+        return Serving(versions=versions, requires=requires, recaption=recaption, problems=problems)
+
+    def _manifests(self, versions: Mapping[str, str]) -> dict[str, VersionInfo]:
+        keys = [_key(name, version) for name, version in versions.items()]
         with mongo_errors("reading serving versions"):
-            keys = [_key(name, version) for name, version in versions.items()]
-            for row in self._versions.find({"_id": {"$in": keys}}, {"manifest": 1, "name": 1}):
-                if row["manifest"] is None:
-                    continue
-                features = parse_manifest(row["manifest"]).features
-                requires[row["name"]] = {
-                    name: wanted.version for name, wanted in features.items() if wanted.version
-                }
-        return Serving(versions=versions, requires=requires)
+            return {row["name"]: _info(row) for row in self._versions.find({"_id": {"$in": keys}})}
 
     def _not_found(self, name: str, version: str) -> ModelNotFound:
         known = ", ".join(info.version for info in self.versions(name)[-5:]) or "none"

@@ -1,4 +1,8 @@
-"""How far a document has come: follows from its outputs and the versions that serve. Pure."""
+"""How far a document has come: follows from its outputs and the versions that serve. Pure.
+
+The one place that says which stored output is good enough: the reconciler, `status` and the stages
+all ask here.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +19,18 @@ class DocumentState(StrEnum):
     AWAITING_MODEL = "awaiting_model"
     PENDING = "pending"
     FAILED = "failed"
+
+
+class Recaption(StrEnum):
+    """What a move of a model's pointer means for the outputs that are stored already.
+
+    Missing outputs are made in any case, and every change that comes in gets the new version. The
+    newest move decides about everything that is stored, whatever earlier moves said.
+    """
+
+    ALL = "all"  # every output and error of another version is made again
+    STALE = "stale"  # so are errors, and outputs that were made from other features; others stay
+    NONE = "none"  # outputs and errors of other versions stay as they are
 
 
 #: Paths (below the document) that decide a document's state; all of them are in the state index.
@@ -36,10 +52,14 @@ class Serving:
     Attributes:
         versions: Version by model name; a model without a version is absent.
         requires: For each model the upstream versions that it accepts, by upstream name.
+        recaption: What the newest move of each model means for stored outputs; `all` when absent.
+        problems: Why the version that a pointer names does not serve, by model name.
     """
 
     versions: Mapping[str, str]
     requires: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    recaption: Mapping[str, Recaption] = field(default_factory=dict)
+    problems: Mapping[str, str] = field(default_factory=dict)
 
     def can_run(self, model: Model) -> bool:
         """Whether the model has a version that fits the serving versions of what it reads."""
@@ -69,17 +89,42 @@ def pending_model(document: Mapping[str, Any], serving: Serving) -> Model | None
     for model in MODELS:
         if not serving.can_run(model):
             continue
-        if lookup(document, f"{model.path}.version") != serving.versions[model.name]:
+        if _has_to_run(document, model, serving):
             return model
-        if _has_error(document, model):
-            if model is CLIP:  # nothing downstream can have been made
-                return None
-            continue
-        for upstream in model.reads:
-            made_from = lookup(document, f"{model.path}.features.{upstream}")
-            if made_from != serving.versions.get(upstream):
-                return model
+        if model is CLIP and _has_error(document, model):  # nothing downstream can have been made
+            return None
     return None
+
+
+def is_good_enough(
+    recaption: Recaption, *, is_serving_version: bool, is_of_current_features: bool
+) -> bool:
+    """Whether a stored output, no error, may stay as it is.
+
+    Args:
+        recaption: What the newest move of the model's pointer said.
+        is_serving_version: Whether the version that serves has made it.
+        is_of_current_features: Whether it was made from what the model would read now.
+    """
+    if is_serving_version or recaption is Recaption.STALE:
+        return is_of_current_features
+    return recaption is Recaption.NONE
+
+
+def _has_to_run(document: Mapping[str, Any], model: Model, serving: Serving) -> bool:
+    version = lookup(document, f"{model.path}.version")
+    if version is None:
+        return True
+    recaption = serving.recaption.get(model.name, Recaption.ALL)
+    is_serving_version = version == serving.versions[model.name]
+    if _has_error(document, model):
+        return not is_serving_version and recaption is not Recaption.NONE
+    made_from = (lookup(document, f"{model.path}.features.{name}") for name in model.reads)
+    return not is_good_enough(
+        recaption,
+        is_serving_version=is_serving_version,
+        is_of_current_features=list(made_from) == [serving.versions.get(n) for n in model.reads],
+    )
 
 
 def _has_error(document: Mapping[str, Any], model: Model) -> bool:

@@ -1,8 +1,8 @@
 """The state of the pipeline as an operator asks for it: from MongoDB alone."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from bson.timestamp import Timestamp
@@ -26,10 +26,12 @@ class Status:
     Attributes:
         documents: Count by state.
         reports: One for each process.
+        problems: Why the version that a pointer names does not serve, by model name.
     """
 
     documents: dict[DocumentState, int]
     reports: list[Report]
+    problems: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -44,6 +46,7 @@ class Status:
                 **{state.value: count for state, count in self.documents.items()},
             },
             "stages": {stage: self._stage(stage) for stage in stages},
+            "problems": dict(self.problems),
         }
 
     def _stage(self, name: str) -> dict[str, Any]:
@@ -68,7 +71,11 @@ def read_status(store: DocumentStore, state: Database[dict[str, Any]]) -> Status
         StoreUnavailable: MongoDB does not answer.
     """
     serving = Registry(state).serving()
-    return Status(documents=store.count_states(serving), reports=read_reports(state))
+    return Status(
+        documents=store.count_states(serving),
+        reports=read_reports(state),
+        problems=serving.problems,
+    )
 
 
 def wait_until_settled(

@@ -10,7 +10,7 @@ from streams.capture.publisher import Publisher
 from streams.capture.reconciler import Reconciler
 from streams.endpoints import Check, serve_endpoints
 from streams.mongo import connect, state_database
-from streams.processes import Rate, Report, Reporter
+from streams.processes import Rate, Report, Reporter, is_loaded, read_reports
 from streams.registry import Registry
 from streams.settings import Settings
 
@@ -30,7 +30,12 @@ def run_publisher(settings: Settings) -> None:
     client = connect(settings.mongo)
     state = state_database(client, settings.mongo)
     publisher = Publisher(settings, client)
-    reconciler = Reconciler(settings, client, serving=Registry(state).serving)
+    reconciler = Reconciler(
+        settings,
+        client,
+        serving=Registry(state).serving,
+        is_loaded=lambda serving: is_loaded(serving.versions, read_reports(state)),
+    )
     repeating = threading.Thread(
         target=reconciler.run,
         args=(stop,),

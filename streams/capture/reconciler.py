@@ -2,8 +2,9 @@
 
 Below live traffic: it puts one small chunk into the pipeline, waits until those documents are
 settled, and only then takes the next. So it needs no lag, and a live change waits behind one chunk
-at most. When nothing of a chunk gets through, something is down: from then on it sends one document
-for each scan, until one gets through.
+at most. After a promotion it begins when the stages have loaded the new version. When nothing of a
+chunk gets through, something is down: from then on it sends one document for each scan, until one
+gets through.
 """
 
 import threading
@@ -65,6 +66,7 @@ class Reconciler:
         client: MongoClient[Document],
         *,
         serving: Callable[[], Serving],
+        is_loaded: Callable[[Serving], bool] = lambda _: True,
     ) -> None:
         """Keep what is needed.
 
@@ -72,7 +74,10 @@ class Reconciler:
             settings: All settings.
             client: Client of the replica set.
             serving: Tells the versions that serve now.
+            is_loaded: Tells whether the stages have these versions; what is published before would
+                be made by those they had.
         """
+        self._is_loaded = is_loaded
         self._settings = settings
         self._limits = settings.reconciler
         self._client = client
@@ -91,13 +96,18 @@ class Reconciler:
         """
         staleness = Staleness(grace_seconds=self._limits.grace_seconds)
         due_at = time.monotonic() + self._limits.interval_seconds
+        patient_until = 0.0
         while not stop.wait(min(1.0, self._limits.interval_seconds)):
             try:
                 if not is_leading():
                     continue
                 serving = self._serving()
-                if not staleness.notice(serving) and time.monotonic() < due_at:
+                now = time.monotonic()
+                if staleness.notice(serving):
+                    due_at, patient_until = now, now + self._limits.chunk_timeout_seconds
+                if now < due_at or (now < patient_until and not self._is_loaded(serving)):
                     continue
+                patient_until = 0.0
                 is_more = self._pass(serving, staleness, stop)
                 pause = 0.0 if is_more else self._limits.interval_seconds
                 due_at = time.monotonic() + pause

@@ -42,7 +42,7 @@ class Staleness:
         self._changed: frozenset[str] = frozenset()
 
     def notice(self, serving: Serving) -> bool:
-        """Compare the serving versions with those of the last call; whether they differ.
+        """Compare what serves with what served at the last call; whether it differs.
 
         The first call says no: what was promoted while nobody looked shows as missing or stale.
         """
@@ -52,7 +52,8 @@ class Staleness:
         self._changed = frozenset(
             name
             for name, version in serving.versions.items()
-            if before.versions.get(name) != version
+            if (before.versions.get(name), before.recaption.get(name))
+            != (version, serving.recaption.get(name))
         )
         return True
 

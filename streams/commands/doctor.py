@@ -146,6 +146,13 @@ def _weights(clip: ClipSettings) -> Finding:
 
 def _models(registry: Registry) -> Finding:
     serving = registry.serving()
+    if serving.problems:
+        return Finding(
+            subject="models",
+            is_ok=False,
+            detail="; ".join(f"{name} {problem}" for name, problem in serving.problems.items()),
+            remedy="captionstream models rollback NAME, or publish a good version and promote it",
+        )
     return Finding(
         subject="models",
         is_ok="conditional_lm" in serving.versions,

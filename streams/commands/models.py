@@ -7,9 +7,18 @@ import typer
 
 from streams.commands.context import AsJson, DataDir, open_state, out, settings_of
 from streams.registry import Registry
+from streams.states import Recaption
 
 models = typer.Typer(help="Model versions in the registry.", no_args_is_help=True)
 
+Again = Annotated[
+    Recaption,
+    typer.Option(
+        "--recaption",
+        help="Outputs of other versions: `all` makes every one again, `stale` those that failed or"
+        " were made from other features, `none` leaves them. What is missing is always made.",
+    ),
+]
 Name = Annotated[str, typer.Argument(help="Name of the model, for example conditional_lm.")]
 
 
@@ -54,8 +63,11 @@ def models_show(
     typer.echo(json.dumps(info.as_json(), indent=2, default=str))
     for move in registry.history(name):
         typer.echo(
-            f"{move.at:%Y-%m-%d %H:%M:%S}  {move.revision:4d}  {move.version}  {move.reason}"
+            f"{move.at:%Y-%m-%d %H:%M:%S}  {move.revision:4d}  {move.version}"
+            f"  recaption {move.recaption.value}  {move.reason}"
         )
+        if move.refusal is not None:
+            typer.echo(f"{'refused:':>25s}  {move.refusal.reason}")
 
 
 @models.command("promote")
@@ -63,13 +75,15 @@ def models_promote(
     name: Name,
     version: Annotated[str, typer.Argument(help="Version, or a unique beginning of one.")],
     reason: Annotated[str, typer.Option(help="Kept in the history.")] = "by hand",
+    recaption: Again = Recaption.ALL,
     data_dir: DataDir = None,
 ) -> None:
     """Let a version serve; running processes swap it in within seconds.
 
-    Example: captionstream models promote conditional_lm 3f2a
+    Example: captionstream models promote conditional_lm 3f2a --recaption stale
     """
-    pointer = _registry(data_dir).promote(name, version, reason=reason)
+    registry = _registry(data_dir)
+    pointer = registry.promote(name, version, reason=reason, recaption=recaption)
     out.print(f"{name} now serves {pointer.version} (before: {pointer.previous or 'none'})")
 
 
@@ -77,11 +91,12 @@ def models_promote(
 def models_rollback(
     name: Name,
     reason: Annotated[str, typer.Option(help="Kept in the history.")] = "rollback by hand",
+    recaption: Again = Recaption.ALL,
     data_dir: DataDir = None,
 ) -> None:
     """Let the version serve that served before.
 
     Example: captionstream models rollback conditional_lm
     """
-    pointer = _registry(data_dir).rollback(name, reason=reason)
+    pointer = _registry(data_dir).rollback(name, reason=reason, recaption=recaption)
     out.print(f"{name} now serves {pointer.version} (before: {pointer.previous or 'none'})")

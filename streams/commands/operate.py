@@ -46,6 +46,8 @@ def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
         lag = "-" if row["lag"] is None else str(row["lag"])
         table.add_row(name, ready, lag, str(row["rate"]), versions, " ".join(row["urls"]))
     out.print(table)
+    for model, problem in now.problems.items():
+        out.print(f"{model}: {problem}", markup=False)
 
 
 def wait(
@@ -69,6 +71,8 @@ def wait(
         )
     now = read_status(store, state)
     out.print(_documents_line(now))
+    for model, problem in now.problems.items():
+        err.print(f"{model}: {problem}", markup=False)
     if not is_settled:
         err.print(
             f"still pending after {timeout:.0f} s: see `captionstream status` for lag and"

@@ -9,10 +9,11 @@ import numpy as np
 from streams import metrics
 from streams.documents import Model, Output
 from streams.errors import FeatureMismatch, InvalidEvent
-from streams.events import DocumentDeleted, ModelApplied
+from streams.events import DocumentDeleted, ModelApplied, Origin
 from streams.hot_model import Loaded
 from streams.models.manifest import Manifest
 from streams.stages.outcome import Failed, Input, Ok, Outcome, Result
+from streams.states import Recaption, is_good_enough
 
 M = TypeVar("M")
 
@@ -25,8 +26,9 @@ def apply_model(
 ) -> list[Outcome]:
     """Return one outcome for each event; every output comes from the one version in `loaded`.
 
-    A stored output of the same version and the same upstream versions is sent on as it is. Without
-    a version, or with one that was fitted on other features, the document awaits a model.
+    A stored output of the same version and the same upstream versions is sent on as it is. So is
+    one that the newest promotion leaves alone, unless the change is a live one. Without a version,
+    or with one that was fitted on other features, the document awaits a model.
     """
     outcomes = [_without_model(model, loaded, event) for event in events]
     todo = [i for i, outcome in enumerate(outcomes) if outcome is None]
@@ -53,10 +55,10 @@ def _without_model(model: Model, loaded: Loaded[M] | None, event: Input) -> Outc
     if problem is not None:
         return Failed(error=FeatureMismatch(problem), version=loaded.version)
     stored = event.outputs.get(model.name)
-    if (
-        stored is not None
-        and stored.version == loaded.version
-        and dict(stored.features) == _lineage(loaded.manifest, event)
+    if stored is not None and is_good_enough(
+        Recaption.ALL if event.origin is Origin.LIVE else loaded.recaption,
+        is_serving_version=stored.version == loaded.version,
+        is_of_current_features=dict(stored.features) == _lineage(loaded.manifest, event),
     ):
         return Ok(event=_applied(model, event, stored), result=Result.REUSED)
     return None

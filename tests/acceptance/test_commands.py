@@ -30,6 +30,7 @@ def test_every_command_of_the_readme_exists():
         "insert",
         "import-coco",
         "show",
+        "apply",
         "status",
         "wait",
         "reconcile",

@@ -1,9 +1,11 @@
 """`captionstream doctor` names what is wrong and the remedy."""
 
 from streams.commands.doctor import examine
-from streams.mongo import connect
+from streams.mongo import connect, state_database
+from streams.registry import Registry
 from streams.settings import ClipSettings
 from streams.topics import create_topics
+from tests.captioner import tiny_captioner
 from tests.tiny import write_tiny_clip
 
 
@@ -57,3 +59,16 @@ def test_weights_are_looked_at_without_loading_them(settings, tmp_path):
     assert weights("openai").is_ok
     assert "mean nothing" in weights("random").detail
     assert "no file" in weights("gone.pt").detail
+
+
+def test_refused_version_is_named_with_the_way_back(settings):
+    with connect(settings.mongo) as client:
+        registry = Registry(state_database(client, settings.mongo))
+        good, bad = (registry.publish(tiny_captioner(seed=seed)) for seed in range(2))
+        registry.promote("conditional_lm", good, reason="test")
+        pointer = registry.promote("conditional_lm", bad, reason="test")
+        registry.refuse(pointer, reason="weight x holds NaN", serving=good)
+    found = findings(settings)["models"]
+    assert not found.is_ok
+    assert found.detail == f"conditional_lm {bad} is refused: weight x holds NaN"
+    assert "models rollback" in found.remedy

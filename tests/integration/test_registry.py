@@ -16,6 +16,7 @@ from streams.models.projection import orthogonal_projection
 from streams.mongo import connect, state_database
 from streams.registry import Registry
 from streams.settings import ModelSettings
+from streams.states import Recaption
 from tests.captioner import tiny_captioner
 from tests.tiny import DIMENSION
 from tests.waiting import wait_until
@@ -194,18 +195,20 @@ def test_flipped_byte_in_the_store_is_refused(registry, hot, database):
     registry.promote(NAME, bad, reason="test")
     hot.refresh()
     assert hot.current().version == good
+    assert "sha256" in registry.serving().problems[NAME]
 
 
 def test_bundle_of_another_model_is_refused(registry, hot, database):
-    promote(registry, tiny_captioner(seed=1))
+    good = promote(registry, tiny_captioner(seed=1))
     hot.refresh()
     bundle = projection.to_bundle(orthogonal_projection(4, 2, seed=0))
     version = registry.publish(bundle)
     row = database["model_versions"].find_one({"version": version})
     database["model_versions"].insert_one({**row, "_id": f"{NAME}/{version}", "name": NAME})
     registry.promote(NAME, version, reason="test")
-    with pytest.raises(InvalidBundle, match="is that of clip_projection"):
-        registry.fetch(NAME, version)
+    hot.refresh()
+    assert hot.current().version == good
+    assert "is that of clip_projection" in registry.serving().problems[NAME]
 
 
 def test_model_whose_weights_rot_in_memory_fails_its_self_test(registry, hot):
@@ -340,3 +343,127 @@ def is_promoted(registry, version):
         return registry.promote(NAME, version, reason="test").version == version
     except StoreUnavailable:
         return False
+
+
+def test_move_keeps_what_it_says_about_stored_outputs(registry):
+    a, b = (registry.publish(tiny_captioner(seed=seed)) for seed in range(2))
+    registry.promote(NAME, a, reason="test")
+    registry.promote(NAME, b, reason="test", recaption=Recaption.NONE)
+    assert registry.serving().recaption == {NAME: Recaption.NONE}
+    registry.rollback(NAME, reason="test", recaption=Recaption.STALE)
+    kept = [move.recaption for move in registry.history(NAME)]
+    assert kept == [Recaption.ALL, Recaption.NONE, Recaption.STALE]
+
+
+def test_pointer_of_an_earlier_release_is_read(registry, database):
+    version = promote(registry, tiny_captioner())
+    database["model_pointers"].update_one({}, {"$unset": {"recaption": 1, "refusal": 1}})
+    assert registry.pointer(NAME).recaption is Recaption.ALL
+    assert registry.serving().versions == {NAME: version}
+
+
+def test_same_version_promoted_again_only_changes_what_stays(registry, hot):
+    version = promote(registry, tiny_captioner())
+    hot.refresh()
+    reloads = metrics.RELOADS.labels(NAME)
+    before = reloads._value.get()
+    registry.promote(NAME, version, reason="test", recaption=Recaption.NONE)
+    hot.refresh()
+    assert (hot.current().version, hot.current().recaption) == (version, Recaption.NONE)
+    assert reloads._value.get() == before
+
+
+def test_refused_version_is_told_and_leaves_stored_outputs_alone(registry, hot):
+    good = promote(registry, tiny_captioner(seed=1))
+    hot.refresh()
+    bad = promote(registry, nan_bundle())
+    hot.refresh()
+    serving = registry.serving()
+    assert serving.versions == {NAME: good}
+    assert serving.recaption == {NAME: Recaption.NONE}
+    assert f"{bad} is refused" in serving.problems[NAME]
+    assert "NaN" in serving.problems[NAME]
+    registry.rollback(NAME, reason="test")
+    assert registry.serving().problems == {}
+    assert registry.history(NAME)[1].refusal.serving == good
+
+
+def other_process(registry):
+    return HotModel(
+        NAME,
+        conditional_lm.from_bundle,
+        conditional_lm.check_golden,
+        registry,
+        ModelSettings(poll_interval_seconds=0.05),
+    )
+
+
+def test_process_that_starts_after_a_refusal_serves_the_version_before(registry, hot):
+    good = promote(registry, tiny_captioner(seed=1))
+    hot.refresh()
+    promote(registry, nan_bundle())
+    hot.refresh()
+    later = other_process(registry)
+    later.refresh()
+    assert later.current().version == good
+
+
+def test_first_process_after_bad_promotions_finds_the_last_good_version(registry, hot):
+    """Nobody ran while they were promoted, so that nobody has refused one before."""
+    good = promote(registry, tiny_captioner(seed=1))
+    promote(registry, with_manifest(features={"clip": Feature(dimension=7)}))
+    promote(registry, nan_bundle())
+    hot.refresh()
+    assert hot.current().version == good
+    assert registry.serving().versions == {NAME: good}
+
+
+def test_version_refused_by_one_process_serves_in_none(registry, hot):
+    good = promote(registry, tiny_captioner(seed=1))
+    taken = promote(registry, tiny_captioner(seed=2))
+    hot.refresh()
+    assert hot.current().version == taken
+    registry.refuse(registry.pointer(NAME), reason="another machine's golden", serving=good)
+    hot.refresh()
+    assert hot.current().version == good
+
+
+def test_refused_first_version_leaves_documents_awaiting_a_model(registry, hot):
+    promote(registry, nan_bundle())
+    hot.refresh()
+    assert hot.current() is None
+    assert registry.serving().versions == {}
+    assert NAME in registry.serving().problems
+
+
+def test_late_refusal_of_an_older_move_changes_nothing(registry):
+    promote(registry, tiny_captioner(seed=1))
+    before = registry.pointer(NAME)
+    promote(registry, tiny_captioner(seed=2))
+    assert registry.refuse(before, reason="late", serving=None).refusal is None
+
+
+def test_promoting_a_healed_version_again_tries_it_again(registry, hot, database):
+    promote(registry, tiny_captioner(seed=1))
+    hot.refresh()
+    healed = tiny_captioner(seed=2)
+    version = registry.publish(healed)
+    newest = database["model_files.chunks"].find().sort("_id", -1)[0]
+    database["model_files.chunks"].delete_one({"_id": newest["_id"]})
+    registry.promote(NAME, version, reason="test")
+    hot.refresh()
+    registry.publish(healed)
+    hot.refresh()
+    assert hot.current().version != version
+    registry.promote(NAME, version, reason="test")
+    hot.refresh()
+    assert hot.current().version == version
+
+
+def test_manifest_that_cannot_be_read_concerns_its_own_model_only(registry, database):
+    registry.announce("clip", "c1", {"dimension": DIMENSION})
+    version = promote(registry, tiny_captioner(seed=1))
+    database["model_versions"].update_one({"version": version}, {"$set": {"manifest": "{}"}})
+    serving = registry.serving()
+    assert serving.versions == {"clip": "c1"}
+    assert "manifest is not valid" in serving.problems[NAME]

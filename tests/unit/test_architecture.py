@@ -30,6 +30,7 @@ LAYERS = (
     "streams.pointers",
     "streams.registry",
     "streams.hot_model",
+    "streams.on_demand",
     "streams.processes",
     "streams.status",
     "streams.coco",
@@ -49,6 +50,9 @@ LAYERS = (
     "trainer.evaluation",
     "trainer.evaluate",
     "trainer.report",
+    "trainer.gate",
+    "trainer.decisions",
+    "trainer.publish",
 )
 
 
@@ -96,18 +100,23 @@ def test_streams_never_imports_the_trainer():
 
 
 @pytest.mark.parametrize(
-    "module",
-    [
-        "trainer",
-        "trainer.evaluate",
-        "streams.registry",
-        "streams.hot_model",
-        "streams.models.conditional_lm",
-    ],
+    "module", ["trainer", "streams.hot_model", "streams.on_demand", "streams.models.conditional_lm"]
 )
 def test_what_the_trainer_uses_loads_neither_faust_nor_kafka(module):
     code = (
         f"import sys, {module};"
+        "print([m for m in ('faust', 'kafka', 'aiokafka') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_no_module_of_the_trainer_loads_faust_or_kafka():
+    names = ", ".join(module for module, _ in modules() if module.startswith("trainer"))
+    code = (
+        f"import sys, {names};"
         "print([m for m in ('faust', 'kafka', 'aiokafka') if m in sys.modules])"
     )
     done = subprocess.run(

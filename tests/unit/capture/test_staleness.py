@@ -4,7 +4,7 @@ import pytest
 
 from streams.capture.staleness import Staleness
 from streams.documents import CLIP, CONDITIONAL_LM
-from streams.states import Serving
+from streams.states import Recaption, Serving
 
 SERVING = Serving(versions={"clip": "c1", "clip_projection": "p1", "conditional_lm": "l1"})
 
@@ -109,3 +109,11 @@ def test_new_version_makes_missing_outputs_due_at_once_in_the_next_scan_only():
     assert not seen.notice(SERVING)
     clock.now += 1
     assert not seen.is_due(fresh(2), CONDITIONAL_LM, SERVING)
+
+
+def test_other_recaption_of_the_same_version_is_noticed():
+    seen, _ = staleness()
+    left = Serving(versions=SERVING.versions, recaption={"conditional_lm": Recaption.NONE})
+    assert not seen.notice(left)
+    assert seen.notice(SERVING)
+    assert seen.is_due(captioned_by("l0"), CONDITIONAL_LM, SERVING)

@@ -1,5 +1,7 @@
 """Applying a versioned model to the features that events carry."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from streams.models import projection
 from streams.models.projection import orthogonal_projection
 from streams.stages.apply import apply_model
 from streams.stages.outcome import Failed, Ok, Result
+from streams.states import Recaption
 
 
 def loaded(clip_version=None, seed=0):
@@ -97,3 +100,20 @@ def test_delete_travels_on():
     deleted = DocumentDeleted(document_id=1, source=Timestamp(1, 1))
     [outcome], _ = run(loaded(), [deleted])
     assert outcome == Ok(event=deleted, result=Result.DELETED)
+
+
+@pytest.mark.parametrize(
+    ("origin", "recaption", "clip", "result"),
+    [
+        (Origin.RECONCILE, Recaption.ALL, "c1", Result.DONE),
+        (Origin.RECONCILE, Recaption.STALE, "c1", Result.REUSED),
+        (Origin.RECONCILE, Recaption.STALE, "c0", Result.DONE),
+        (Origin.COPY, Recaption.NONE, "c0", Result.REUSED),
+        (Origin.LIVE, Recaption.NONE, "c1", Result.DONE),
+    ],
+)
+def test_repeat_leaves_alone_what_the_promotion_leaves_alone(origin, recaption, clip, result):
+    serving = replace(loaded(), recaption=recaption)
+    repeated = replace(event(**stored("older", clip)), origin=origin)
+    [outcome], _ = run(serving, [repeated])
+    assert outcome.result is result
