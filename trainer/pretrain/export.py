@@ -21,6 +21,7 @@ def export(model: torch.nn.Module, config: Path, directory: Path) -> Path:
     partial = directory / f"{WEIGHTS}.partial"
     tensors = {name: _half(tensor) for name, tensor in sorted(model.state_dict().items())}
     save_file(tensors, partial)
+    partial.chmod(0o644)  # safetensors makes it private, and packages keep such bits
     os.replace(partial, weights)
     if config.resolve() != (directory / config.name).resolve():
         shutil.copyfile(config, directory / config.name)
