@@ -25,7 +25,7 @@ _PHRASES: Final = {
 _SEPARATORS: Final = re.compile(r"[\s,;]+")
 
 
-class _Unreadable(Exception):  # noqa: N818 - it never leaves this module
+class _Unreadable(Exception):
     """The caption is no statement about a scene."""
 
 

@@ -99,6 +99,12 @@ def test_self_test_fails_when_weights_turn_into_nan(config):
         ("RN50", "no-such-tag", "neither a file nor a tag of RN50.*openai"),
         ("gone.json", "random", r"no open_clip model config at gone\.json"),
         ("ViT-B-32", "no-such-tag", "or to `random` for a trial"),
+        (
+            "RN50",
+            "bundled",
+            "only the model `scenes` has `bundled` weights, RN50 has none",
+        ),
+        ("scenes", "openai", "tags: none.*set CAPTIONSTREAM_CLIP__PRETRAINED=bundled"),
     ],
 )
 def test_unknown_model_or_weights_name_the_remedy(model, pretrained, message):
