@@ -45,6 +45,7 @@ LAYERS = (
     "streams.cli",
     "trainer",
     "trainer.scene_judge",
+    "trainer.pretrain",
     "trainer.validation_set",
     "trainer.caption_metrics",
     "trainer.evaluation",
@@ -53,6 +54,7 @@ LAYERS = (
     "trainer.gate",
     "trainer.decisions",
     "trainer.publish",
+    "trainer.commands",
 )
 
 

@@ -13,7 +13,7 @@ from tests.fitted import SCENES, captioner, fitted_bundle, scene_set, vector_of
 from tests.tiny import DIMENSION
 from trainer.evaluate import evaluate_bundle, evaluate_captioner, evaluate_projection
 
-PERFECT_STEPS = 120
+PERFECT_STEPS = 30
 
 
 def test_a_captioner_that_knows_its_scenes_is_right_about_all():

@@ -57,7 +57,7 @@ def png(width, height):
 
 @pytest.fixture(scope="module")
 def evaluation():
-    return evaluate_captioner(captioner(60), scene_set())
+    return evaluate_captioner(captioner(20), scene_set())
 
 
 def images():
