@@ -54,6 +54,12 @@ LAYERS = (
     "trainer.gate",
     "trainer.decisions",
     "trainer.publish",
+    "trainer.lease",
+    "trainer.runs",
+    "trainer.job",
+    "trainer.job_metrics",
+    "trainer.text_encoder",
+    "trainer.pictures",
     "trainer.commands",
 )
 
