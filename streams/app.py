@@ -81,7 +81,7 @@ class StageProcess:
             self._spec,
             step,
             self._settings.stage,
-            tenant=f"{self._settings.mongo.database}.{self._settings.mongo.collection}",
+            tenant=self._settings.mongo.tenant,
             deliver=self._worker.deliver,
         )
         wait_for(self._reset_lost_offsets)

@@ -8,48 +8,23 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 
 from structlog import get_logger
 
+from streams.errors import TooLittleData
 from streams.models.manifest import Bundle
 from trainer.lease import JobLease
 from trainer.publish import Publication
 from trainer.runs import Outcome, Run, Runs
+from trainer.snapshot import Snapshot
 from trainer.validation_set import ValidationSet
 
 log = get_logger(__name__)
 
 
-class Manifest(Protocol):
-    """What the job reads in a snapshot's manifest."""
-
-    @property
-    def snapshot_id(self) -> str:
-        """Id of the snapshot."""
-
-    @property
-    def content_hash(self) -> str:
-        """Hash of the content: equal data, equal hash."""
-
-    @property
-    def folds(self) -> Mapping[str, int]:
-        """Usable documents in each fold."""
-
-
-class HasManifest(Protocol):
-    """A snapshot."""
-
-    @property
-    def manifest(self) -> Manifest:
-        """Its manifest."""
-
-
-SnapshotT = TypeVar("SnapshotT", bound=HasManifest)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Steps(Generic[SnapshotT]):
+class Steps:
     """What the job does, in this order.
 
     Attributes:
@@ -59,19 +34,19 @@ class Steps(Generic[SnapshotT]):
         publish: Evaluate, and let the version serve if it is better.
     """
 
-    take_snapshot: Callable[[], SnapshotT]
-    fit: Callable[[SnapshotT], Bundle]
-    validation_set: Callable[[SnapshotT], ValidationSet]
+    take_snapshot: Callable[[], Snapshot]
+    fit: Callable[[Snapshot], Bundle]
+    validation_set: Callable[[Snapshot], ValidationSet]
     publish: Callable[[Bundle, ValidationSet], Publication]
 
 
-class Job(Generic[SnapshotT]):
+class Job:
     """One retraining of one model."""
 
     def __init__(
         self,
         model: str,
-        steps: Steps[SnapshotT],
+        steps: Steps,
         *,
         lease: JobLease,
         runs: Runs,
@@ -125,6 +100,8 @@ class Job(Generic[SnapshotT]):
                 return self._ended(Outcome.BUSY, f"another job is running ({holder})")
             try:
                 run = self._work()
+            except TooLittleData as exc:  # a step's own word
+                run = self._ended(Outcome.TOO_LITTLE_DATA, str(exc))
             except BaseException as exc:
                 self._record_failure(f"{type(exc).__name__}: {exc}")
                 raise
@@ -136,7 +113,7 @@ class Job(Generic[SnapshotT]):
         manifest = snapshot.manifest
         self._run = replace(
             self._run,
-            documents=documents_of(snapshot),
+            documents=manifest.counts.included,
             snapshot_id=manifest.snapshot_id,
             content_hash=manifest.content_hash,
         )
@@ -155,8 +132,8 @@ class Job(Generic[SnapshotT]):
         outcome = Outcome.PROMOTED if publication.is_promoted else Outcome.KEPT
         return self._ended(outcome, publication.decision.reason)
 
-    def _too_little(self, snapshot: SnapshotT) -> str | None:
-        found = documents_of(snapshot)
+    def _too_little(self, snapshot: Snapshot) -> str | None:
+        found = snapshot.manifest.counts.included
         if found < self._min_documents:
             return f"{found} usable documents, at least {self._min_documents} are needed"
         empty = [fold for fold in ("train", "valid") if not snapshot.manifest.folds.get(fold)]
@@ -177,8 +154,3 @@ class Job(Generic[SnapshotT]):
             self._runs.record(self._ended(Outcome.FAILED, reason))
         except Exception as exc:  # whatever it is, it must not hide the failure
             log.warning("failure_not_recorded", reason=str(exc))
-
-
-def documents_of(snapshot: HasManifest) -> int:
-    """Return how many documents of a snapshot can be learned from."""
-    return sum(snapshot.manifest.folds.values())

@@ -1,18 +1,20 @@
 """The retraining job on a real MongoDB: when it works, when it stops, and what it leaves behind."""
 
 import threading
-from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from pymongo import MongoClient
 
-from streams.errors import InvalidBundle, LeaseLost, SettingsError
+from streams.errors import InvalidBundle, LeaseLost, SettingsError, TooLittleData
 from streams.mongo import state_database
 from streams.registry import Registry
 from streams.settings import MongoSettings
-from tests.fitted import fitted_bundle, scene_set
+from tests.fitted import CLIP_VERSION, fitted_bundle, scene_set
+from tests.tiny import DIMENSION
 from tests.waiting import wait_until
 from trainer.decisions import Decisions
 from trainer.evaluate import evaluate_bundle
@@ -22,24 +24,26 @@ from trainer.job_metrics import write_job_metrics
 from trainer.lease import JobLease
 from trainer.publish import publish
 from trainer.runs import Outcome, Runs
+from trainer.snapshot import ClusterTime, Counts, Snapshot, SnapshotManifest
 
 NAME = "conditional_lm"
 
 
-@dataclass(frozen=True)
-class Manifest:
-    snapshot_id: str
-    content_hash: str
-    folds: dict
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    manifest: Manifest
-
-
 def snapshot(content="a", *, train=90, valid=10):
-    return Snapshot(Manifest("0" * 16, content, {"train": train, "valid": valid}))
+    """Return a snapshot of which the job reads the manifest only."""
+    manifest = SnapshotManifest(
+        snapshot_id="0" * 16,
+        created_at=datetime.now(UTC),
+        database="d",
+        collection="c",
+        cluster_time=ClusterTime(t=1, i=1),
+        clip_version=CLIP_VERSION,
+        dimension=DIMENSION,
+        counts=Counts(documents=train + valid, included=train + valid),
+        folds={"train": train, "valid": valid},
+        content_hash=content,
+    )
+    return Snapshot(Path("absent"), manifest)
 
 
 @pytest.fixture
@@ -133,6 +137,16 @@ def test_too_little_data_ends_the_job_and_is_no_success(job, state, taken, reaso
     run = job(taken, fit=never).run()
     assert (run.outcome, run.reason) == (Outcome.TOO_LITTLE_DATA, reason)
     assert Runs(state).last_success(NAME) is None
+
+
+def test_a_step_may_find_too_little_too(job, state):
+    def fit(_):
+        msg = "every caption is empty"
+        raise TooLittleData(msg)
+
+    run = job(fit=fit).run()
+    assert (run.outcome, run.reason) == (Outcome.TOO_LITTLE_DATA, "every caption is empty")
+    assert state["trainer_runs"].find_one()["outcome"] == "too_little_data"
 
 
 def test_a_second_job_at_the_same_time_ends_with_a_word(job, state):
