@@ -77,11 +77,13 @@ class ClipSettings(Section):
 
     model: str = Field(
         "RN50",
-        description="open_clip model name, or the path of an open_clip model config (.json).",
+        description="open_clip model name, path of an open_clip model config (.json), or `scenes`:"
+        " the small model for generated scenes that comes with this package.",
     )
     pretrained: str = Field(
         "openai",
-        description="open_clip tag, path of a checkpoint, or `random` (for trials only).",
+        description="open_clip tag, path of a checkpoint, `bundled` (with the model `scenes`), or"
+        " `random` (for trials only).",
     )
     seed: int = Field(0, description="Seed of the weights when `pretrained` is `random`.")
     device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:1`, ...")

@@ -3,6 +3,8 @@
 import typer
 
 from streams.commands.entry import run_app
+from trainer.commands.fit import fit
+from trainer.commands.pretrain import pretrain_scenes
 from trainer.commands.snapshot import snapshot
 from trainer.commands.validation_set import validation_set
 
@@ -16,6 +18,8 @@ app = typer.Typer(
 )
 
 app.command()(snapshot)
+app.command()(fit)
+app.command("pretrain-scenes")(pretrain_scenes)
 app.add_typer(validation_set, name="validation-set")
 
 

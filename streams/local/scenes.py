@@ -6,11 +6,13 @@ follows from a seed.
 
 import io
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Self
 
 from PIL import Image, ImageDraw
+
+from streams.errors import SettingsError
 
 SIDE: Final = 96  # pixels
 SHAPES: Final = ("circle", "square", "triangle", "cross")
@@ -49,6 +51,19 @@ class Thing:
     def __str__(self) -> str:
         return f"{self.size} {self.colour} {self.shape}"
 
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any], path: str) -> Self:
+        """Return the object that a document holds at `path`.
+
+        Raises:
+            SettingsError: It is none; the message names the field.
+        """
+        return cls(
+            shape=_word(document, path, "shape", SHAPES),
+            colour=_word(document, path, "colour", COLOURS),
+            size=_word(document, path, "size", SIZES),
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scene:
@@ -67,6 +82,29 @@ class Scene:
     relation: str
     background: str
     jitter: tuple[int, int]
+
+    def as_document(self) -> dict[str, Any]:
+        """Return the scene as a document's `scene` holds it; `from_document` reads it back."""
+        return {**asdict(self), "jitter": list(self.jitter)}
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Self:
+        """Return the scene that a document's `scene` holds; further fields are passed over.
+
+        Raises:
+            SettingsError: It is no scene; the message names the field.
+        """
+        jitter = _field(document, "scene", "jitter")
+        if not isinstance(jitter, list | tuple) or [type(shift) for shift in jitter] != [int, int]:
+            msg = f"`scene.jitter` is {jitter!r}, expected two whole numbers of pixels"
+            raise SettingsError(msg)
+        return cls(
+            first=Thing.from_document(_field(document, "scene", "first"), "scene.first"),
+            second=Thing.from_document(_field(document, "scene", "second"), "scene.second"),
+            relation=_word(document, "scene", "relation", RELATIONS),
+            background=_word(document, "scene", "background", BACKGROUNDS),
+            jitter=(jitter[0], jitter[1]),
+        )
 
     def captions(self) -> list[str]:
         """Return five captions, all of them right."""
@@ -121,6 +159,21 @@ def _make_thing(generator: random.Random) -> Thing:
         colour=generator.choice(tuple(COLOURS)),
         size=generator.choice(tuple(SIZES)),
     )
+
+
+def _field(document: Mapping[str, Any], path: str, name: str) -> Any:
+    if not isinstance(document, Mapping) or name not in document:
+        msg = f"`{path}.{name}` is missing; a scene of `make_scenes` is needed"
+        raise SettingsError(msg)
+    return document[name]
+
+
+def _word(document: Mapping[str, Any], path: str, name: str, known: Collection[str]) -> str:
+    word = _field(document, path, name)
+    if not isinstance(word, str) or word not in known:
+        msg = f"`{path}.{name}` is {word!r}, expected one of {', '.join(known)}"
+        raise SettingsError(msg)
+    return word
 
 
 def _draw(draw: ImageDraw.ImageDraw, thing: Thing, x: float, y: float) -> None:

@@ -1,10 +1,12 @@
-"""The image encoder: any open_clip model, with the preprocessing that belongs to it.
+"""The encoder: any open_clip model, with the preprocessing that belongs to it.
 
-Only the image tower is kept. Where its weights come from, `clip_weights` knows.
+Only the image tower is kept; the text tower comes back when somebody asks for texts. Where the
+weights come from, `clip_weights` knows.
 """
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,10 +21,12 @@ from streams.settings import ClipSettings
 
 #: Convolutions on a CPU run about a quarter faster in this layout; the numbers are the same.
 _LAYOUT: Final = torch.channels_last
+#: Texts that go through the model at once.
+_TEXTS: Final = 256
 
 
 class ClipEncoder:
-    """Encodes images to embeddings. One thread at a time."""
+    """Encodes images, and for the trainer texts, to embeddings. One thread at a time."""
 
     def __init__(self, settings: ClipSettings) -> None:
         """Build the model and load its weights.
@@ -31,7 +35,9 @@ class ClipEncoder:
             SettingsError: The model or the device is not known, or the weights cannot be had.
         """
         self._device = _device(settings.device)
-        name = register_model(settings.model)
+        self._settings = settings
+        self._texts: _TextTower | None = None
+        self._name = name = register_model(settings.model)
         model, preprocess = create_model(name, settings)
         tower = _ImageTower(model).to(self._device).to(memory_format=_LAYOUT)
         self._model = tower.eval().requires_grad_(False)
@@ -57,6 +63,25 @@ class ClipEncoder:
         with torch.inference_mode():
             embeddings = self._model(images.to(self._device, memory_format=_LAYOUT))
         return embeddings.float().cpu().numpy()  # type: ignore[no-any-return]
+
+    def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        """Return the embeddings, float32 of shape (B, D) on the CPU; like images not normalised.
+
+        The first call loads the weights again, since the pipeline never needs this tower. Words
+        beyond the model's context are cut off, as open_clip does.
+
+        Raises:
+            SettingsError: The weights cannot be had any more.
+        """
+        if self._texts is None:
+            model, _ = create_model(self._name, self._settings)
+            tower = _TextTower(model, open_clip.get_tokenizer(self._name)).to(self._device)
+            self._texts = tower.eval().requires_grad_(False)
+        chunks = [texts[start : start + _TEXTS] for start in range(0, len(texts), _TEXTS)]
+        with torch.inference_mode():
+            embeddings = [self._texts(chunk, self._device).float().cpu() for chunk in chunks]
+        # Unlike inference tensors, a clone may take part in training.
+        return torch.cat([torch.empty(0, self.dimension), *embeddings]).clone()  # (B, D)
 
     def self_test(self) -> bool:
         """Whether a fixed image still gives finite numbers."""
@@ -89,6 +114,22 @@ class _ImageTower(torch.nn.Module):
         output = self.visual(images)
         # CoCa's tower returns its tokens too, behind the embedding.
         embeddings: torch.Tensor = output[0] if isinstance(output, tuple) else output
+        return embeddings
+
+
+class _TextTower(torch.nn.Module):
+    """An open_clip model without its image tower, and the tokenizer that belongs to it."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        super().__init__()
+        model.visual = torch.nn.Identity()
+        self._model = model
+        self._tokenizer = tokenizer
+
+    def forward(self, texts: Sequence[str], device: torch.device) -> torch.Tensor:
+        """As `encode_text` of open_clip: B texts -> (B, D)."""
+        tokens = self._tokenizer(list(texts))  # (B, context)
+        embeddings: torch.Tensor = self._model.encode_text(tokens.to(device))
         return embeddings
 
 

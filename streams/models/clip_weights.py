@@ -1,7 +1,7 @@
 """Where CLIP's weights come from.
 
-A tag of open_clip (downloaded once), a local checkpoint, or, asked for by name, a random generator.
-Only a tag needs the network.
+A tag of open_clip (downloaded once), a local checkpoint, this package (the small model of generated
+scenes), or, asked for by name, a random generator. Only a tag needs the network.
 """
 
 import json
@@ -26,6 +26,12 @@ from streams.settings import ClipSettings
 log = get_logger(__name__)
 
 RANDOM: Final = "random"
+#: The model whose weights come with this package, and the name of these weights.
+SCENES: Final = "scenes"
+BUNDLED: Final = "bundled"
+#: open_clip takes the name of a config from its file's.
+SCENES_CONFIG: Final = Path(__file__).parent / "scenes_clip" / f"{SCENES}.json"
+SCENES_WEIGHTS: Final = SCENES_CONFIG.with_name("model.safetensors")
 #: How long a server of weights may be silent.
 _SILENCE_SECONDS: Final = 5.0
 #: What open_clip needs of a model config.
@@ -38,15 +44,16 @@ def register_model(model: str) -> str:
     Raises:
         SettingsError: open_clip knows no such model, or the file is no model config.
     """
-    if model.endswith(".json"):
-        path = Path(model)
+    if model == SCENES or model.endswith(".json"):
+        path = SCENES_CONFIG if model == SCENES else Path(model)
         _check_config(path)
         open_clip.add_model_config(path)
         return path.stem
     if model not in open_clip.list_models():
         msg = (
             f"open_clip knows no model {model!r} (CAPTIONSTREAM_CLIP__MODEL);"
-            " for example RN50, ViT-B-32, ViT-L-14, or the path of a model config (.json)"
+            " for example RN50, ViT-B-32, ViT-L-14, or the path of a model config (.json),"
+            f" or `{SCENES}` for generated scenes"
         )
         raise SettingsError(msg)
     return model
@@ -62,6 +69,9 @@ def create_model(name: str, settings: ClipSettings) -> tuple[Any, Any]:
     if pretrained == RANDOM:
         log.warning("CLIP HAS RANDOM WEIGHTS: embeddings and captions mean nothing", model=name)
         pretrained = None
+    elif settings.pretrained == BUNDLED:
+        _check_bundled(name, settings)
+        pretrained = str(SCENES_WEIGHTS)
     elif not is_file(settings.pretrained):
         _check_tag(name, settings.pretrained)
     try:
@@ -98,6 +108,19 @@ def _check_config(path: Path) -> None:
     if not isinstance(config, dict) or not config.keys() >= set(_CONFIG_KEYS):
         wanted = ", ".join(_CONFIG_KEYS)
         msg = f"{path} is no open_clip model config (CAPTIONSTREAM_CLIP__MODEL): it needs {wanted}"
+        raise SettingsError(msg)
+
+
+def _check_bundled(name: str, settings: ClipSettings) -> None:
+    if settings.model != SCENES:
+        msg = (
+            f"only the model `{SCENES}` has `{BUNDLED}` weights, {name} has none;"
+            f" set CAPTIONSTREAM_CLIP__MODEL={SCENES}, or CAPTIONSTREAM_CLIP__PRETRAINED"
+            f" to weights of {name}"
+        )
+        raise SettingsError(msg)
+    if not SCENES_WEIGHTS.is_file():
+        msg = f"{SCENES_WEIGHTS} is missing (CAPTIONSTREAM_CLIP__PRETRAINED={BUNDLED}); reinstall"
         raise SettingsError(msg)
 
 
@@ -138,6 +161,8 @@ def _not_to_be_had(name: str, pretrained: str, reason: str) -> SettingsError:
 
 
 def _remedy(name: str, tag: str) -> str:
+    if name == SCENES:
+        return f"set CAPTIONSTREAM_CLIP__PRETRAINED={BUNDLED}"
     quick = f"{name}-quickgelu"
     wants_quick = open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False)
     # A tag switches the activation by itself; a file cannot.

@@ -1,6 +1,7 @@
 """The encoder against bare open_clip, with a model small enough for a unit test."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -65,6 +66,25 @@ def test_text_tower_is_not_kept(config):
     assert {name.split(".")[0] for name in random_encoder(config)._model.state_dict()} == {"visual"}
 
 
+def test_texts_are_encoded_as_bare_open_clip_does(config, tmp_path):
+    """The tiny vocabulary of the other tests is too small for open_clip's tokenizer."""
+    content = json.loads(Path(config).read_text())
+    content["text_cfg"]["vocab_size"] = 49408
+    path = tmp_path / "tinytext.json"
+    path.write_text(json.dumps(content))
+    encoder = random_encoder(str(path))
+    torch.manual_seed(0)
+    bare, _, _ = open_clip.create_model_and_transforms("tinytext", pretrained=None)
+    texts = ["a red circle", "", *(f"a picture of {number} dogs" for number in range(300))]
+    with torch.inference_mode():
+        expected = bare.eval().encode_text(open_clip.get_tokenizer("tinytext")(texts))
+    found = encoder.encode_texts(texts)
+    assert found.dtype == torch.float32
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert not found.is_inference()
+    assert encoder.encode_texts([]).shape == (0, DIMENSION)
+
+
 def test_self_test_fails_when_weights_turn_into_nan(config):
     encoder = random_encoder(config)
     assert encoder.self_test()
@@ -79,6 +99,12 @@ def test_self_test_fails_when_weights_turn_into_nan(config):
         ("RN50", "no-such-tag", "neither a file nor a tag of RN50.*openai"),
         ("gone.json", "random", r"no open_clip model config at gone\.json"),
         ("ViT-B-32", "no-such-tag", "or to `random` for a trial"),
+        (
+            "RN50",
+            "bundled",
+            "only the model `scenes` has `bundled` weights, RN50 has none",
+        ),
+        ("scenes", "openai", "tags: none.*set CAPTIONSTREAM_CLIP__PRETRAINED=bundled"),
     ],
 )
 def test_unknown_model_or_weights_name_the_remedy(model, pretrained, message):

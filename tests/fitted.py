@@ -1,0 +1,64 @@
+"""Captioners that are worth something, and the scenes to measure them on, within a second."""
+
+from functools import cache
+
+import numpy as np
+import torch
+
+from streams.local.scenes import make_scenes
+from streams.models.conditional_lm import ConditionalLM, autoregressive_loss, to_bundle
+from streams.models.manifest import Bundle
+from streams.models.vocabulary import Vocabulary
+from tests.tiny import DIMENSION
+from trainer.validation_set import Entry, ValidationSet
+
+CLIP_VERSION = "tiny-1"
+SCENES = tuple(make_scenes(12, seed=3))
+
+
+def vector_of(number: int) -> np.ndarray:
+    """Return the stand-in for the CLIP vector of a scene: noise, the same for the same number."""
+    return np.random.default_rng(number).standard_normal(DIMENSION).astype(np.float32)
+
+
+def scene_set(*, clip_version: str = CLIP_VERSION, with_scenes: bool = True) -> ValidationSet:
+    """Return a validation set of these scenes."""
+    entries = tuple(
+        Entry(
+            id=f'"scene-{number}"',
+            captions=tuple(scene.captions()),
+            clip=vector_of(number),
+            scene=scene.as_document() if with_scenes else None,
+        )
+        for number, scene in enumerate(SCENES)
+    )
+    return ValidationSet(
+        name="scenes", seed=0, clip_version=clip_version, digest="d" * 16, entries=entries
+    )
+
+
+@cache
+def captioner(steps: int) -> ConditionalLM:
+    """Return a captioner fitted for some steps on the first caption of each scene."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # more cost far more than they bring at this size
+    torch.manual_seed(0)
+    texts = [scene.captions()[0] for scene in SCENES]
+    vocabulary = Vocabulary.from_captions(texts, min_count=0)
+    model = ConditionalLM(vocabulary, n_condition=DIMENSION, n_hidden=64, max_length=20)
+    vectors = torch.from_numpy(np.stack([vector_of(number) for number in range(len(SCENES))]))
+    targets = torch.tensor([vocabulary.encode(text, max_length=20) for text in texts])
+    starts = torch.full((len(texts), 1), vocabulary.start)
+    inputs = torch.cat([starts, targets[:, :-1]], dim=1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        autoregressive_loss(model.train_forward(vectors, inputs), targets).backward()
+        optimizer.step()
+    torch.set_num_threads(threads)
+    return model.eval().requires_grad_(False)
+
+
+def fitted_bundle(steps: int, *, clip_version: str | None = CLIP_VERSION) -> Bundle:
+    """Return its bundle; more steps make a better one."""
+    return to_bundle(captioner(steps), clip_version=clip_version, snapshot_id="0" * 16, note="test")

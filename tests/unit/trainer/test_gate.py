@@ -1,0 +1,82 @@
+"""The gate's decisions."""
+
+import pytest
+
+from streams.errors import SettingsError
+from trainer.evaluation import Evaluation
+from trainer.gate import Gate, Opponent, decide, metric_value
+
+
+def verdict(value, served, *, metric="cider", min_gain=0.0, forced=False):
+    gate = Gate(metric=metric, min_gain=min_gain, is_forced=forced)
+    serving = Opponent(version="old", value=served)
+    return decide(gate, candidate="new", value=value, serving=serving)
+
+
+@pytest.mark.parametrize(
+    ("value", "served", "options", "expected"),
+    [
+        (0.6, 0.5, {}, True),
+        (0.5, 0.5, {}, False),
+        (0.4, 0.5, {}, False),
+        (0.4, 0.5, {"forced": True}, True),
+        (0.6, 0.5, {"min_gain": 0.1}, True),  # the difference is a hair below 0.1 in floats
+        (0.6, 0.5, {"min_gain": 0.2}, False),
+        (2.0, 2.5, {"metric": "loss"}, True),
+        (2.5, 2.0, {"metric": "loss"}, False),
+        (2.0, 2.5, {"metric": "loss", "min_gain": 0.6}, False),
+        (1.0, 3.0, {"metric": "median_rank"}, True),
+        (0.0, 0.0, {"metric": "loss"}, False),
+        (float("nan"), 0.5, {}, False),
+        (float("inf"), 0.5, {}, False),
+    ],
+)
+def test_only_what_is_better_is_promoted(value, served, options, expected):
+    assert verdict(value, served, **options).is_promoted is expected
+
+
+def test_reason_tells_both_values_and_what_was_needed():
+    assert verdict(0.6, 0.5, min_gain=0.25).reason == (
+        "cider 0.6000 against 0.5000: a gain of 0.1000, at least 0.25 was needed"
+    )
+    assert verdict(2.0, 2.5, metric="loss").reason == (
+        "loss 2.0000 against 2.5000: a gain of 0.5000, any gain was needed"
+    )
+    assert verdict(0.4, 0.5, forced=True).reason.startswith("forced, though cider 0.4000")
+
+
+def test_the_first_version_is_promoted():
+    first = decide(Gate(metric="cider"), candidate="new", value=0.0, serving=None)
+    assert first.is_promoted
+    assert "nothing served" in first.reason
+
+
+def test_a_serving_version_that_cannot_be_measured_loses_and_the_reason_says_why():
+    broken = Opponent(version="old", value=None, problem="its weights are missing")
+    found = decide(Gate(metric="cider", min_gain=9), candidate="new", value=0.1, serving=broken)
+    assert found.is_promoted
+    assert "its weights are missing" in found.reason
+
+
+def test_the_version_that_serves_is_not_promoted_again_even_by_force():
+    same = Opponent(version="new", value=0.5)
+    gate = Gate(metric="cider", is_forced=True)
+    found = decide(gate, candidate="new", value=0.5, serving=same)
+    assert not found.is_promoted
+    assert found.reason == "it serves already"
+
+
+@pytest.mark.parametrize("gain", [-0.1, float("nan"), float("inf")])
+def test_a_gain_is_a_number_from_0_on(gain):
+    with pytest.raises(SettingsError, match="--min-gain"):
+        Gate(metric="cider", min_gain=gain)
+
+
+def test_a_metric_that_was_not_measured_is_refused_with_those_that_were():
+    evaluation = Evaluation(
+        model="m", validation_set="v", digest="d", beam=1, metrics={"cider": 1.0, "n": 5.0}
+    )
+    assert metric_value(evaluation, "cider") == 1.0
+    for metric in ("n", "exact_match"):
+        with pytest.raises(SettingsError, match="there is cider"):
+            metric_value(evaluation, metric)

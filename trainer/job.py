@@ -1,0 +1,156 @@
+"""The retraining job: snapshot, fit, evaluate, publish; one at a time, and only when worth it.
+
+Knows the order and the reasons to stop; the steps come bound to their servers and options.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from structlog import get_logger
+
+from streams.errors import TooLittleData
+from streams.models.manifest import Bundle
+from trainer.lease import JobLease
+from trainer.publish import Publication
+from trainer.runs import Outcome, Run, Runs
+from trainer.snapshot import Snapshot
+from trainer.validation_set import ValidationSet
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Steps:
+    """What the job does, in this order.
+
+    Attributes:
+        take_snapshot: Read the documents.
+        fit: Fit the model on a snapshot.
+        validation_set: Return the frozen set; create it if there is none.
+        publish: Evaluate, and let the version serve if it is better.
+    """
+
+    take_snapshot: Callable[[], Snapshot]
+    fit: Callable[[Snapshot], Bundle]
+    validation_set: Callable[[Snapshot], ValidationSet]
+    publish: Callable[[Bundle, ValidationSet], Publication]
+
+
+class Job:
+    """One retraining of one model."""
+
+    def __init__(
+        self,
+        model: str,
+        steps: Steps,
+        *,
+        lease: JobLease,
+        runs: Runs,
+        options: Mapping[str, Any],
+        min_documents: int,
+        is_forced: bool = False,
+    ) -> None:
+        """Keep what is needed.
+
+        Args:
+            model: Name of the model.
+            steps: What to do.
+            lease: The right to do it.
+            runs: Where jobs are recorded.
+            options: All that decides what comes out, beside the data; JSON values.
+            min_documents: With fewer usable documents nothing is fitted.
+            is_forced: Fit even if the data are those of the last fit.
+        """
+        self._steps = steps
+        self._lease = lease
+        self._runs = runs
+        self._min_documents = min_documents
+        self._is_forced = is_forced
+        self._begun = time.monotonic()
+        self._run = Run(
+            model=model,
+            outcome=Outcome.FAILED,
+            reason="",
+            started_at=datetime.now(UTC),
+            seconds=0.0,
+            options=json.loads(json.dumps(options)),  # as MongoDB will give it back
+        )
+
+    def run(self) -> Run:
+        """Do it and return what came of it, recorded unless another job is running.
+
+        1. Take the lease, or end: another job runs.
+        2. Take a snapshot; end if it holds too little, or nothing new.
+        3. Fit.
+        4. Make sure that the lease is still ours, and publish.
+
+        A failure is recorded too, and raised again.
+
+        Raises:
+            LeaseLost: The job slept so long that another may have begun; nothing was published.
+            StoreUnavailable: MongoDB does not answer.
+        """
+        with self._lease.held() as is_ours:  # 1
+            if not is_ours:
+                holder = self._lease.holder() or "unknown"
+                return self._ended(Outcome.BUSY, f"another job is running ({holder})")
+            try:
+                run = self._work()
+            except TooLittleData as exc:  # a step's own word
+                run = self._ended(Outcome.TOO_LITTLE_DATA, str(exc))
+            except BaseException as exc:
+                self._record_failure(f"{type(exc).__name__}: {exc}")
+                raise
+            self._runs.record(run)
+            return run
+
+    def _work(self) -> Run:
+        snapshot = self._steps.take_snapshot()  # 2
+        manifest = snapshot.manifest
+        self._run = replace(
+            self._run,
+            documents=manifest.counts.included,
+            snapshot_id=manifest.snapshot_id,
+            content_hash=manifest.content_hash,
+        )
+        reason = self._too_little(snapshot)
+        if reason is not None:
+            return self._ended(Outcome.TOO_LITTLE_DATA, reason)
+        last = self._runs.last_fitted(self._run.model)
+        if last is not None and self._is_same(last) and not self._is_forced:
+            done = f"{last.started_at:%Y-%m-%d %H:%M} UTC ({last.outcome.value} {last.version})"
+            return self._ended(Outcome.NOTHING_NEW, f"same data and options as the fit of {done}")
+        bundle = self._steps.fit(snapshot)  # 3
+        validation_set = self._steps.validation_set(snapshot)
+        self._lease.check()  # 4
+        publication = self._steps.publish(bundle, validation_set)
+        self._run = replace(self._run, version=publication.decision.candidate)
+        outcome = Outcome.PROMOTED if publication.is_promoted else Outcome.KEPT
+        return self._ended(outcome, publication.decision.reason)
+
+    def _too_little(self, snapshot: Snapshot) -> str | None:
+        found = snapshot.manifest.counts.included
+        if found < self._min_documents:
+            return f"{found} usable documents, at least {self._min_documents} are needed"
+        empty = [fold for fold in ("train", "valid") if not snapshot.manifest.folds.get(fold)]
+        return f"no usable document in fold {empty[0]}" if empty else None
+
+    def _is_same(self, last: Run) -> bool:
+        mine = (self._run.content_hash, self._run.options)
+        return (last.content_hash, last.options) == mine
+
+    def _ended(self, outcome: Outcome, reason: str) -> Run:
+        seconds = round(time.monotonic() - self._begun, 3)
+        log.info("job_ended", model=self._run.model, outcome=outcome.value, reason=reason)
+        return replace(self._run, outcome=outcome, reason=reason, seconds=seconds)
+
+    def _record_failure(self, reason: str) -> None:
+        """Record it if MongoDB still answers; the failure itself is what must be seen."""
+        try:
+            self._runs.record(self._ended(Outcome.FAILED, reason))
+        except Exception as exc:  # whatever it is, it must not hide the failure
+            log.warning("failure_not_recorded", reason=str(exc))

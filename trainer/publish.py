@@ -1,0 +1,165 @@
+"""From a fitted bundle to the version that serves, if it is better than the one that does.
+
+Both are measured on the same frozen set at the same moment, by the same code; what was measured
+once and elsewhere is not believed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from structlog import get_logger
+
+from streams.documents import CLIP
+from streams.errors import FeatureMismatch, ModelError, PointerConflict, SettingsError
+from streams.models.manifest import Bundle
+from streams.pointers import Pointer
+from streams.registry import Registry
+from streams.states import Recaption
+from trainer.decisions import Decision, Decisions
+from trainer.evaluation import Evaluation
+from trainer.gate import Gate, Opponent, decide, metric_value
+from trainer.validation_set import ValidationSet
+
+log = get_logger(__name__)
+
+#: Comparisons when somebody else moves the pointer during the first.
+_ATTEMPTS: Final = 2
+_MEASURED: Final = "; measured on "
+
+Evaluate = Callable[[Bundle], Evaluation]
+"""A bundle to what was measured on the validation set."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Publication:
+    """What came of publishing a bundle.
+
+    Attributes:
+        decision: What the gate decided, as it was recorded.
+        candidate: What was measured for the candidate.
+        bundle: The candidate as it was stored, with its metrics.
+    """
+
+    decision: Decision
+    candidate: Evaluation
+    bundle: Bundle
+
+    @property
+    def is_promoted(self) -> bool:
+        """Whether the candidate serves now."""
+        return self.decision.outcome == "promoted"
+
+
+def publish(
+    bundle: Bundle,
+    validation_set: ValidationSet,
+    *,
+    evaluate: Evaluate,
+    registry: Registry,
+    decisions: Decisions,
+    gate: Gate,
+    recaption: Recaption = Recaption.ALL,
+) -> Publication:
+    """Store a candidate, and let it serve if it passes the gate.
+
+    1. Measure the candidate. Its metrics become part of its manifest, and so of its id: the same
+       bundle measured on the same set has the same id.
+    2. Upload it. It stays in the registry whatever is decided.
+    3. Measure the version that serves, and decide.
+    4. Move the pointer, if it still is where it was; if not, go back to 3 once.
+    5. Record the decision.
+
+    Args:
+        bundle: The candidate.
+        validation_set: The set that `evaluate` measures on.
+        evaluate: How to measure.
+        registry: Where versions and pointers live.
+        decisions: Where decisions are kept.
+        gate: What the candidate must reach.
+        recaption: What a promotion means for captions that are stored.
+
+    Raises:
+        InvalidBundle: The candidate is damaged.
+        FeatureMismatch: It, or the validation set, belongs to another CLIP version.
+        SettingsError: The gate's metric was not measured.
+        PointerConflict: The pointer was moved during both comparisons.
+        StoreUnavailable: MongoDB does not answer.
+    """
+    name = bundle.manifest.name
+    _check_clip(registry, validation_set)
+    measured = evaluate(bundle)  # 1
+    value = metric_value(measured, gate.metric)
+    bundle = with_metrics(bundle, measured)
+    version = registry.publish(bundle)  # 2
+    for attempt in range(_ATTEMPTS):
+        pointer = registry.pointer(name)
+        serving = _opponent(registry, pointer, evaluate, gate.metric)  # 3
+        verdict = decide(gate, candidate=version, value=value, serving=serving)
+        if verdict.is_promoted:
+            try:
+                registry.promote(  # 4
+                    name,
+                    version,
+                    reason=f"gate: {verdict.reason}",
+                    recaption=recaption,
+                    expected_revision=pointer.revision if pointer else 0,
+                )
+            except PointerConflict:
+                if attempt + 1 == _ATTEMPTS:
+                    raise
+                log.warning("pointer_moved_during_comparison", model=name)
+                continue
+        break
+    decision = Decision(
+        model=name,
+        candidate=version,
+        serving=serving.version if serving else None,
+        metric=gate.metric,
+        candidate_value=value,
+        serving_value=serving.value if serving else None,
+        min_gain=gate.min_gain,
+        validation_set=validation_set.name,
+        digest=validation_set.digest,
+        beam=measured.beam,
+        outcome="promoted" if verdict.is_promoted else "kept",
+        reason=verdict.reason,
+        at=datetime.now(UTC),
+    )
+    decisions.record(decision)  # 5
+    return Publication(decision=decision, candidate=measured, bundle=bundle)
+
+
+def with_metrics(bundle: Bundle, evaluation: Evaluation) -> Bundle:
+    """Return the bundle with what was measured in its manifest; so it has another id."""
+    note = bundle.manifest.note.split(_MEASURED)[0]
+    measured = {
+        "metrics": evaluation.metrics,
+        "note": f"{note}{_MEASURED}{evaluation.validation_set} {evaluation.digest[:16]}",
+    }
+    return Bundle(manifest=bundle.manifest.model_copy(update=measured), weights=bundle.weights)
+
+
+def _check_clip(registry: Registry, validation_set: ValidationSet) -> None:
+    """A version that fits an old set would not fit what the pipeline feeds it."""
+    pointer = registry.pointer(CLIP.name)
+    if pointer is not None and pointer.version != validation_set.clip_version:
+        msg = (
+            f"validation set {validation_set.name!r} holds vectors of CLIP"
+            f" {validation_set.clip_version}, {pointer.version} serves; create another set"
+        )
+        raise FeatureMismatch(msg)
+
+
+def _opponent(
+    registry: Registry, pointer: Pointer | None, evaluate: Evaluate, metric: str
+) -> Opponent | None:
+    """Measure what serves. A version that cannot be loaded or fed now has no value."""
+    if pointer is None or pointer.serving is None:
+        return None
+    try:
+        value = metric_value(evaluate(registry.fetch(pointer.name, pointer.serving)), metric)
+    except (ModelError, FeatureMismatch, SettingsError) as exc:
+        return Opponent(version=pointer.serving, value=None, problem=str(exc))
+    return Opponent(version=pointer.serving, value=value)
