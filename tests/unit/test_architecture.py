@@ -74,6 +74,7 @@ LAYERS = (
     "trainer.pictures",
     "trainer.commands",
     "trainer.cli",
+    "trainer.demo",
 )
 
 
