@@ -3,6 +3,8 @@
 import typer
 
 from streams.commands.entry import run_app
+from trainer.commands.evaluate import evaluate
+from trainer.commands.publish import decisions, publish
 from trainer.commands.snapshot import snapshot
 from trainer.commands.validation_set import validation_set
 
@@ -17,6 +19,9 @@ app = typer.Typer(
 
 app.command()(snapshot)
 app.add_typer(validation_set, name="validation-set")
+app.command()(evaluate)
+app.command()(publish)
+app.command()(decisions)
 
 
 def main() -> None:
