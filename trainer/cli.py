@@ -3,8 +3,11 @@
 import typer
 
 from streams.commands.entry import run_app
+from trainer.commands.evaluate import evaluate
 from trainer.commands.fit import fit
 from trainer.commands.pretrain import pretrain_scenes
+from trainer.commands.publish import decisions, publish
+from trainer.commands.run import run
 from trainer.commands.snapshot import snapshot
 from trainer.commands.validation_set import validation_set
 
@@ -18,9 +21,10 @@ app = typer.Typer(
 )
 
 app.command()(snapshot)
-app.command()(fit)
-app.command("pretrain-scenes")(pretrain_scenes)
 app.add_typer(validation_set, name="validation-set")
+for command in (fit, evaluate, publish, decisions, run):
+    app.command()(command)
+app.command("pretrain-scenes")(pretrain_scenes)
 
 
 def main() -> None:

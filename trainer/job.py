@@ -41,7 +41,11 @@ class Steps:
 
 
 class Job:
-    """One retraining of one model."""
+    """One retraining of one model.
+
+    Attributes:
+        ended: What came of it; None while it runs. There is one after a failure too.
+    """
 
     def __init__(
         self,
@@ -70,6 +74,7 @@ class Job:
         self._runs = runs
         self._min_documents = min_documents
         self._is_forced = is_forced
+        self.ended: Run | None = None
         self._begun = time.monotonic()
         self._run = Run(
             model=model,
@@ -146,7 +151,8 @@ class Job:
     def _ended(self, outcome: Outcome, reason: str) -> Run:
         seconds = round(time.monotonic() - self._begun, 3)
         log.info("job_ended", model=self._run.model, outcome=outcome.value, reason=reason)
-        return replace(self._run, outcome=outcome, reason=reason, seconds=seconds)
+        self.ended = replace(self._run, outcome=outcome, reason=reason, seconds=seconds)
+        return self.ended
 
     def _record_failure(self, reason: str) -> None:
         """Record it if MongoDB still answers; the failure itself is what must be seen."""

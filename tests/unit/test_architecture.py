@@ -72,6 +72,7 @@ LAYERS = (
     "trainer.job_metrics",
     "trainer.text_encoder",
     "trainer.pictures",
+    "trainer.retrain",
     "trainer.commands",
     "trainer.cli",
     "trainer.demo",

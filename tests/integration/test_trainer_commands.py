@@ -1,0 +1,215 @@
+"""`captionstream-trainer evaluate`, `publish` and `decisions` as they are typed, and retraining."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+from bson.timestamp import Timestamp
+from typer.testing import CliRunner
+
+from streams.errors import InvalidBundle, InvalidValidationSet, ModelNotFound, SettingsError
+from streams.models.bundle import to_directory
+from streams.mongo import connect, state_database
+from streams.registry import Registry
+from streams.settings import MongoSettings, Settings
+from streams.store import DocumentStore
+from tests.fitted import CLIP_VERSION, SCENES, fitted_bundle, vector_of
+from tests.integration.trainer_data import announce_clip, clip_write
+from trainer.cli import app
+from trainer.gate import Gate
+from trainer.retrain import Plan, retrain
+from trainer.runs import Outcome
+from trainer.validation_sample import create_validation_set
+from trainer.validation_set import ValidationSets
+
+NAME = "conditional_lm"
+POOR, FAIR, GOOD = 5, 10, 30  # steps
+
+
+@pytest.fixture
+def settings(mongo_uri, mongo_database, monkeypatch):
+    monkeypatch.setenv("CAPTIONSTREAM_MONGO__URI", mongo_uri)
+    monkeypatch.setenv("CAPTIONSTREAM_MONGO__DATABASE", mongo_database.name)
+    return Settings(mongo=MongoSettings(uri=mongo_uri, database=mongo_database.name))
+
+
+@pytest.fixture
+def client(settings):
+    with connect(settings.mongo) as connected:
+        yield connected
+
+
+@pytest.fixture
+def scenes(client, settings):
+    """Documents of scenes with pictures and vectors, and the validation set of all of them."""
+    announce_clip(client, settings, CLIP_VERSION)
+    store = DocumentStore(client, settings.mongo)
+    ids = [f"scene-{number}" for number in range(len(SCENES))]
+    store.collection.insert_many(
+        {
+            "_id": key,
+            "img": scene.png(),
+            "captions": scene.captions(),
+            "scene": scene.as_document(),
+            "_fold": "valid",
+        }
+        for key, scene in zip(ids, SCENES, strict=True)
+    )
+    store.write_outputs(
+        [clip_write(key, vector_of(n), version=CLIP_VERSION) for n, key in enumerate(ids)]
+    )
+    return create_validation_set(client, settings.mongo)
+
+
+@pytest.fixture
+def run_directory(tmp_path):
+    """Make the directory of a run, as a fit leaves it."""
+
+    def make(steps):
+        directory = tmp_path / f"run-{steps}"
+        if directory.exists():
+            return directory
+        to_directory(fitted_bundle(steps), directory / "bundle")
+        history = {"epoch": 1, "train_loss": 2.0, "valid_loss": 2.5}
+        (directory / "history.jsonl").write_text(json.dumps(history) + "\n")
+        return directory
+
+    return make
+
+
+def trainer(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None:
+        raise result.exception
+    return result.stdout
+
+
+def test_evaluate_measures_a_run_and_writes_a_page(scenes, run_directory, tmp_path):
+    page = tmp_path / "out" / "report.html"
+    directory = run_directory(GOOD)
+    told = trainer("evaluate", NAME, "--bundle", directory, "--html", page)
+    assert re.search(r"Exact match +1.0000 +12\n", told)
+    html = page.read_text()
+    assert html.count('<img src="data:image/png') == len(SCENES)
+    assert "How the training went" in html
+    row = json.loads(trainer("evaluate", NAME, "--bundle", directory / "bundle", "--json"))
+    assert row["metrics"]["exact_match"] == 1
+    assert row["digest"] == scenes.digest
+    assert row["version"] == fitted_bundle(GOOD).version
+
+
+def test_publish_then_evaluate_what_serves(scenes, run_directory, client, settings):
+    first = json.loads(trainer("publish", NAME, "--bundle", run_directory(FAIR), "--json"))
+    assert (first["outcome"], first["metric"], first["serving"]) == ("promoted", "cider", None)
+    worse = trainer("publish", NAME, "--bundle", run_directory(POOR))
+    assert f"keeps {first['candidate']}" in worse
+    forced = ("--force", "--recaption", "none", "--metric", "bleu4")
+    told = trainer("publish", NAME, "--bundle", run_directory(POOR), *forced)
+    assert f"(before: {first['candidate']}): forced, though bleu4" in told
+    pointer = Registry(state_database(client, settings.mongo)).pointer(NAME)
+    assert pointer.recaption == "none"
+    serving = json.loads(trainer("evaluate", NAME, "--beam", "2", "--json"))
+    assert serving["version"] == pointer.version
+    assert serving["beam"] == 2
+    named = trainer("evaluate", NAME, "--version", first["candidate"][:6], "--json")
+    assert json.loads(named)["metrics"]["cider"] == first["candidate_value"]
+    rows = [json.loads(line) for line in trainer("decisions", NAME, "--json").splitlines()]
+    assert [row["outcome"] for row in rows] == ["promoted", "kept", "promoted"]
+    assert len(trainer("decisions", "--limit", "2").splitlines()) == 2
+    assert trainer("decisions", "clip_projection") == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (("evaluate", NAME), ModelNotFound, "no version of conditional_lm serves"),
+        (
+            ("evaluate", NAME, "--validation-set", "x"),
+            InvalidValidationSet,
+            "validation-set create",
+        ),
+        (("evaluate", NAME, "--bundle", "absent"), InvalidBundle, "cannot read"),
+        (("evaluate", NAME, "--bundle", "a", "--version", "b"), SettingsError, "not both"),
+        (("publish", NAME, "--bundle", "absent"), InvalidBundle, "cannot read"),
+    ],
+)
+def test_what_is_missing_is_said_in_one_line(scenes, arguments, error, message):
+    with pytest.raises(error, match=message) as raised:
+        trainer(*arguments)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_bundle_of_another_model_is_refused(scenes, run_directory):
+    with pytest.raises(SettingsError, match="is one of conditional_lm, not of clip_projection"):
+        trainer("publish", "clip_projection", "--bundle", run_directory(POOR))
+
+
+def test_retraining_goes_from_documents_to_a_version_that_serves(
+    scenes, client, settings, tmp_path
+):
+    store = DocumentStore(client, settings.mongo)
+    store.collection.update_many(
+        {"_id": {"$in": ["scene-0", "scene-1"]}}, {"$set": {"_fold": "train"}}
+    )
+    metrics = tmp_path / "trainer.prom"
+    plan = Plan(model=NAME, gate=Gate(metric="exact_match"), min_documents=5, lease_seconds=30)
+    seen = []
+
+    def fit(snapshot):
+        seen.append(snapshot.manifest)
+        return fitted_bundle(GOOD)
+
+    def once(fitting=fit, **changes):
+        return retrain(
+            replace(plan, **changes),
+            fitting,
+            client=client,
+            settings=settings,
+            directory=tmp_path,
+            metrics_file=metrics,
+        )
+
+    first = once()
+    assert (first.outcome, first.documents) == (Outcome.PROMOTED, len(SCENES))
+    assert seen[0].folds == {"train": 2, "valid": len(SCENES) - 2}
+    assert Registry(state_database(client, settings.mongo)).pointer(NAME).version == first.version
+    assert once().outcome is Outcome.NOTHING_NEW
+    assert once(min_documents=13).outcome is Outcome.TOO_LITTLE_DATA
+    assert once(fit_options={"seed": 1}, validation_set="other").outcome is Outcome.KEPT
+    assert len(seen) == 2
+    assert 'last_run_result{model="conditional_lm",result="kept"} 1.0' in metrics.read_text()
+
+    def fail(_):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        once(fail, fit_options={"seed": 2})
+    assert 'result="failed"} 1.0' in metrics.read_text()
+    assert "last_success_timestamp_seconds{" in metrics.read_text()
+
+
+def test_retraining_after_a_change_of_clip_refreshes_the_validation_set(
+    scenes, client, settings, tmp_path
+):
+    store = DocumentStore(client, settings.mongo)
+    store.collection.update_one({"_id": "scene-0"}, {"$set": {"_fold": "train"}})
+    announce_clip(client, settings, "tiny-2")
+    source = Timestamp(200, 1)
+    store.write_outputs(
+        [
+            clip_write(f"scene-{n}", vector_of(n), version="tiny-2", source=source)
+            for n in range(len(SCENES))
+        ]
+    )
+    run = retrain(
+        Plan(model=NAME, gate=Gate(metric="bleu4"), min_documents=5),
+        lambda _: fitted_bundle(FAIR, clip_version="tiny-2"),
+        client=client,
+        settings=settings,
+        directory=tmp_path,
+    )
+    assert run.outcome is Outcome.PROMOTED
+    refreshed = ValidationSets(state_database(client, settings.mongo)).get("default")
+    assert refreshed.clip_version == "tiny-2"
+    assert [entry.id for entry in refreshed.entries] == [entry.id for entry in scenes.entries]

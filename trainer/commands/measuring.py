@@ -1,0 +1,72 @@
+"""Options of the commands about versions, and how a version is found and measured."""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from streams.errors import ModelNotFound, SettingsError
+from streams.models.bundle import from_directory
+from streams.models.manifest import Bundle
+from streams.registry import Registry
+from streams.settings import Settings
+from trainer.evaluate import evaluate_bundle
+from trainer.publish import Evaluate
+from trainer.text_encoder import text_encoder
+from trainer.validation_set import ValidationSet
+
+HISTORY = "history.jsonl"
+
+Name = Annotated[str, typer.Argument(help="conditional_lm or clip_projection.")]
+SetName = Annotated[str, typer.Option("--validation-set", help="Name of the validation set.")]
+Beam = Annotated[int, typer.Option(min=1, max=64, help="Width of the search; 1 is greedy.")]
+
+
+def evaluator(settings: Settings, validation_set: ValidationSet, *, beam: int) -> Evaluate:
+    """Return how every version is measured: on this set, with CLIP at hand if it is needed."""
+    return partial(
+        evaluate_bundle,
+        validation_set=validation_set,
+        beam=beam,
+        encode_texts=text_encoder(settings.clip, validation_set.clip_version),
+    )
+
+
+def bundle_of(directory: Path, name: str) -> Bundle:
+    """Return the bundle in a directory, or in the `bundle` of a run's directory.
+
+    Raises:
+        InvalidBundle: There is none, or it is damaged.
+        SettingsError: It is of another model.
+    """
+    inner = directory / "bundle"
+    bundle = from_directory(inner if inner.is_dir() else directory)
+    if bundle.manifest.name != name:
+        msg = f"the bundle in {directory} is one of {bundle.manifest.name}, not of {name}"
+        raise SettingsError(msg)
+    return bundle
+
+
+def history_beside(directory: Path) -> Path | None:
+    """Return the history of the run that a bundle's directory belongs to, if it is there."""
+    places = (directory / HISTORY, directory.resolve().parent / HISTORY)
+    return next((place for place in places if place.is_file()), None)
+
+
+def stored_bundle(registry: Registry, name: str, version: str | None) -> Bundle:
+    """Return a version from the registry: by a unique beginning, or the one that serves.
+
+    Raises:
+        ModelNotFound: There is no such version.
+        InvalidBundle: It is damaged.
+        StoreUnavailable: MongoDB does not answer.
+    """
+    if version is not None:
+        return registry.fetch(name, registry.describe(name, version).version)
+    pointer = registry.pointer(name)
+    serving = pointer.serving if pointer else None
+    if serving is None:
+        msg = f"no version of {name} serves; name one by --version or --bundle"
+        raise ModelNotFound(msg)
+    return registry.fetch(name, serving)

@@ -1,0 +1,139 @@
+"""`captionstream-trainer run`: the retraining job that a scheduler starts."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Final
+
+import torch
+import typer
+
+from streams.models.manifest import Bundle
+from streams.states import Recaption
+from trainer.commands.context import AsJson, DataDir, out, place_of
+from trainer.commands.fit import (
+    USUAL,
+    BatchSize,
+    Dimension,
+    Hidden,
+    LearningRate,
+    MaxEpochs,
+    MinCount,
+    Patience,
+    Seed,
+    Threads,
+    shown,
+)
+from trainer.commands.measuring import Beam, Name, SetName
+from trainer.commands.publish import Again, Metric, MinGain, usual_metric
+from trainer.fit import fit
+from trainer.gate import Gate
+from trainer.options import FitOptions
+from trainer.retrain import Plan, retrain
+from trainer.runs import Outcome, Run
+from trainer.snapshot import Snapshot
+from trainer.text_encoder import text_encoder
+
+_WORDS: Final = {
+    Outcome.PROMOTED: "a new version serves",
+    Outcome.KEPT: "the serving version stays",
+    Outcome.NOTHING_NEW: "nothing new",
+    Outcome.TOO_LITTLE_DATA: "too little data",
+    Outcome.BUSY: "not started",
+}
+
+
+def run(  # noqa: PLR0913 - each is an option of the command
+    name: Name,
+    *,
+    min_documents: Annotated[
+        int, typer.Option(min=1, help="With fewer usable documents nothing is fitted.")
+    ] = 100,
+    seed: Seed = USUAL.seed,
+    min_count: MinCount = USUAL.min_count,
+    batch_size: BatchSize = USUAL.batch_size,
+    rate: LearningRate = USUAL.rate,
+    hidden: Hidden = USUAL.hidden,
+    dimension: Dimension = USUAL.dimension,
+    max_epochs: MaxEpochs = USUAL.max_epochs,
+    patience: Patience = USUAL.patience,
+    threads: Threads = None,
+    validation_set: SetName = "default",
+    metric: Metric = None,
+    min_gain: MinGain = 0.0,
+    force: Annotated[
+        bool, typer.Option("--force", help="Fit and let it serve whatever is found.")
+    ] = False,
+    beam: Beam = 1,
+    recaption: Again = Recaption.ALL,
+    metrics_file: Annotated[
+        Path | None,
+        typer.Option(help="Figures for node_exporter's textfile collector; ends in .prom."),
+    ] = None,
+    lease_seconds: Annotated[
+        float, typer.Option(min=1, help="How long a killed job keeps others from starting.")
+    ] = 60.0,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Snapshot, fit, evaluate and publish, if there is enough to learn from and it is new.
+
+    Only one such job runs at a time. One that was killed goes on behind its last checkpoint when it
+    is started again with the same data. The exit code is 0 unless something failed.
+
+    Example: captionstream-trainer run conditional_lm --metrics-file /var/lib/trainer.prom
+    """
+    options = FitOptions(
+        seed=seed,
+        min_count=min_count,
+        batch_size=batch_size,
+        rate=rate,
+        hidden=hidden,
+        dimension=dimension,
+        max_epochs=max_epochs,
+        patience=patience,
+    )
+    if threads is not None:
+        torch.set_num_threads(threads)
+    place = place_of(data_dir)
+    client, _ = place.connect()
+
+    def fit_shown(snapshot: Snapshot) -> Bundle:
+        texts = text_encoder(place.settings.clip, snapshot.manifest.clip_version)
+        with shown(name, as_json=as_json) as progress:
+            return fit(
+                name,
+                snapshot,
+                options,
+                place.directory,
+                resume=not force,
+                encode_texts=texts,
+                progress=progress,
+            ).bundle
+
+    done = retrain(
+        Plan(
+            model=name,
+            gate=Gate(metric=usual_metric(name, metric), min_gain=min_gain, is_forced=force),
+            fit_options=options.model_dump(),
+            min_documents=min_documents,
+            validation_set=validation_set,
+            beam=beam,
+            recaption=recaption,
+            lease_seconds=lease_seconds,
+        ),
+        fit_shown,
+        client=client,
+        settings=place.settings,
+        directory=place.directory,
+        metrics_file=metrics_file,
+    )
+    if as_json:
+        typer.echo(json.dumps(done.as_json()))
+    else:
+        out.print(line_of(done), markup=False)
+
+
+def line_of(run: Run) -> str:
+    """Return what came of a job as people read it."""
+    version = f" ({run.version})" if run.version else ""
+    return f"{run.model}: {_WORDS[run.outcome]}{version}: {run.reason}"

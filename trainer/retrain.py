@@ -1,0 +1,174 @@
+"""The retraining job put together: real snapshot, validation set, gate, lease and records."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pymongo import MongoClient
+from structlog import get_logger
+
+from streams.errors import StoreUnavailable
+from streams.models.manifest import Bundle
+from streams.mongo import Document, state_database
+from streams.registry import Registry
+from streams.settings import MongoSettings, Settings
+from streams.states import Recaption
+from trainer.decisions import Decisions
+from trainer.evaluate import evaluate_bundle
+from trainer.gate import Gate
+from trainer.job import Job, Steps
+from trainer.job_metrics import write_job_metrics
+from trainer.lease import JobLease
+from trainer.publish import Publication, publish
+from trainer.runs import Outcome, Run, Runs
+from trainer.snapshot import Snapshot
+from trainer.snapshot_writer import take_snapshot
+from trainer.text_encoder import text_encoder
+from trainer.validation_sample import create_validation_set
+from trainer.validation_set import ValidationSet, ValidationSets
+
+log = get_logger(__name__)
+
+Fit = Callable[[Snapshot], Bundle]
+"""Fit the plan's model on a snapshot."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What the operator decides.
+
+    Attributes:
+        model: Name of the model.
+        gate: What a candidate must reach; a forced one is fitted even if nothing is new.
+        fit_options: All that decides what a fit makes of a snapshot; JSON values.
+        min_documents: With fewer usable documents nothing is fitted.
+        validation_set: Name of the set; it is created if there is none.
+        sample_size: Size of the set if it is created.
+        chunk_size: Entries of it that are stored together.
+        beam: Width of the search that versions are measured with.
+        recaption: What a promotion means for stored captions.
+        lease_seconds: How long a job that was killed keeps others from starting.
+    """
+
+    model: str
+    gate: Gate
+    fit_options: Mapping[str, Any] = field(default_factory=dict)
+    min_documents: int = 100
+    validation_set: str = "default"
+    sample_size: int = 500
+    chunk_size: int = 100
+    beam: int = 1
+    recaption: Recaption = Recaption.ALL
+    lease_seconds: float = 60.0
+
+    def options(self) -> dict[str, Any]:
+        """Return what decides whether a job would only repeat an earlier one."""
+        return {
+            "fit": dict(self.fit_options),
+            "metric": self.gate.metric,
+            "min_gain": self.gate.min_gain,
+            "validation_set": self.validation_set,
+            "beam": self.beam,
+        }
+
+
+def retrain(
+    plan: Plan,
+    fit: Fit,
+    *,
+    client: MongoClient[Document],
+    settings: Settings,
+    directory: Path,
+    metrics_file: Path | None = None,
+) -> Run:
+    """Snapshot, fit, evaluate and publish, as far as there is reason to. See `Job.run`.
+
+    Args:
+        plan: What to do.
+        fit: How to fit.
+        client: Client of the replica set.
+        settings: Which collection, and which CLIP encodes texts.
+        directory: Directory of the trainer.
+        metrics_file: Where to leave figures for Prometheus, after a failure too.
+
+    Raises:
+        LeaseLost: The job slept so long that another may have begun; nothing was published.
+        SettingsError: The metrics cannot be written, or the gate's metric was not measured.
+        StoreUnavailable: MongoDB does not answer.
+    """
+    state = state_database(client, settings.mongo)
+    runs = Runs(state)
+
+    def send(bundle: Bundle, validation_set: ValidationSet) -> Publication:
+        measure = partial(
+            evaluate_bundle,
+            validation_set=validation_set,
+            beam=plan.beam,
+            encode_texts=text_encoder(settings.clip, validation_set.clip_version),
+        )
+        return publish(
+            bundle,
+            validation_set,
+            evaluate=measure,
+            registry=Registry(state),
+            decisions=Decisions(state),
+            gate=plan.gate,
+            recaption=plan.recaption,
+        )
+
+    job = Job(
+        plan.model,
+        Steps(
+            take_snapshot=lambda: take_snapshot(client, settings.mongo, directory),
+            fit=fit,
+            validation_set=lambda snapshot: _frozen_set(client, settings.mongo, plan, snapshot),
+            publish=send,
+        ),
+        lease=JobLease(state, lease_seconds=plan.lease_seconds),
+        runs=runs,
+        options=plan.options(),
+        min_documents=plan.min_documents,
+        is_forced=plan.gate.is_forced,
+    )
+    try:
+        return job.run()
+    finally:
+        # A job that found another one at work leaves the file to that one.
+        if metrics_file is not None and job.ended and job.ended.outcome is not Outcome.BUSY:
+            write_job_metrics(metrics_file, job.ended, last_success=_last_success(runs, plan.model))
+
+
+def _frozen_set(
+    client: MongoClient[Document], settings: MongoSettings, plan: Plan, snapshot: Snapshot
+) -> ValidationSet:
+    """Return the set; after a change of CLIP the same documents with their new vectors."""
+    stored = ValidationSets(state_database(client, settings)).find(plan.validation_set)
+    if stored is None:
+        return create_validation_set(
+            client,
+            settings,
+            name=plan.validation_set,
+            sample_size=plan.sample_size,
+            chunk_size=plan.chunk_size,
+        )
+    if stored.clip_version == snapshot.manifest.clip_version:
+        return stored
+    return create_validation_set(
+        client,
+        settings,
+        name=stored.name,
+        sample_size=stored.sample_size,
+        chunk_size=stored.chunk_size,
+        seed=stored.seed,
+        refresh=True,
+    )
+
+
+def _last_success(runs: Runs, model: str) -> Run | None:
+    try:
+        return runs.last_success(model)
+    except StoreUnavailable as exc:
+        log.warning("last_success_unknown", reason=str(exc))
+        return None
