@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -76,14 +76,16 @@ class Feed:
 
 @contextmanager
 def trickling(
-    feed: Feed, scenes: Iterable[Scene], *, per_second: float, fold: str
+    feed: Feed, scenes: Iterator[Scene], *, per_second: float, fold: str
 ) -> Iterator[None]:
     """Insert scenes one by one, as long as the context lasts and there are some left."""
     stop = threading.Event()
 
     def insert() -> None:
-        for scene in scenes:
-            if stop.wait(1 / per_second):
+        # The pause comes first: a scene that is taken is inserted.
+        while not stop.wait(1 / per_second):
+            scene = next(scenes, None)
+            if scene is None:
                 return
             feed.insert(scene, fold=fold)
 
