@@ -5,6 +5,7 @@ import typer
 from streams.commands.entry import run_app
 from trainer.commands.evaluate import evaluate
 from trainer.commands.publish import decisions, publish
+from trainer.commands.run import run
 from trainer.commands.snapshot import snapshot
 from trainer.commands.validation_set import validation_set
 
@@ -22,6 +23,7 @@ app.add_typer(validation_set, name="validation-set")
 app.command()(evaluate)
 app.command()(publish)
 app.command()(decisions)
+app.command()(run)
 
 
 def main() -> None:

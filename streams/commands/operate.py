@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from streams.app import PROCESSES
 from streams.capture.copy_requests import CopyRequests
 from streams.capture.reconciler import Reconciler
 from streams.commands.context import AsJson, DataDir, err, open_state, out, settings_of
@@ -15,6 +14,7 @@ from streams.commands.ids import parse_id
 from streams.dead_letter_log import Entry, list_dead_letters, replay
 from streams.errors import InvalidEvent
 from streams.registry import Registry
+from streams.stages import PROCESSES
 from streams.states import DocumentState
 from streams.status import Status, read_status, wait_until_settled
 from streams.store import DocumentStore

@@ -23,6 +23,7 @@ from streams.models.bundle import (
 )
 from streams.models.decoding import decode_beam, decode_greedy
 from streams.models.manifest import Bundle, Feature, Golden
+from streams.models.stepping import Stepper
 from streams.models.vocabulary import Vocabulary
 
 NAME: Final = "conditional_lm"
@@ -81,6 +82,7 @@ class ConditionalLM(torch.nn.Module):
         self.conditioning_linear = torch.nn.Linear(n_condition, n_hidden)
         self.rnn = torch.nn.GRU(n_hidden, n_hidden, batch_first=True)
         self.prediction = torch.nn.Linear(n_hidden, n_tokens)
+        self._stepper: tuple[object, Stepper] | None = None
 
     def initial_state(self, images: torch.Tensor) -> torch.Tensor:
         """Return the state before the first token: (B, n_condition) -> (1, B, n_hidden)."""
@@ -108,8 +110,10 @@ class ConditionalLM(torch.nn.Module):
             tokens: The last ids, of shape (B,).
             state: The state before them, of shape (1, B, n_hidden).
         """
-        output, state = self.rnn(self.embedding(tokens).unsqueeze(1), state)  # (B, 1, n_hidden)
-        return functional.log_softmax(self.prediction(output[:, 0]), dim=-1), state
+        weights = tuple((p.data_ptr(), p._version) for p in self.parameters())  # noqa: SLF001
+        if self._stepper is None or self._stepper[0] != weights:  # it was trained or loaded since
+            self._stepper = (weights, Stepper(self.embedding, self.rnn, self.prediction))
+        return self._stepper[1].step(tokens, state)
 
     @torch.inference_mode()
     def generate(self, images: torch.Tensor, *, beam_width: int = 1) -> list[Caption]:

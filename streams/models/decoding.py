@@ -29,27 +29,28 @@ def decode_greedy(model: StepModel, images: torch.Tensor) -> Decoded:
     """Take the likeliest token each time, at most `max_length` times.
 
     The same tokens as the seed's, which takes one less: it counts the start token as a word. Ends
-    early when every row has stopped; tokens after a stop are dropped.
+    early when every row has stopped; a row that has stopped costs nothing any more.
     """
     stop = model.vocabulary.stop
     rows = images.shape[0]
     state = model.initial_state(images)
     tokens = torch.full((rows,), model.vocabulary.start, device=images.device)
-    has_stopped = torch.zeros(rows, dtype=torch.bool, device=images.device)
-    steps: list[torch.Tensor] = []
-    scores: list[torch.Tensor] = []
-    for _ in range(model.max_length):
+    going = torch.arange(rows, device=images.device)
+    sentences = torch.full((rows, model.max_length), stop, device=images.device)
+    totals = torch.zeros(rows, dtype=torch.float64, device=images.device)
+    for position in range(model.max_length):
         log_probabilities, state = model.step(tokens, state)
         best, tokens = log_probabilities.max(dim=-1)  # (B,), (B,)
-        steps.append(tokens)
-        scores.append(best)
-        has_stopped |= tokens == stop
-        if bool(has_stopped.all()):
-            break
-    all_tokens = torch.stack(steps, dim=1).tolist()  # (B, T)
-    all_scores = torch.stack(scores, dim=1).tolist()
+        sentences[going, position] = tokens
+        totals[going] += best
+        goes_on = tokens != stop
+        if not bool(goes_on.all()):
+            going, tokens, state = going[goes_on], tokens[goes_on], state[:, goes_on]
+            if not len(going):
+                break
     return [
-        _cut(row, row_scores, stop) for row, row_scores in zip(all_tokens, all_scores, strict=True)
+        _cut(sentence, total, stop)
+        for sentence, total in zip(sentences.tolist(), totals.tolist(), strict=True)
     ]
 
 
@@ -94,6 +95,6 @@ def _best(tokens: torch.Tensor, totals: torch.Tensor, stop: int) -> Decoded:
     ]
 
 
-def _cut(tokens: list[int], scores: list[float], stop: int) -> tuple[list[int], float]:
+def _cut(tokens: list[int], total: float, stop: int) -> tuple[list[int], float]:
     length = tokens.index(stop) + 1 if stop in tokens else len(tokens)
-    return tokens[:length], sum(scores[:length]) / length
+    return tokens[:length], total / length

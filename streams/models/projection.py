@@ -55,12 +55,21 @@ def orthogonal_projection(dimension_in: int, dimension_out: int, *, seed: int) -
     return projection.eval().requires_grad_(False)
 
 
-def to_bundle(projection: Projection, *, clip_version: str | None = None, note: str = "") -> Bundle:
+def to_bundle(
+    projection: Projection,
+    *,
+    clip_version: str | None = None,
+    metrics: dict[str, float] | None = None,
+    snapshot_id: str | None = None,
+    note: str = "",
+) -> Bundle:
     """Return the bundle of a projection.
 
     Args:
         projection: The model.
         clip_version: The CLIP version it was fitted on; None if it fits any of its dimension.
+        metrics: What was measured.
+        snapshot_id: The snapshot it was fitted on; None if it was not fitted.
         note: One line for people.
     """
     golden = Golden(count=_GOLDEN_COUNT)
@@ -73,6 +82,8 @@ def to_bundle(projection: Projection, *, clip_version: str | None = None, note: 
             "dimension_out": projection.dimension_out,
         },
         features={"clip": Feature(dimension=projection.dimension_in, version=clip_version)},
+        metrics=metrics or {},
+        snapshot_id=snapshot_id,
         note=note,
         golden=golden.model_copy(update={"vectors": vectors.tolist()}),
     )

@@ -34,6 +34,11 @@ def settings(mongo_uri, mongo_database, monkeypatch):
     return Settings(mongo=MongoSettings(uri=mongo_uri, database=mongo_database.name))
 
 
+@pytest.fixture(autouse=True)
+def trainer_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("CAPTIONSTREAM_TRAINER__DIRECTORY", str(tmp_path / "trainer"))
+
+
 @pytest.fixture
 def client(settings):
     with connect(settings.mongo) as connected:
@@ -213,3 +218,27 @@ def test_retraining_after_a_change_of_clip_refreshes_the_validation_set(
     refreshed = ValidationSets(state_database(client, settings.mongo)).get("default")
     assert refreshed.clip_version == "tiny-2"
     assert [entry.id for entry in refreshed.entries] == [entry.id for entry in scenes.entries]
+
+
+def test_run_fits_what_serves_then_finds_nothing_new(scenes, client, settings, tmp_path):
+    collection = DocumentStore(client, settings.mongo).collection
+    train = {"_id": {"$in": [f"scene-{n}" for n in range(6)]}}
+    collection.update_many(train, {"$set": {"_fold": "train"}})
+    metrics = tmp_path / "trainer.prom"
+    settled = [
+        *("run", NAME, "--min-documents", 5, "--metric", "bleu4", "--metrics-file", metrics),
+        *("--fit-option", "min_count=0", "--fit-option", "hidden=16"),
+        *("--fit-option", "max_epochs=2"),
+    ]
+    first = json.loads(trainer(*settled, "--json"))
+    assert (first["outcome"], first["documents"]) == ("promoted", 12)
+    manifest = (
+        Registry(state_database(client, settings.mongo)).fetch(NAME, first["version"]).manifest
+    )
+    assert manifest.snapshot_id == first["snapshot_id"]
+    assert {"valid_loss", "bleu4", "exact_match"} <= set(manifest.metrics)
+    assert re.match(r"conditional_lm: nothing new: same data", trainer(*settled))
+    assert "too little data" in trainer("run", NAME, "--min-documents", 13)
+    assert 'result="nothing_new"} 1.0' in metrics.read_text()
+    with pytest.raises(SettingsError, match="there is seed, min_count"):
+        trainer("run", NAME, "--fit-option", "speed=9")

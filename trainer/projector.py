@@ -1,0 +1,132 @@
+"""The plugs of `clip_projection`: an image and its caption meet on a smaller sphere."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch.nn import functional
+
+from streams.errors import TrainerError
+from streams.models import projection
+from streams.models.manifest import Bundle
+from streams.models.projection import Projection, orthogonal_projection
+from trainer.dataset import Fold, make_examples
+from trainer.options import FitOptions
+from trainer.plugs import Material, Plugs, Task
+from trainer.snapshot import SnapshotManifest
+from trainer.splitter import FIXED, draw
+
+TEXT_WEIGHTS: Final = "text_projection.safetensors"
+_CACHE: Final = "captions.safetensors"
+#: CLIP's first temperature is 0.07, and its scale is kept below 100. Source: Radford et al. 2021.
+_FIRST_TEMPERATURE: Final = 0.07
+_MOST_SCALE: Final = 100.0
+
+
+class PairedProjection(torch.nn.Module):
+    """Two projections, one for images and one for captions, and a temperature.
+
+    Both begin as the same orthogonal projection: CLIP has put images and texts into one space
+    already, and that keeps their angles.
+    """
+
+    def __init__(self, dimension_in: int, dimension_out: int, *, seed: int) -> None:
+        """Make both, for vectors of (B, dimension_in)."""
+        super().__init__()
+        self.image = orthogonal_projection(dimension_in, dimension_out, seed=seed)
+        self.text = orthogonal_projection(dimension_in, dimension_out, seed=seed)
+        self.log_scale = torch.nn.Parameter(torch.tensor(1 / _FIRST_TEMPERATURE).log())
+        self.train().requires_grad_(True)
+
+    def similarities(self, images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+        """Return scaled cosines of every image with every text: (B, D), (C, D) -> (B, C)."""
+        scale = self.log_scale.exp().clamp(max=_MOST_SCALE)
+        cosines: torch.Tensor = self.image(images) @ self.text(texts).T
+        return scale * cosines
+
+
+def make_task(material: Material) -> Task[PairedProjection]:
+    """Return the pair; captions become CLIP vectors, once for a run.
+
+    Raises:
+        TrainerError: CLIP's text tower is not at hand.
+    """
+    dimension = material.manifest.dimension
+    texts = _encoded(material)
+    count = len(material.train.captions)
+    return Task(
+        model=PairedProjection(dimension, material.options.dimension, seed=material.options.seed),
+        train=make_examples(material.train, lambda _: texts[:count]),
+        valid=make_examples(material.valid, lambda _: texts[count:]),
+    )
+
+
+def objective(
+    model: PairedProjection, vectors: torch.Tensor, targets: torch.Tensor
+) -> torch.Tensor:
+    """Return CLIP's loss: cross-entropy of the true pair, over texts and over images, averaged."""
+    logits = model.similarities(vectors, targets)  # (B, B)
+    truth = torch.arange(logits.shape[0])
+    over_texts = functional.cross_entropy(logits, truth)
+    return (over_texts + functional.cross_entropy(logits.T, truth)) / 2
+
+
+@torch.inference_mode()
+def metrics(
+    model: PairedProjection, task: Task[PairedProjection], options: FitOptions
+) -> Mapping[str, float]:
+    """Return how often a caption finds its image first, or among five, in the valid fold."""
+    images, texts = draw(task.valid, seed=options.seed, epoch=FIXED)
+    logits = model.similarities(task.valid.vectors[images], task.valid.targets[texts])
+    mine = logits.diagonal()
+    ranks = (logits > mine.unsqueeze(0)).sum(dim=0)  # images that a text likes better than its own
+    return {f"valid_recall_at_{k}": round(float((ranks < k).double().mean()), 6) for k in (1, 5)}
+
+
+def bundle(
+    model: PairedProjection,
+    manifest: SnapshotManifest,
+    found: Mapping[str, float],
+    directory: Path,
+) -> Bundle:
+    """Return the version, which is the side of the images; the other one stays with the run."""
+    save_file({"linear.weight": model.text.linear.weight.detach()}, directory / TEXT_WEIGHTS)
+    image = Projection(model.image.dimension_in, model.image.dimension_out)
+    image.load_state_dict(model.image.state_dict())
+    return projection.to_bundle(
+        image.eval().requires_grad_(False),
+        clip_version=manifest.clip_version,
+        metrics=dict(found),
+        snapshot_id=manifest.snapshot_id,
+    )
+
+
+def _encoded(material: Material) -> torch.Tensor:
+    """Return the vectors of all captions, train first: (M, D). Kept in the run's directory."""
+    folds: Sequence[Fold] = (material.train, material.valid)
+    captions = [text for fold in folds for text in fold.captions]
+    shape = (len(captions), material.manifest.dimension)
+    path = material.directory / _CACHE
+    try:
+        texts = load_file(path)["texts"]
+    except (FileNotFoundError, SafetensorError, KeyError):
+        texts = torch.empty(0)
+    if texts.shape == shape:
+        return texts
+    if material.encode_texts is None:
+        msg = "clip_projection is fitted on captions: CLIP's text tower is needed"
+        raise TrainerError(msg)
+    texts = material.encode_texts(captions).float().contiguous()
+    if texts.shape != shape:
+        msg = f"CLIP makes text vectors of {tuple(texts.shape)}, the images need {shape}"
+        raise TrainerError(msg)
+    save_file({"texts": texts}, path)
+    return texts
+
+
+PROJECTOR: Plugs[PairedProjection] = Plugs(
+    name=projection.NAME, task=make_task, objective=objective, metrics=metrics, bundle=bundle
+)
