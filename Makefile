@@ -26,7 +26,7 @@ lint: $(STAMP) ## style, types, dependency conflicts
 	$(BIN)/pip check
 
 demo: $(STAMP) ## a whole stack here: pictures in, results out (DATA=dir, KEEP=1 leaves it running)
-	$(BIN)/python -m streams.local.demo --data-dir $(DATA) $(if $(KEEP),--keep)
+	$(BIN)/python -m trainer.demo --data-dir $(DATA) $(if $(KEEP),--keep)
 
 test: $(STAMP) ## all tests, on a real mongod and a real broker
 	$(BIN)/pytest

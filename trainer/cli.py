@@ -6,6 +6,8 @@ from streams.commands.entry import run_app
 from streams.logs import configure_logging
 from streams.settings import load_settings
 from trainer.commands.evaluate import evaluate
+from trainer.commands.fit import fit
+from trainer.commands.pretrain import pretrain_scenes
 from trainer.commands.publish import decisions, publish
 from trainer.commands.run import run
 from trainer.commands.snapshot import snapshot
@@ -22,10 +24,9 @@ app = typer.Typer(
 
 app.command()(snapshot)
 app.add_typer(validation_set, name="validation-set")
-app.command()(evaluate)
-app.command()(publish)
-app.command()(decisions)
-app.command()(run)
+for command in (fit, evaluate, publish, decisions, run):
+    app.command()(command)
+app.command("pretrain-scenes")(pretrain_scenes)
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ follows from a seed.
 
 import io
 import random
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Self
 
@@ -24,6 +24,7 @@ COLOURS: Final = {
     "yellow": (240, 200, 30),
 }
 BACKGROUNDS: Final = {"white": (245, 245, 245), "black": (20, 20, 20), "grey": (128, 128, 128)}
+_JITTER: Final = 6  # pixels, at most; the largest object still ends before the edge
 #: Relation of the first object to the second, with the one that says the same the other way round.
 RELATIONS: Final = {
     "left of": "right of",
@@ -95,7 +96,7 @@ class Scene:
             SettingsError: It is no scene; the message names the field.
         """
         jitter = _field(document, "scene", "jitter")
-        if not isinstance(jitter, list | tuple) or [type(shift) for shift in jitter] != [int, int]:
+        if not isinstance(jitter, list | tuple) or not _are_two_numbers(jitter):
             msg = f"`scene.jitter` is {jitter!r}, expected two whole numbers of pixels"
             raise SettingsError(msg)
         return cls(
@@ -103,7 +104,7 @@ class Scene:
             second=Thing.from_document(_field(document, "scene", "second"), "scene.second"),
             relation=_word(document, "scene", "relation", RELATIONS),
             background=_word(document, "scene", "background", BACKGROUNDS),
-            jitter=(jitter[0], jitter[1]),
+            jitter=(int(jitter[0]), int(jitter[1])),
         )
 
     def captions(self) -> list[str]:
@@ -149,7 +150,7 @@ def _make_scene(generator: random.Random) -> Scene:
         second=second,
         relation=generator.choice(tuple(RELATIONS)),
         background=generator.choice(tuple(BACKGROUNDS)),
-        jitter=(generator.randint(-4, 4), generator.randint(-4, 4)),
+        jitter=(generator.randint(-_JITTER, _JITTER), generator.randint(-_JITTER, _JITTER)),
     )
 
 
@@ -166,6 +167,11 @@ def _field(document: Mapping[str, Any], path: str, name: str) -> Any:
         msg = f"`{path}.{name}` is missing; a scene of `make_scenes` is needed"
         raise SettingsError(msg)
     return document[name]
+
+
+def _are_two_numbers(values: Sequence[Any]) -> bool:
+    whole = [isinstance(value, int) and not isinstance(value, bool) for value in values]
+    return whole == [True, True]
 
 
 def _word(document: Mapping[str, Any], path: str, name: str, known: Collection[str]) -> str:

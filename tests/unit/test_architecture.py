@@ -75,6 +75,7 @@ LAYERS = (
     "trainer.retrain",
     "trainer.commands",
     "trainer.cli",
+    "trainer.demo",
 )
 
 

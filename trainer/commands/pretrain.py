@@ -1,6 +1,7 @@
 """The command that makes the project's own small CLIP."""
 
 import json
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from streams.errors import SettingsError
 from streams.local.scenes import Scene, make_scenes
 from streams.models.clip import ClipEncoder
 from streams.models.clip_weights import SCENES_CONFIG
@@ -33,8 +35,8 @@ err = Console(stderr=True, highlight=False)
 _USUAL: Final = Options()
 _EVERY: Final = 10  # steps between two lines of JSON
 #: Scenes of the probes, and seeds that no batch has drawn: those are far above.
-_SEEN: Final = (1700, 1)
-_FRESH: Final = (1000, 2)
+_SEEN: Final = (1000, 1)
+_FRESH: Final = (500, 2)
 
 
 def pretrain_scenes(
@@ -53,6 +55,7 @@ def pretrain_scenes(
 
     Example: captionstream-trainer pretrain-scenes --output my_clip
     """
+    _prepare(output)
     torch.set_num_threads(threads)
     options = Options(steps=steps, batch_size=batch_size, seed=seed)
     started = time.monotonic()
@@ -74,6 +77,17 @@ def pretrain_scenes(
         ClipSettings(model=str(output / SCENES_CONFIG.name), pretrained=str(weights))
     )
     _show(encoder, weights, as_json=as_json)
+
+
+def _prepare(directory: Path) -> None:
+    """Find out now, not after minutes of training, that the result could not be written."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as exc:
+        msg = f"{directory} cannot be written ({exc.strerror}); choose another with --output"
+        raise SettingsError(msg) from exc
 
 
 def _show(encoder: ClipEncoder, weights: Path, *, as_json: bool) -> None:

@@ -1,21 +1,31 @@
 """`captionstream-trainer run`: the retraining job that a scheduler starts."""
 
 import json
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
+import torch
 import typer
-from pydantic import ValidationError
 
-from streams.errors import SettingsError
 from streams.models.manifest import Bundle
 from streams.states import Recaption
-from trainer.commands.context import AsJson, DataDir, Place, err, out, place_of
+from trainer.commands.context import AsJson, DataDir, out, place_of
+from trainer.commands.fit import (
+    USUAL,
+    BatchSize,
+    Dimension,
+    Hidden,
+    LearningRate,
+    MaxEpochs,
+    MinCount,
+    Patience,
+    Seed,
+    Threads,
+    shown,
+)
 from trainer.commands.measuring import Beam, Name, SetName
 from trainer.commands.publish import Again, Metric, MinGain, usual_metric
-from trainer.fit import Progress, fit
+from trainer.fit import fit
 from trainer.gate import Gate
 from trainer.options import FitOptions
 from trainer.retrain import Plan, retrain
@@ -31,13 +41,6 @@ _WORDS: Final = {
     Outcome.BUSY: "not started",
 }
 
-FitOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--fit-option", help="NAME=VALUE, a setting of the fit; may be given again and again."
-    ),
-]
-
 
 def run(  # noqa: PLR0913 - each is an option of the command
     name: Name,
@@ -45,7 +48,15 @@ def run(  # noqa: PLR0913 - each is an option of the command
     min_documents: Annotated[
         int, typer.Option(min=1, help="With fewer usable documents nothing is fitted.")
     ] = 100,
-    fit_option: FitOption = None,
+    seed: Seed = USUAL.seed,
+    min_count: MinCount = USUAL.min_count,
+    batch_size: BatchSize = USUAL.batch_size,
+    rate: LearningRate = USUAL.rate,
+    hidden: Hidden = USUAL.hidden,
+    dimension: Dimension = USUAL.dimension,
+    max_epochs: MaxEpochs = USUAL.max_epochs,
+    patience: Patience = USUAL.patience,
+    threads: Threads = None,
     validation_set: SetName = "default",
     metric: Metric = None,
     min_gain: MinGain = 0.0,
@@ -66,13 +77,39 @@ def run(  # noqa: PLR0913 - each is an option of the command
 ) -> None:
     """Snapshot, fit, evaluate and publish, if there is enough to learn from and it is new.
 
-    Only one such job runs at a time. The exit code is 0 unless something failed.
+    Only one such job runs at a time. One that was killed goes on behind its last checkpoint when it
+    is started again with the same data. The exit code is 0 unless something failed.
 
     Example: captionstream-trainer run conditional_lm --metrics-file /var/lib/trainer.prom
     """
-    options = fit_options(fit_option or ())
+    options = FitOptions(
+        seed=seed,
+        min_count=min_count,
+        batch_size=batch_size,
+        rate=rate,
+        hidden=hidden,
+        dimension=dimension,
+        max_epochs=max_epochs,
+        patience=patience,
+    )
+    if threads is not None:
+        torch.set_num_threads(threads)
     place = place_of(data_dir)
     client, _ = place.connect()
+
+    def fit_shown(snapshot: Snapshot) -> Bundle:
+        texts = text_encoder(place.settings.clip, snapshot.manifest.clip_version)
+        with shown(name, as_json=as_json) as progress:
+            return fit(
+                name,
+                snapshot,
+                options,
+                place.directory,
+                resume=not force,
+                encode_texts=texts,
+                progress=progress,
+            ).bundle
+
     done = retrain(
         Plan(
             model=name,
@@ -84,7 +121,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
             recaption=recaption,
             lease_seconds=lease_seconds,
         ),
-        partial(_fit, name=name, options=options, place=place),
+        fit_shown,
         client=client,
         settings=place.settings,
         directory=place.directory,
@@ -94,50 +131,6 @@ def run(  # noqa: PLR0913 - each is an option of the command
         typer.echo(json.dumps(done.as_json()))
     else:
         out.print(line_of(done), markup=False)
-
-
-def _fit(snapshot: Snapshot, *, name: str, options: FitOptions, place: Place) -> Bundle:
-    """Fit, and go on where a job that was killed has stopped."""
-
-    def say(progress: Progress) -> None:
-        if progress.done is not None:
-            done = progress.done
-            err.print(
-                f"epoch {done['epoch']}: training loss {done['train_loss']:.4f},"
-                f" validation loss {done['valid_loss']:.4f}, {done['seconds']:.1f} s"
-            )
-
-    encode_texts = text_encoder(place.settings.clip, snapshot.manifest.clip_version)
-    return fit(
-        name,
-        snapshot,
-        options,
-        place.directory,
-        resume=True,
-        encode_texts=encode_texts,
-        progress=say,
-    ).bundle
-
-
-def fit_options(given: Sequence[str]) -> FitOptions:
-    """Return the options of the fit.
-
-    Raises:
-        SettingsError: One is not NAME=VALUE, is given twice, is unknown or has a wrong value.
-    """
-    options: dict[str, str] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals or name in options:
-            msg = f"--fit-option {text!r}: expected NAME=VALUE, each name once"
-            raise SettingsError(msg)
-        options[name] = value
-    try:
-        return FitOptions.model_validate(options)
-    except ValidationError as exc:
-        wrong = "; ".join(f"{error['loc'][0]}: {error['msg']}" for error in exc.errors())
-        msg = f"--fit-option {wrong}; there is {', '.join(FitOptions.model_fields)}"
-        raise SettingsError(msg) from exc
 
 
 def line_of(run: Run) -> str:

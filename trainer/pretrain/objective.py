@@ -16,8 +16,8 @@ from trainer.pretrain.batches import Batch
 
 #: Length that embeddings are drawn to: they are stored as they come out of the image tower, and
 #: what reads them should not have to care about their length.
-LENGTH: Final = 16.0
-_NOISE: Final = 0.5
+LENGTH: Final = 24.0
+_NOISE: Final = 0.75
 _LARGEST_SCALE: Final = 4.6052  # ln 100, as in CLIP
 _BACKGROUND: Final = list(ATTRIBUTES).index("background")
 

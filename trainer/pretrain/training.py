@@ -28,7 +28,7 @@ class Options:
         seed: Seed of the weights, the scenes and the noise.
     """
 
-    steps: int = 1500
+    steps: int = 1200
     batch_size: int = 128
     rate: float = 2e-3
     weight_decay: float = 0.01

@@ -3,7 +3,10 @@
 import io
 import json
 
+import bson
+import numpy as np
 import pytest
+from bson.int64 import Int64
 from PIL import Image
 
 from streams.errors import SettingsError
@@ -41,6 +44,7 @@ def test_further_fields_of_a_document_are_passed_over():
         ({"second": "a circle"}, r"`scene\.second\.shape` is missing"),
         ({"first": {"shape": ["circle"]}}, r"`scene\.first\.shape` is \['circle'\], expected one"),
         ({"jitter": [1, "2"]}, r"`scene\.jitter` is \[1, '2'\], expected two whole numbers"),
+        ({"jitter": [True, 1]}, r"`scene\.jitter` is \[True, 1\], expected two"),
         ({"jitter": [1]}, r"`scene\.jitter` is \[1\], expected two"),
         ({"jitter": 7}, r"`scene\.jitter` is 7, expected two"),
     ],
@@ -55,6 +59,21 @@ def test_bad_document_names_the_field(change, message):
 def test_what_is_no_scene_at_all_is_named(document):
     with pytest.raises(SettingsError, match=r"`scene\.jitter` is missing"):
         Scene.from_document(document)
+
+
+def test_numbers_may_come_as_mongodb_stores_them():
+    scene = next(make_scenes(1, seed=8))
+    stored = bson.decode(bson.encode({**scene.as_document(), "jitter": [Int64(2), Int64(-3)]}))
+    assert Scene.from_document(stored).jitter == (2, -3)
+
+
+def test_largest_objects_stay_inside_the_picture():
+    """The outermost pixels show the background only."""
+    for scene in make_scenes(500, seed=9):
+        pixels = np.asarray(scene.image())
+        corner = pixels[0, 0]
+        assert (pixels[[0, -1]] == corner).all()
+        assert (pixels[:, [0, -1]] == corner).all()
 
 
 def test_picture_of_a_document_is_the_scenes_own():

@@ -1,0 +1,301 @@
+"""Fitting: what is learned, that it repeats, and that it goes on after a kill."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from streams.errors import InvalidSnapshot, ModelNotFound, TooLittleData, TrainerError
+from streams.models import conditional_lm, projection
+from streams.models.bundle import from_directory
+from streams.models.conditional_lm import ConditionalLM
+from streams.models.vocabulary import Vocabulary
+from tests.unit.trainer.snapshots import WORDS, colour_rows, write_snapshot
+from trainer import captioner, projector
+from trainer.checkpoint import CHECKPOINT, load_checkpoint
+from trainer.dataset import Examples, read_fold
+from trainer.fit import BUNDLE, HISTORY, RUN, fit
+from trainer.options import FitOptions
+from trainer.splitter import FIXED, batches, draw
+
+OPTIONS = FitOptions(min_count=2, batch_size=16, hidden=16, rate=0.02, max_epochs=6, max_length=6)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def snapshot(tmp_path):
+    return write_snapshot(tmp_path, colour_rows(150))
+
+
+def encode_texts(texts):
+    """A text tower that puts a colour where the images of it are."""
+    vectors = np.zeros((len(texts), 8), np.float32)
+    for row, text in enumerate(texts):
+        vectors[row, [word in text for word in WORDS].index(True)] = 1
+        vectors[row, 7] = 0.3
+    return torch.from_numpy(vectors)
+
+
+# --- dataset and splitter -----------------------------------------------------------------------
+def test_fold_holds_its_rows_with_their_captions(snapshot):
+    fold = read_fold(snapshot, "valid")
+    rows = [row for row in colour_rows(150) if row.fold == "valid"]
+    assert np.array_equal(fold.vectors.numpy(), np.stack([row.clip for row in rows]))
+    for number, row in enumerate(rows):
+        part = slice(int(fold.offsets[number]), int(fold.offsets[number + 1]))
+        assert fold.captions[part] == row.captions
+
+
+def examples(count=50, seed=0):
+    lengths = torch.randint(1, 5, (count,), generator=torch.Generator().manual_seed(seed))
+    offsets = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
+    return Examples(
+        vectors=torch.arange(count).float().unsqueeze(1),
+        targets=torch.arange(int(offsets[-1])),
+        offsets=offsets,
+    )
+
+
+def test_epoch_draws_every_image_once_with_one_of_its_captions():
+    drawn_from = examples()
+    images, targets = draw(drawn_from, seed=3, epoch=1)
+    assert sorted(images.tolist()) == list(range(50))
+    assert (
+        (targets >= drawn_from.offsets[images]) & (targets < drawn_from.offsets[images + 1])
+    ).all()
+
+
+def test_draw_follows_from_seed_and_epoch_alone():
+    drawn_from = examples()
+    torch.manual_seed(1)
+    first = draw(drawn_from, seed=3, epoch=2)
+    torch.manual_seed(2)
+    again = draw(drawn_from, seed=3, epoch=2)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    for seed, epoch in ((3, 1), (4, 2), (3, FIXED)):
+        assert not torch.equal(draw(drawn_from, seed=seed, epoch=epoch)[0], first[0])
+
+
+def test_over_the_epochs_every_caption_is_drawn():
+    drawn_from = examples()
+    seen = {int(t) for epoch in range(1, 60) for t in draw(drawn_from, seed=0, epoch=epoch)[1]}
+    assert seen == set(range(len(drawn_from.targets)))
+
+
+def test_batches_hold_pairs_and_the_rest_comes_last():
+    drawn_from = examples()
+    parts = list(batches(drawn_from, seed=0, epoch=1, size=16))
+    assert [len(vectors) for vectors, _ in parts] == [16, 16, 16, 2]
+    for vectors, targets in parts:
+        images = vectors.squeeze(1).long()
+        assert (targets >= drawn_from.offsets[images]).all()
+        assert (targets < drawn_from.offsets[images + 1]).all()
+
+
+# --- objectives ---------------------------------------------------------------------------------
+def test_captioner_objective_is_the_mean_over_rows_of_the_mean_up_to_the_stop():
+    vocabulary = Vocabulary.from_captions(["a b c d"] * 3, min_count=0)
+    torch.manual_seed(0)
+    model = ConditionalLM(vocabulary, n_condition=3, n_hidden=5, max_length=4)
+    vectors, texts = torch.randn(2, 3), ["a b", "d c b a"]
+    targets = captioner.encode_captions(texts, vocabulary=vocabulary, max_length=4)
+    rows = []
+    for vector, text in zip(vectors, texts, strict=True):
+        state, token, losses = model.conditioning_linear(vector), vocabulary.start, []
+        for word in [*text.split(), None]:
+            wanted = vocabulary.stop if word is None else vocabulary.words.index(word)
+            _, hidden = model.rnn(model.embedding.weight[token][None, None], state[None, None])
+            state = hidden[0, 0]
+            chances = functional.softmax(model.prediction(state), dim=0)
+            losses.append(-math.log(float(chances[wanted].detach())))
+            token = wanted
+        rows.append(sum(losses) / len(losses))
+    found = float(captioner.objective(model, vectors, targets).detach())
+    assert found == pytest.approx(sum(rows) / 2, rel=1e-5)
+
+
+def test_projection_objective_is_the_mean_of_both_cross_entropies():
+    model = projector.PairedProjection(4, 3, seed=0)
+    images, texts = torch.randn(3, 4), torch.randn(3, 4)
+    rows = functional.normalize(images @ model.image.linear.weight.T, dim=1)
+    columns = functional.normalize(texts @ model.text.linear.weight.T, dim=1)
+    logits = (rows @ columns.T / 0.07).double()
+    wanted = 0.0
+    for table in (logits, logits.T):
+        for number in range(3):
+            wanted -= math.log(float(functional.softmax(table[number], dim=0)[number].detach())) / 6
+    assert float(projector.objective(model, images, texts).detach()) == pytest.approx(
+        wanted, rel=1e-4
+    )
+
+
+# --- fit ----------------------------------------------------------------------------------------
+def test_captioner_learns_and_its_version_says_where_it_comes_from(snapshot, tmp_path):
+    result = fit("conditional_lm", snapshot, OPTIONS, tmp_path)
+    losses = [done["valid_loss"] for done in result.history]
+    assert losses[-1] < losses[0] / 2
+    assert result.valid_loss == min(losses)
+    assert losses[result.best_epoch - 1] == result.valid_loss
+    manifest = result.bundle.manifest
+    assert manifest.snapshot_id == snapshot.manifest.snapshot_id
+    assert manifest.features["clip"].version == "clip-test"
+    assert manifest.metrics["valid_loss"] == pytest.approx(result.valid_loss, abs=1e-6)
+    model = conditional_lm.from_bundle(from_directory(result.directory / BUNDLE))
+    for number, word in enumerate(WORDS):
+        vector = torch.zeros(1, 8)
+        vector[0, number] = 1
+        assert word in model.generate(vector)[0].text
+    lines = (result.directory / HISTORY).read_text().splitlines()
+    assert [json.loads(line) for line in lines] == list(result.history)
+    about = json.loads((result.directory / RUN).read_text())
+    assert FitOptions(**about["options"]) == OPTIONS
+
+
+def test_vocabulary_knows_the_train_fold_only(tmp_path):
+    rows = [
+        row
+        if row.fold == "train"
+        else type(row)(id=row.id, fold="valid", captions=("hapax " * 9,), clip=row.clip)
+        for row in colour_rows(60)
+    ]
+    result = fit("conditional_lm", write_snapshot(tmp_path, rows), OPTIONS, tmp_path)
+    assert "hapax" not in result.bundle.manifest.vocabulary
+    assert "thing" in result.bundle.manifest.vocabulary
+
+
+def test_same_seed_and_snapshot_give_the_same_version(snapshot, tmp_path):
+    torch.manual_seed(1)
+    first = fit("conditional_lm", snapshot, OPTIONS, tmp_path)
+    torch.manual_seed(2)
+    again = fit("conditional_lm", snapshot, OPTIONS, tmp_path / "elsewhere")
+    assert (again.run_id, again.bundle.version) == (first.run_id, first.bundle.version)
+    other = fit("conditional_lm", snapshot, OPTIONS.model_copy(update={"seed": 1}), tmp_path)
+    assert other.run_id != first.run_id
+    assert other.bundle.version != first.bundle.version
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+def killed_in(epoch):
+    def progress(now):
+        if now.epoch == epoch + 1 or (now.done and now.epoch == epoch):
+            raise Killed
+
+    return progress
+
+
+@pytest.mark.parametrize("name", ["conditional_lm", "clip_projection"])
+@pytest.mark.parametrize("epoch", [1, 4])
+def test_resumed_fit_equals_the_uninterrupted_one(snapshot, tmp_path, name, epoch):
+    options = OPTIONS.model_copy(update={"dimension": 4})
+    whole = fit(name, snapshot, options, tmp_path / "a", encode_texts=encode_texts)
+    with pytest.raises(Killed):
+        fit(
+            name,
+            snapshot,
+            options,
+            tmp_path / "b",
+            encode_texts=encode_texts,
+            progress=killed_in(epoch),
+        )
+    resumed = fit(name, snapshot, options, tmp_path / "b", resume=True)
+    assert resumed.bundle.version == whole.bundle.version
+    assert resumed.bundle.weights == whole.bundle.weights
+    for mine, theirs in zip(resumed.history, whole.history, strict=True):
+        assert (mine["train_loss"], mine["valid_loss"]) == (
+            theirs["train_loss"],
+            theirs["valid_loss"],
+        )
+
+
+def test_damaged_checkpoint_is_refused_with_the_remedy(snapshot, tmp_path):
+    result = fit("conditional_lm", snapshot, OPTIONS, tmp_path)
+    path = result.directory / CHECKPOINT
+    whole = path.read_bytes()
+    for damaged in (whole[:-10], whole[:-10] + b"\x00" * 10, b"nonsense"):
+        path.write_bytes(damaged)
+        with pytest.raises(TrainerError, match="without --resume"):
+            fit("conditional_lm", snapshot, OPTIONS, tmp_path, resume=True)
+    assert fit("conditional_lm", snapshot, OPTIONS, tmp_path).bundle == result.bundle
+    assert load_checkpoint(result.directory).epoch == len(result.history)
+
+
+def test_fit_ends_when_the_validation_loss_gets_no_better(tmp_path):
+    """What is learned by heart helps no other image: captions are drawn by lot."""
+    generator = np.random.default_rng(0)
+    rows = [
+        type(row)(
+            id=row.id,
+            fold=row.fold,
+            captions=(" ".join(generator.permutation(["one", "two", "three", "four"])),),
+            clip=row.clip,
+        )
+        for row in colour_rows(60)
+    ]
+    options = OPTIONS.model_copy(update={"max_epochs": 80, "patience": 3, "hidden": 32})
+    result = fit("conditional_lm", write_snapshot(tmp_path, rows), options, tmp_path)
+    assert len(result.history) == result.best_epoch + 3
+    assert len(result.history) < 80
+    again = fit("conditional_lm", result_snapshot(tmp_path), options, tmp_path, resume=True)
+    assert again.bundle == result.bundle
+    assert len(again.history) == len(result.history)
+
+
+def result_snapshot(directory):
+    from trainer.snapshot import find_snapshot  # noqa: PLC0415
+
+    return find_snapshot(directory, "latest")
+
+
+def test_projection_brings_captions_to_their_images(snapshot, tmp_path):
+    options = OPTIONS.model_copy(update={"dimension": 4})
+    calls = []
+
+    def counted(texts):
+        calls.append(len(texts))
+        return encode_texts(texts)
+
+    result = fit("clip_projection", snapshot, options, tmp_path, encode_texts=counted)
+    assert calls == [300]
+    assert result.history[-1]["valid_loss"] < result.history[0]["valid_loss"]
+    assert 0 < result.bundle.manifest.metrics["valid_recall_at_5"] <= 1
+    assert projection.from_bundle(result.bundle).dimension_out == 4
+    assert (result.directory / projector.TEXT_WEIGHTS).exists()
+    with pytest.raises(TrainerError, match="text tower"):
+        fit("clip_projection", snapshot, options, tmp_path / "other")
+
+
+def test_too_little_to_learn_from_is_said(tmp_path):
+    rows = list(colour_rows(20))
+    only = [row for row in rows if row.fold == "train"]
+    with pytest.raises(TooLittleData, match="`valid`"):
+        fit("conditional_lm", write_snapshot(tmp_path / "a", only), OPTIONS, tmp_path)
+    rare = write_snapshot(tmp_path / "b", rows)
+    with pytest.raises(TooLittleData, match="--min-count"):
+        fit("conditional_lm", rare, OPTIONS.model_copy(update={"min_count": 99}), tmp_path)
+
+
+def test_unknown_model_and_lost_snapshot_are_said(snapshot, tmp_path):
+    with pytest.raises(ModelNotFound, match="choose one of conditional_lm"):
+        fit("clip", snapshot, OPTIONS, tmp_path)
+    shutil.rmtree(snapshot.directory)
+    with pytest.raises(InvalidSnapshot):
+        fit("conditional_lm", snapshot, OPTIONS, tmp_path)
+
+
+def test_loss_that_is_no_number_ends_the_fit(snapshot, tmp_path):
+    with pytest.raises(TrainerError, match="--rate"):
+        fit("conditional_lm", snapshot, OPTIONS.model_copy(update={"rate": 1e30}), tmp_path)
