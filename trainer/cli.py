@@ -3,6 +3,8 @@
 import typer
 
 from streams.commands.entry import run_app
+from streams.logs import configure_logging
+from streams.settings import load_settings
 from trainer.commands.evaluate import evaluate
 from trainer.commands.fit import fit
 from trainer.commands.pretrain import pretrain_scenes
@@ -28,8 +30,13 @@ app.command("pretrain-scenes")(pretrain_scenes)
 
 
 def main() -> None:
-    """Run the command that the arguments name."""
+    """Run the command that the arguments name; its log goes to stderr."""
+    app.callback()(_configure_logging)
     run_app(app)
+
+
+def _configure_logging() -> None:
+    configure_logging(load_settings().log, process="trainer")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How good a model is on a frozen validation set. Pure: reads no database, writes nothing."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -14,14 +14,12 @@ from streams.models.manifest import Bundle, Manifest
 from streams.models.projection import Projection
 from trainer.caption_metrics import has_words, score_captions
 from trainer.evaluation import Evaluation, GeneratedCaption
+from trainer.plugs import EncodeTexts
 from trainer.scene_judge import is_right
 from trainer.validation_set import Entry, ValidationSet
 
 _DIGITS: Final = 6
 _RECALLS: Final = (1, 5, 10)
-
-EncodeTexts = Callable[[Sequence[str]], torch.Tensor]
-"""Texts to CLIP vectors of shape (B, D), of the version that the validation set was made with."""
 
 
 def evaluate_bundle(

@@ -132,10 +132,10 @@ def publish(
 
 
 def with_metrics(bundle: Bundle, evaluation: Evaluation) -> Bundle:
-    """Return the bundle with what was measured in its manifest; so it has another id."""
+    """Return the bundle with what was measured beside the fit's own figures; its id is another."""
     note = bundle.manifest.note.split(_MEASURED)[0]
     measured = {
-        "metrics": evaluation.metrics,
+        "metrics": {**bundle.manifest.metrics, **evaluation.metrics},
         "note": f"{note}{_MEASURED}{evaluation.validation_set} {evaluation.digest[:16]}",
     }
     return Bundle(manifest=bundle.manifest.model_copy(update=measured), weights=bundle.weights)

@@ -1,4 +1,4 @@
-"""Texts to CLIP vectors, for measuring a projection."""
+"""Texts to CLIP vectors, for fitting and measuring a projection."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import torch
 from streams.errors import FeatureMismatch
 from streams.models.clip import ClipEncoder
 from streams.settings import ClipSettings
-from trainer.evaluate import EncodeTexts
+from trainer.plugs import EncodeTexts
 
 
 def text_encoder(settings: ClipSettings, version: str) -> EncodeTexts:

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -32,6 +34,11 @@ def settings(mongo_uri, mongo_database, monkeypatch):
     monkeypatch.setenv("CAPTIONSTREAM_MONGO__URI", mongo_uri)
     monkeypatch.setenv("CAPTIONSTREAM_MONGO__DATABASE", mongo_database.name)
     return Settings(mongo=MongoSettings(uri=mongo_uri, database=mongo_database.name))
+
+
+@pytest.fixture(autouse=True)
+def trainer_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("CAPTIONSTREAM_TRAINER__DIRECTORY", str(tmp_path / "trainer"))
 
 
 @pytest.fixture
@@ -213,3 +220,28 @@ def test_retraining_after_a_change_of_clip_refreshes_the_validation_set(
     refreshed = ValidationSets(state_database(client, settings.mongo)).get("default")
     assert refreshed.clip_version == "tiny-2"
     assert [entry.id for entry in refreshed.entries] == [entry.id for entry in scenes.entries]
+
+
+def test_run_fits_what_serves_then_finds_nothing_new(scenes, client, settings, tmp_path):
+    collection = DocumentStore(client, settings.mongo).collection
+    train = {"_id": {"$in": [f"scene-{n}" for n in range(6)]}}
+    collection.update_many(train, {"$set": {"_fold": "train"}})
+    metrics = tmp_path / "trainer.prom"
+    settled = [
+        *("run", NAME, "--min-documents", 5, "--metric", "bleu4", "--metrics-file", metrics),
+        *("--min-count", 0, "--hidden", 16),
+        *("--max-epochs", 2),
+    ]
+    command = [sys.executable, "-m", "trainer.cli", *map(str, settled), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    *epochs, first = map(json.loads, done.stdout.splitlines())  # the log goes elsewhere
+    assert [epoch["epoch"] for epoch in epochs] == [1, 2]
+    assert (first["outcome"], first["documents"]) == ("promoted", 12)
+    manifest = (
+        Registry(state_database(client, settings.mongo)).fetch(NAME, first["version"]).manifest
+    )
+    assert manifest.snapshot_id == first["snapshot_id"]
+    assert {"valid_loss", "bleu4", "exact_match"} <= set(manifest.metrics)
+    assert "conditional_lm: nothing new: same data" in trainer(*settled)
+    assert "too little data" in trainer("run", NAME, "--min-documents", 13)
+    assert 'result="nothing_new"} 1.0' in metrics.read_text()
