@@ -142,6 +142,9 @@ class ReconcilerSettings(Section):
     chunk_size: int = Field(
         64, ge=1, description="Most documents in flight; live changes wait behind at most these."
     )
+    live_chunk_size: int = Field(
+        16, ge=1, description="The same while live changes come in, so that they hardly wait."
+    )
     chunk_timeout_seconds: float = Field(
         60.0, gt=0, description="How long one chunk may take before the scan is given up."
     )

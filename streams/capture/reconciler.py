@@ -2,9 +2,9 @@
 
 Below live traffic: it puts one small chunk into the pipeline, waits until those documents are
 settled, and only then takes the next. So it needs no lag, and a live change waits behind one chunk
-at most. After a promotion it begins when the stages have loaded the new version. When nothing of a
-chunk gets through, something is down: from then on it sends one document for each scan, until one
-gets through.
+at most; while live changes come in, chunks are smaller still. After a promotion it begins when the
+stages have loaded the new version. When nothing of a chunk gets through, something is down: from
+then on it sends one document for each scan, until one gets through.
 """
 
 import threading
@@ -36,7 +36,7 @@ log = get_logger(__name__)
 
 #: Most documents that one scan collects; the next scan follows at once when it was full.
 _SCAN_LIMIT: Final = 10_000
-_POLL_SECONDS: Final = 0.25
+_POLL_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +67,7 @@ class Reconciler:
         *,
         serving: Callable[[], Serving],
         is_loaded: Callable[[Serving], bool] = lambda _: True,
+        live_changes: Callable[[], int] = lambda: 0,
     ) -> None:
         """Keep what is needed.
 
@@ -76,7 +77,10 @@ class Reconciler:
             serving: Tells the versions that serve now.
             is_loaded: Tells whether the stages have these versions; what is published before would
                 be made by those they had.
+            live_changes: Counts the changes published so far.
         """
+        self._live_changes = live_changes
+        self._live_seen = live_changes()
         self._is_loaded = is_loaded
         self._settings = settings
         self._limits = settings.reconciler
@@ -185,7 +189,7 @@ class Reconciler:
         try:
             start = 0
             while start < len(ids):
-                chunk = ids[start : start + self._size]
+                chunk = ids[start : start + self._chunk_size()]
                 start += len(chunk)
                 records = [
                     encode_event(event, event_type=events.IMAGE_CHANGED, tenant=self._tenant)
@@ -199,6 +203,12 @@ class Reconciler:
         finally:
             producer.close()
         return published
+
+    def _chunk_size(self) -> int:
+        """Be small while live changes come in: those of now wait behind this chunk."""
+        before, self._live_seen = self._live_seen, self._live_changes()
+        is_quiet = before == self._live_seen
+        return self._size if is_quiet else min(self._size, self._limits.live_chunk_size)
 
     def _events(self, ids: Sequence[DocumentId], before: Timestamp) -> Iterator[ImageChanged]:
         """A repeat carries the source of what is stored, so that it can never beat a newer change.
