@@ -5,7 +5,7 @@ before anything else, so that a slow start can be watched, and waits for neighbo
 """
 
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import stamina
 from structlog import get_logger
@@ -16,7 +16,7 @@ from streams.mongo import connect, state_database
 from streams.offsets import reset_lost_offsets
 from streams.processes import Rate, Report, Reporter
 from streams.settings import Settings
-from streams.stages import STAGE_BY_NAME, StageSpec
+from streams.stages import PROCESSES, PUBLISHER, STAGE_BY_NAME, StageSpec
 from streams.stages.stage import Stage
 from streams.stages.worker import StageWorker
 from streams.steps import build_step
@@ -25,10 +25,6 @@ from streams.topics import group_name, topic_name
 log = get_logger(__name__)
 
 T = TypeVar("T")
-
-PUBLISHER: Final = "publisher"
-#: Every process of the pipeline, in the order in which a document passes them.
-PROCESSES: Final = (PUBLISHER, *STAGE_BY_NAME)
 
 
 def run_process(name: str, settings: Settings) -> None:
@@ -81,7 +77,7 @@ class StageProcess:
             self._spec,
             step,
             self._settings.stage,
-            tenant=f"{self._settings.mongo.database}.{self._settings.mongo.collection}",
+            tenant=self._settings.mongo.tenant,
             deliver=self._worker.deliver,
         )
         wait_for(self._reset_lost_offsets)

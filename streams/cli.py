@@ -1,12 +1,9 @@
 """`captionstream`: the command line. Errors are one line and exit code 2, never a traceback."""
 
-import sys
-import traceback
-
 import typer
 
 from streams.commands import apply, doctor, documents, models, operate, run
-from streams.errors import CaptionstreamError
+from streams.commands.entry import run_app
 
 app = typer.Typer(
     name="captionstream",
@@ -37,19 +34,7 @@ app.add_typer(models.models, name="models")
 
 def main() -> None:
     """Run the command that the arguments name."""
-    try:
-        app()
-    except CaptionstreamError as exc:
-        typer.echo(f"captionstream: {exc}", err=True)
-        sys.exit(2)
-    except Exception as exc:  # a bug of ours; one line that helps to find it
-        where = traceback.extract_tb(exc.__traceback__)[-1]
-        typer.echo(
-            f"captionstream: internal error at {where.filename}:{where.lineno}:"
-            f" {type(exc).__name__}: {exc}; please report it",
-            err=True,
-        )
-        sys.exit(2)
+    run_app(app)
 
 
 if __name__ == "__main__":

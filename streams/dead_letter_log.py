@@ -69,7 +69,7 @@ def replay(entries: Sequence[Entry], settings: Settings) -> int:
     Raises:
         BrokerUnavailable: The broker does not answer.
     """
-    tenant = f"{settings.mongo.database}.{settings.mongo.collection}"
+    tenant = settings.mongo.tenant
     publish_all(
         [(entry.letter.topic, _again(entry.record, tenant)) for entry in entries], settings.kafka
     )

@@ -15,6 +15,10 @@ CaptionstreamError
 ├── CaptureError              the change stream cannot go on as it is
 │   ├── HistoryLost           the oplog no longer reaches back to the stored position
 │   └── LeaseLost             another publisher holds the lease
+├── TrainerError              the offline half cannot do what was asked
+│   ├── TooLittleData         there are too few documents to learn from or to measure on
+│   ├── InvalidSnapshot       a snapshot is missing or damaged
+│   └── InvalidValidationSet  a validation set is missing, damaged or made for something else
 └── Unavailable               a neighbour is away; wait and go on              (retryable)
     ├── StoreUnavailable      MongoDB
     └── BrokerUnavailable     Kafka
@@ -86,6 +90,22 @@ class HistoryLost(CaptureError):
 
 class LeaseLost(CaptureError):
     """Another publisher holds the lease; this one must not commit."""
+
+
+class TrainerError(CaptionstreamError):
+    """The offline half cannot do what was asked."""
+
+
+class TooLittleData(TrainerError):
+    """There are too few documents to learn from or to measure on."""
+
+
+class InvalidSnapshot(TrainerError):
+    """A snapshot is missing or damaged."""
+
+
+class InvalidValidationSet(TrainerError):
+    """A validation set is missing, damaged, or made with other options or another CLIP version."""
 
 
 class Unavailable(CaptionstreamError):

@@ -45,6 +45,11 @@ class MongoSettings(Section):
         """Name of the database that holds positions, leases, models and process reports."""
         return self.state_database or f"{self.database}_captionstream"
 
+    @property
+    def tenant(self) -> str:
+        """Name of what is watched, in records and positions."""
+        return f"{self.database}.{self.collection}"
+
 
 class KafkaSettings(Section):
     """The broker, its topics and its consumer groups."""
@@ -162,6 +167,16 @@ class HttpSettings(Section):
     )
 
 
+class TrainerSettings(Section):
+    """The offline half."""
+
+    directory: str = Field(
+        ".captionstream/trainer",
+        min_length=1,
+        description="Where the trainer keeps snapshots and runs, when no stack is named.",
+    )
+
+
 class LocalSettings(Section):
     """The servers and processes that `captionstream up` starts and watches on one machine."""
 
@@ -215,6 +230,7 @@ class Settings(BaseSettings):
     publisher: PublisherSettings = PublisherSettings()
     reconciler: ReconcilerSettings = ReconcilerSettings()
     http: HttpSettings = HttpSettings()
+    trainer: TrainerSettings = TrainerSettings()
     local: LocalSettings = LocalSettings()
     log: LogSettings = LogSettings()
 

@@ -8,7 +8,8 @@ from typing import Any, Final
 from bson.timestamp import Timestamp
 from pymongo.database import Database
 
-from streams.mongo import cluster_time, mongo_errors
+from streams.capture.leadership import position_time
+from streams.mongo import cluster_time
 from streams.processes import Report, read_reports
 from streams.registry import Registry
 from streams.states import DocumentState
@@ -100,7 +101,7 @@ def wait_until_settled(
     while True:
         status = read_status(store, state)
         watch(status)
-        if not _is_idle(status, state, now):
+        if not _is_idle(status, state, store.tenant, now):
             idle_since = None
         elif idle_since is None:
             idle_since = time.monotonic()
@@ -114,13 +115,11 @@ def wait_until_settled(
         time.sleep(_PAUSE_SECONDS)
 
 
-def _is_idle(status: Status, state: Database[dict[str, Any]], now: Timestamp) -> bool:
+def _is_idle(status: Status, state: Database[dict[str, Any]], tenant: str, now: Timestamp) -> bool:
     if status.documents[DocumentState.PENDING]:
         return False
     if any(report.lag or report.in_flight for report in status.reports):
         return False
     if not any(report.stage == "publisher" for report in status.reports):
         return True
-    with mongo_errors("reading the publisher's position"):
-        row = state["positions"].find_one({}, {"position.cluster_time": 1}) or {}
-    return bool(row.get("position", {}).get("cluster_time", Timestamp(0, 0)) >= now)
+    return position_time(state, tenant) >= now

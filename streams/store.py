@@ -89,6 +89,11 @@ class DocumentStore:
         """The collection, with majority reads from the primary and majority writes."""
         return self._collection
 
+    @property
+    def tenant(self) -> str:
+        """Name of what is watched, in records and positions."""
+        return self._collection.full_name
+
     def prepare(self) -> None:
         """Create the index that makes counting and scanning states cheap.
 

@@ -23,6 +23,18 @@ from streams.mongo import mongo_errors
 _COLLECTION: Final = "positions"
 
 
+def position_time(database: Database[dict[str, Any]], tenant: str) -> Timestamp:
+    """Return how far a collection is published: the clusterTime of the committed position.
+
+    Raises:
+        StoreUnavailable: MongoDB does not answer.
+    """
+    with mongo_errors("reading the publisher's position"):
+        row = database[_COLLECTION].find_one({"_id": tenant}, {"position.cluster_time": 1}) or {}
+    time = row.get("position", {}).get("cluster_time")
+    return time if isinstance(time, Timestamp) else Timestamp(0, 0)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Position:
     """A place in the change stream.
@@ -166,16 +178,18 @@ class Leadership:
         """
         self._write({"$set": {"position": _position_row(position)}}, "committing the position")
 
-    def begin_copy(self, position: Position | None, source: Timestamp) -> None:
+    def begin_copy(self, position: Position, source: Timestamp) -> None:
         """Keep that everything is to be copied, and with it where the stream goes on afterwards.
 
         Raises:
             LeaseLost: Somebody else holds the lease.
             StoreUnavailable: MongoDB does not answer.
         """
-        fields: dict[str, Any] = {"copy": {"source": source}, "copied_at": "$$NOW"}
-        if position is not None:
-            fields["position"] = {"$literal": _position_row(position)}
+        fields = {
+            "copy": {"source": source},
+            "copied_at": "$$NOW",
+            "position": {"$literal": _position_row(position)},
+        }
         self._write([{"$unset": "copy"}, {"$set": fields}], "beginning a copy")
 
     def advance_copy(self, last_id: DocumentId) -> None:

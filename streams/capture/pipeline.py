@@ -12,7 +12,7 @@ from bson import json_util
 from streams.documents import IMAGE, OUTPUTS
 
 Change = Mapping[str, Any]
-"""A projected change: `_id`, `operationType`, `documentKey`, `ns`, `clusterTime`, `paths`."""
+"""A projected change: `_id`, `operationType`, `documentKey`, `ns`, `to`, `clusterTime`, `paths`."""
 
 _UPDATE: Final = "$updateDescription"
 _UPDATED: Final = {"$objectToArray": {"$ifNull": [f"{_UPDATE}.updatedFields", {}]}}
@@ -27,7 +27,13 @@ def build_pipeline(collection: str) -> list[dict[str, Any]]:
 
     A stream on the database survives a drop, rename or re-creation of the collection.
     """
-    is_ours = {"$or": [{"ns.coll": collection}, {"operationType": "invalidate"}]}
+    is_ours = {
+        "$or": [
+            {"ns.coll": collection},
+            {"operationType": "rename", "to.coll": collection},
+            {"operationType": "invalidate"},
+        ]
+    }
     return [
         {"$match": {"$and": [is_ours, _foreign_writes()]}},
         {
@@ -35,6 +41,7 @@ def build_pipeline(collection: str) -> list[dict[str, Any]]:
                 "operationType": 1,
                 "documentKey": 1,
                 "ns": 1,
+                "to": 1,
                 "clusterTime": 1,
                 "paths": {
                     "$concatArrays": [
@@ -51,6 +58,11 @@ def build_pipeline(collection: str) -> list[dict[str, Any]]:
 def pipeline_hash(pipeline: list[dict[str, Any]]) -> str:
     """Return a hash of a pipeline: a token of one may not be resumed with another."""
     return hashlib.sha256(json_util.dumps(pipeline).encode()).hexdigest()[:16]
+
+
+def brings_documents(change: Change, collection: str) -> bool:
+    """Whether another collection became ours: its documents were never inserted here."""
+    return change["operationType"] == "rename" and bool(change["to"]["coll"] == collection)
 
 
 def touches_image(change: Change) -> bool:

@@ -49,7 +49,7 @@ class Publisher:
         self._client = client
         self._leadership = Leadership(
             state_database(client, settings.mongo),
-            tenant=f"{settings.mongo.database}.{settings.mongo.collection}",
+            tenant=settings.mongo.tenant,
             lease_seconds=settings.publisher.lease_seconds,
         )
         self._connect_producer = connect_producer or (lambda: EventProducer(settings.kafka))
@@ -103,6 +103,7 @@ class Publisher:
         term = Term(self._settings, self._client, self._leadership, producer, tick=self._tick)
         self._term = term
         self._set_leading(is_leading=True)
+        self.waits_for = "the change stream; a copy that is due comes first"
         began = time.monotonic()
         try:
             term.run(stop, is_open=self._is_open)

@@ -87,7 +87,7 @@ class Reconciler:
         self._client = client
         self._serving = serving
         self._store = DocumentStore(client, settings.mongo)
-        self._tenant = f"{settings.mongo.database}.{settings.mongo.collection}"
+        self._tenant = settings.mongo.tenant
         self._size = self._limits.chunk_size
         self._retried: dict[bytes, float] = {}
 

@@ -106,7 +106,7 @@ def _mongo(client: MongoClient[dict[str, Any]], settings: Settings) -> Finding:
     return Finding(
         subject="MongoDB",
         is_ok=True,
-        detail=f"{name}, watching {settings.mongo.database}.{settings.mongo.collection}",
+        detail=f"{name}, watching {settings.mongo.tenant}",
     )
 
 

@@ -7,13 +7,14 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from streams.app import PROCESSES
+from streams.capture.copy_requests import CopyRequests
 from streams.capture.reconciler import Reconciler
 from streams.commands.context import AsJson, DataDir, err, open_state, out, settings_of
 from streams.commands.ids import parse_id
 from streams.dead_letter_log import Entry, list_dead_letters, replay
 from streams.errors import InvalidEvent
 from streams.registry import Registry
+from streams.stages import PROCESSES
 from streams.states import DocumentState
 from streams.status import Status, read_status, wait_until_settled
 from streams.store import DocumentStore
@@ -85,9 +86,16 @@ def reconcile(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be done.")
     ] = False,
+    everything: Annotated[
+        bool,
+        typer.Option("--all", help="Every document, whatever it holds: after Kafka lost its log."),
+    ] = False,
     data_dir: DataDir = None,
 ) -> None:
     """Publish again every document whose outputs are missing or made by another version.
+
+    With --all the publisher publishes every document; what is done already is skipped. An update
+    whose record was lost cannot be seen in the documents, so only this finds it.
 
     Example: captionstream reconcile --dry-run
     """
@@ -95,6 +103,12 @@ def reconcile(
     client, state = open_state(settings)
     store = DocumentStore(client, settings.mongo)
     store.prepare()
+    if everything:
+        out.print(f"{read_status(store, state).total} documents")
+        if not dry_run:
+            CopyRequests(state).ask()
+            out.print("the publisher was asked for them; watch `captionstream status`")
+        return
     reconciler = Reconciler(settings, client, serving=Registry(state).serving)
     plan = reconciler.plan()
     rate = max(

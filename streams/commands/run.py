@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from streams.app import PROCESSES, run_process
 from streams.local.supervisor import run_stack
 from streams.logs import configure_logging
 from streams.settings import load_settings
+from streams.stages import PROCESSES
 
 
 def up(
@@ -43,6 +43,8 @@ def run(
 
     Example: captionstream run featurize
     """
+    from streams.app import run_process  # noqa: PLC0415 - Faust, which no other command needs
+
     settings = load_settings()
     configure_logging(settings.log, process=name)
     run_process(name, settings)

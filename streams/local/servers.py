@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from pydantic import SecretStr
 
+from streams.capture.copy_requests import CopyRequests
 from streams.errors import SettingsError, Unavailable
 from streams.local.broker import Broker, find_broker
 from streams.local.mongod import Mongod, find_mongod
@@ -16,9 +16,6 @@ from streams.mongo import connect, mongo_errors, state_database
 from streams.settings import Settings
 from streams.topics import create_topics
 
-#: Where the reconciler looks for requests, in the state database.
-REQUESTS: Final = "requests"
-RECONCILE: Final = "reconcile"
 _ASK_TIMEOUT_SECONDS: Final = 3.0
 
 
@@ -94,7 +91,7 @@ class Servers:
         self.start_broker()
         if self.broker is not None and not is_first:
             # An embedded broker forgets: what was under way when it last ended must be repeated.
-            self.request_reconcile()
+            self.request_copy()
 
     def start_mongod(self) -> None:
         """Start the embedded mongod, if there is one, and wait until it takes writes."""
@@ -118,18 +115,16 @@ class Servers:
             self._say("stopping mongod ...")
             self.mongod.stop()
 
-    def request_reconcile(self) -> None:
-        """Ask the reconciler to look at all documents now.
+    def request_copy(self) -> None:
+        """Ask the publisher to publish every document again.
 
         Raises:
             StoreUnavailable: MongoDB does not answer.
         """
         limits = {"timeout_seconds": _ASK_TIMEOUT_SECONDS}
         mongo = self.settings.mongo.model_copy(update=limits)
-        with connect(mongo) as client, mongo_errors("asking for a reconcile"):
-            state_database(client, mongo)[REQUESTS].update_one(
-                {"_id": RECONCILE}, {"$set": {"at": datetime.now(UTC)}}, upsert=True
-            )
+        with connect(mongo) as client:
+            CopyRequests(state_database(client, mongo)).ask()
 
     def _check_mongo(self) -> bool:
         """Return whether nothing of ours is in the database yet.

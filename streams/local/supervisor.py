@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from streams.app import PROCESSES
 from streams.local.stack import locked
 from streams.local.watch import Supervisor
 from streams.settings import Settings
+from streams.stages import PROCESSES
 
 
 def worker_command(name: str) -> list[str]:

@@ -31,7 +31,7 @@ _TICK_SECONDS: Final = 0.1
 _BROKER_LOST_GRACE_SECONDS: Final = 5.0
 #: So often a process may say that its settings are wrong before the start is given up.
 _MOST_FAILED_STARTS: Final = 3
-_RECONCILE_RETRY_SECONDS: Final = 5.0
+_ASK_RETRY_SECONDS: Final = 5.0
 
 
 class Supervisor:
@@ -61,7 +61,7 @@ class Supervisor:
         self._workers: list[Worker] = []
         self._stop = threading.Event()
         self._written: StackInfo | None = None
-        self._ask_reconcile_at: float | None = None
+        self._ask_copy_at: float | None = None
 
     @contextmanager
     def signals(self) -> Iterator[None]:
@@ -136,22 +136,22 @@ class Supervisor:
         if not self._insist(self._servers.start_broker):
             return
         say("broker is back, topics are created; starting all processes")
-        self._ask_reconcile_at = time.monotonic()
+        self._ask_copy_at = time.monotonic()
         self._tend_requests()
         for worker in self._workers:
             worker.start()
 
     def _tend_requests(self) -> None:
-        if self._ask_reconcile_at is None or time.monotonic() < self._ask_reconcile_at:
+        if self._ask_copy_at is None or time.monotonic() < self._ask_copy_at:
             return
         try:
-            self._servers.request_reconcile()
+            self._servers.request_copy()
         except StoreUnavailable as exc:
             say(str(exc))
-            self._ask_reconcile_at = time.monotonic() + _RECONCILE_RETRY_SECONDS
+            self._ask_copy_at = time.monotonic() + _ASK_RETRY_SECONDS
         else:
-            say("asked for a reconcile")
-            self._ask_reconcile_at = None
+            say("asked for a copy of everything")
+            self._ask_copy_at = None
 
     def _announce(self) -> None:
         """Say once that all is ready; afterwards keep the file true."""

@@ -57,3 +57,7 @@ SINK: Final = StageSpec(
 #: In the order in which a document passes them.
 CHAIN: Final = (FEATURIZE, PROJECT, CAPTION, SINK)
 STAGE_BY_NAME: Final = {stage.name: stage for stage in CHAIN}
+
+PUBLISHER: Final = "publisher"
+#: Every process of the pipeline, in the order in which a document passes them.
+PROCESSES: Final = (PUBLISHER, *STAGE_BY_NAME)

@@ -153,6 +153,17 @@ def test_a_users_bad_day(stack):
     assert "rollback by hand" in stack.run("models", "show", "conditional_lm")
     assert stack.run("reconcile", "--dry-run").startswith("0 documents")
 
+    # Everything is published again, and nothing of it computed again.
+    published = stack.metric("publisher", "captionstream_published_events_total")
+    assert "asked" in stack.run("reconcile", "--all")
+    wait_until(
+        lambda: stack.metric("publisher", "captionstream_published_events_total") > published,
+        deadline_seconds=60,
+        doing="the copy that was asked for",
+    )
+    stack.run("wait", "--timeout", "60")
+    assert stack.metric("featurize", "captionstream_model_inputs_total") == before
+
     # A delete stays a delete.
     documents.delete_one({"_id": bad})
     wait_until(

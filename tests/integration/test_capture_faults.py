@@ -15,7 +15,7 @@ from streams.capture.copy import copy_chunks
 from streams.capture.leadership import CopyState
 from streams.capture.producer import EventProducer
 from streams.capture.reconciler import Reconciler
-from streams.documents import CLIP, CLIP_PROJECTION, Output, OutputError
+from streams.documents import CLIP, CLIP_PROJECTION, Output, OutputError, lookup
 from streams.errors import InvalidBundle
 from streams.mongo import state_database
 from streams.states import Serving
@@ -89,8 +89,36 @@ def test_copy_ends_behind_an_id_that_is_not_equal_to_itself(documents):
 def test_id_too_large_for_kafka_does_not_stop_the_others(settings, client, documents, published):
     with publishing(settings, client):
         mark(documents, published, 0)
-        documents.insert_one({"_id": "x" * 2_000_000, "img": b"x"})
+        large = "x" * 2_000_000
+        documents.insert_one({"_id": large, "img": b"x"})
         mark(documents, published, 1)
+        wait_until(lambda: stored_error(documents, large), doing="the error in the document")
+    assert stored_error(documents, large)["type"] == "InvalidId"
+
+
+def stored_error(documents, document_id):
+    return lookup(documents.find_one({"_id": document_id}), f"{CLIP.path}.error")
+
+
+def test_collection_renamed_onto_ours_is_copied(settings, client, documents, published):
+    with publishing(settings, client):
+        mark(documents, published, 0)
+        other = documents.database[f"{documents.name}_other"]
+        other.insert_many([{"_id": number, "img": b"x"} for number in range(3)])
+        other.rename(documents.name, dropTarget=True)
+        published.wait_for(2, ["copy"])
+        mark(documents, published, 1)
+
+
+def test_copy_begun_by_a_rename_is_finished_after_a_restart(settings, client, documents, published):
+    """The position behind the rename is committed only together with the copy."""
+    with publishing(settings, client):
+        mark(documents, published, 0)
+    other = documents.database[f"{documents.name}_other"]
+    other.insert_one({"_id": 1, "img": b"x"})
+    other.rename(documents.name, dropTarget=True)
+    with publishing(settings, client):
+        published.wait_for(1, ["copy"])
 
 
 def test_date_that_python_cannot_hold_does_not_stop_the_others(
@@ -122,10 +150,10 @@ def test_malformed_request_does_not_stop_the_publisher(
         mark(documents, published, 0)
         now = client.admin.command("hello")["localTime"]
         requests = state_database(client, settings.mongo)["requests"]
-        requests.insert_one({"_id": "reconcile", **request_fields})
+        requests.insert_one({"_id": "copy", **request_fields})
         mark(documents, published, 1)
         mark(documents, published, 2)
-        requests.update_one({"_id": "reconcile"}, {"$set": {"at": now}})
+        requests.update_one({"_id": "copy"}, {"$set": {"at": now}})
         published.wait_for(f"{MARK}0", ["copy"])
 
 
@@ -171,7 +199,7 @@ def test_requested_copy_keeps_what_was_acknowledged_before(
         mark(documents, published, 0)
         before = position_row(client, seldom)["position"]["cluster_time"]
         now = client.admin.command("hello")["localTime"]
-        state_database(client, seldom.mongo)["requests"].insert_one({"_id": "reconcile", "at": now})
+        state_database(client, seldom.mongo)["requests"].insert_one({"_id": "copy", "at": now})
         published.wait_for(f"{MARK}0", ["live", "copy"])
         assert position_row(client, seldom)["position"]["cluster_time"] > before
 

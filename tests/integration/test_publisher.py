@@ -303,9 +303,7 @@ def test_requested_copy_publishes_everything_again(settings, client, documents, 
     with publishing(settings, client):
         mark(documents, published, 0)
         now = client.admin.command("hello")["localTime"]
-        state_database(client, settings.mongo)["requests"].insert_one(
-            {"_id": "reconcile", "at": now}
-        )
+        state_database(client, settings.mongo)["requests"].insert_one({"_id": "copy", "at": now})
         published.wait_for(f"{MARK}0", ["live", "copy"])
         mark(documents, published, 1)
 

@@ -356,4 +356,4 @@ def test_everything_is_written_below_the_data_directory(make: Make) -> None:
 def read_request(stack: Stack) -> dict[str, Any] | None:
     info = stack.info()
     with MongoClient[dict[str, Any]](info.mongo_uri) as client:
-        return client[info.state_database].requests.find_one({"_id": "reconcile"})
+        return client[info.state_database].requests.find_one({"_id": "copy"})

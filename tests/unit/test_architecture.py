@@ -32,9 +32,9 @@ LAYERS = (
     "streams.hot_model",
     "streams.on_demand",
     "streams.processes",
-    "streams.status",
     "streams.coco",
     "streams.capture",
+    "streams.status",
     "streams.dead_letters",
     "streams.dead_letter_log",
     "streams.stages",
@@ -90,12 +90,10 @@ def test_streams_never_imports_the_trainer():
             assert not [name for name in imports_of(path) if name.startswith("trainer")]
 
 
-@pytest.mark.parametrize(
-    "module", ["trainer", "streams.hot_model", "streams.on_demand", "streams.models.conditional_lm"]
-)
-def test_what_the_trainer_uses_loads_neither_faust_nor_kafka(module):
+def test_the_trainer_loads_neither_faust_nor_kafka():
+    names = ", ".join(module for module, _ in modules() if module.startswith("trainer"))
     code = (
-        f"import sys, {module};"
+        f"import sys, {names};"
         "print([m for m in ('faust', 'kafka', 'aiokafka') if m in sys.modules])"
     )
     done = subprocess.run(

@@ -1,0 +1,103 @@
+"""The frozen validation set: what is drawn, that it stays, and what damages it."""
+
+import numpy as np
+import pytest
+
+from streams.documents import document_key, fold_of
+from streams.errors import InvalidValidationSet, TooLittleData
+from streams.mongo import state_database
+from streams.store import DocumentStore
+from tests.integration.trainer_data import announce_clip, clip_write, seed_documents
+from trainer.validation_sample import create_validation_set
+from trainer.validation_set import ValidationSets
+
+
+@pytest.fixture
+def sets(client, settings):
+    return ValidationSets(state_database(client, settings.mongo))
+
+
+def create(client, settings, **options):
+    return create_validation_set(client, settings.mongo, sample_size=5, chunk_size=2, **options)
+
+
+def test_sample_is_of_the_valid_fold_frozen_and_read_again(client, settings, documents, sets):
+    seed_documents(client, settings, 200)
+    seed_documents(client, settings, 20, fold="valid", first_id=500)
+    seed_documents(client, settings, 20, fold="train", first_id=600)
+    documents.update_many({"_id": {"$gte": 500}}, {"$set": {"scene": {"relation": "above"}}})
+    made = create(client, settings)
+    valid = [*range(500, 520), *(i for i in range(200) if fold_of({"_id": i}) == "valid")]
+    assert len(made.entries) == 5
+    assert {entry.id for entry in made.entries} <= {document_key(i).decode() for i in valid}
+    documents.update_many({}, {"$set": {"captions": ["changed"]}})
+    seed_documents(client, settings, 20, fold="valid", first_id=700)
+    for found in (create(client, settings), sets.get("default")):
+        assert found.digest == made.digest
+        assert [e.id for e in found.entries] == [e.id for e in made.entries]
+        assert [e.captions for e in found.entries] == [e.captions for e in made.entries]
+        assert [e.scene for e in found.entries] == [e.scene for e in made.entries]
+        for mine, theirs in zip(found.entries, made.entries, strict=True):
+            assert np.array_equal(mine.clip, theirs.clip)
+    assert {e.scene["relation"] if e.scene else None for e in made.entries} <= {"above", None}
+
+
+def test_sample_follows_from_the_seed_and_not_from_the_order(client, settings, documents):
+    seed_documents(client, settings, 30, fold="valid")
+    first = create(client, settings, name="a", seed=1)
+    kept = list(documents.find())
+    documents.drop()
+    documents.insert_many(reversed(kept))
+    assert create(client, settings, name="b", seed=1).digest == first.digest
+    assert create(client, settings, name="c", seed=2).digest != first.digest
+
+
+def test_fewer_documents_than_asked_for_are_all_taken(client, settings, documents):
+    seed_documents(client, settings, 3, fold="valid")
+    made = create(client, settings)
+    assert (len(made.entries), made.sample_size) == (3, 5)
+
+
+def test_no_document_of_the_valid_fold_is_a_clear_error(client, settings, documents):
+    seed_documents(client, settings, 3, fold="train")
+    with pytest.raises(TooLittleData, match="_fold"):
+        create(client, settings)
+
+
+def test_other_options_under_the_same_name_are_refused(client, settings, documents):
+    seed_documents(client, settings, 9, fold="valid")
+    create(client, settings)
+    with pytest.raises(InvalidValidationSet, match="--name"):
+        create(client, settings, seed=7)
+
+
+def test_change_of_clip_needs_a_refresh_that_keeps_the_documents(client, settings, documents, sets):
+    seed_documents(client, settings, 9, fold="valid")
+    before = create(client, settings)
+    announce_clip(client, settings, "clip-test-2")
+    with pytest.raises(InvalidValidationSet, match="--refresh"):
+        create(client, settings)
+    store = DocumentStore(client, settings.mongo)
+    store.write_outputs([clip_write(i, [9, 9, 9, i], version="clip-test-2") for i in range(8)])
+    documents.delete_one({"_id": 0})
+    after = create(client, settings, refresh=True)
+    gone = {document_key(i).decode() for i in (0, 8)}  # deleted; not featurized yet
+    assert [e.id for e in after.entries] == [e.id for e in before.entries if e.id not in gone]
+    assert all(entry.clip[0] == 9 for entry in after.entries)
+    assert sets.get("default").digest == after.digest
+    chunks = state_database(client, settings.mongo)["validation_set_chunks"]
+    assert chunks.count_documents({"digest": before.digest}) == 0
+
+
+def test_damaged_and_missing_sets_name_the_remedy(client, settings, documents, sets):
+    with pytest.raises(InvalidValidationSet, match="validation-set create"):
+        sets.get("default")
+    seed_documents(client, settings, 9, fold="valid")
+    create(client, settings)
+    chunks = state_database(client, settings.mongo)["validation_set_chunks"]
+    chunks.update_one({"number": 1}, {"$set": {"entries.0.captions": ["forged"]}})
+    with pytest.raises(InvalidValidationSet, match="damaged"):
+        sets.get("default")
+    chunks.delete_many({})
+    with pytest.raises(InvalidValidationSet, match="damaged"):
+        sets.get("default")

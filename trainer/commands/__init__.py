@@ -1,0 +1,1 @@
+"""The commands of `captionstream-trainer`, one module for each subject."""

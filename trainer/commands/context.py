@@ -1,0 +1,61 @@
+"""What every command of the trainer needs: where to read, where to write, and printing."""
+
+import atexit
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pymongo import MongoClient
+from pymongo.database import Database
+from rich.console import Console
+
+from streams.local.stack import read_stack, settings_for
+from streams.mongo import connect, state_database
+from streams.settings import Settings, load_settings
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False)
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        help="Work on the stack that `captionstream up` runs there, and keep the trainer's files"
+        " in `trainer` below it; without it, on the servers of the environment.",
+        show_default=False,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON lines, for programs.")]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where a command works.
+
+    Attributes:
+        settings: Settings, with the addresses of the stack if one was named.
+        directory: Directory of the trainer's own files.
+    """
+
+    settings: Settings
+    directory: Path
+
+    def connect(self) -> tuple[MongoClient[dict[str, Any]], Database[dict[str, Any]]]:
+        """Return a client, closed when the command ends, and the state database."""
+        client = connect(self.settings.mongo)
+        atexit.register(client.close)
+        return client, state_database(client, self.settings.mongo)
+
+
+def place_of(data_dir: Path | None) -> Place:
+    """Return where a command works.
+
+    Raises:
+        SettingsError: A setting is wrong, or no stack runs there.
+    """
+    settings = load_settings()
+    if data_dir is None:
+        return Place(settings=settings, directory=Path(settings.trainer.directory))
+    stack = settings_for(read_stack(data_dir), settings)
+    return Place(settings=stack, directory=data_dir / "trainer")

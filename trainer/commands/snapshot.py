@@ -1,0 +1,54 @@
+"""`captionstream-trainer snapshot`."""
+
+import json
+
+import typer
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from trainer.commands.context import AsJson, DataDir, err, out, place_of
+from trainer.snapshot import Snapshot
+from trainer.snapshot_writer import take_snapshot
+
+
+def snapshot(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Freeze captions and stored CLIP vectors as they are now, for fitting.
+
+    Documents without captions or without a current vector are counted and left out. What is
+    written while it is taken does not appear in it.
+
+    Example: captionstream-trainer snapshot --data-dir .captionstream/stack
+    """
+    place = place_of(data_dir)
+    client, _ = place.connect()
+    columns = (
+        SpinnerColumn(),
+        TextColumn("snapshot: {task.completed} documents, {task.fields[rate]} documents/s"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=err, transient=True, disable=as_json) as progress:
+        task = progress.add_task("snapshot", total=None, rate="-")
+
+        def on_progress(count: int) -> None:
+            seconds = progress.tasks[0].elapsed or 0.0
+            rate = f"{count / seconds:.0f}" if seconds else "-"
+            progress.update(task, completed=count, rate=rate)
+
+        taken = take_snapshot(
+            client, place.settings.mongo, place.directory, on_progress=on_progress
+        )
+    if as_json:
+        typer.echo(json.dumps(taken.manifest.model_dump(mode="json")))
+    else:
+        _show(taken)
+
+
+def _show(taken: Snapshot) -> None:
+    manifest = taken.manifest
+    counts = manifest.counts.model_dump()
+    total, included = counts.pop("documents"), counts.pop("included")
+    left_out = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in counts.items() if n)
+    folds = ", ".join(f"{n} {fold}" for fold, n in sorted(manifest.folds.items()))
+    out.print(f"snapshot {manifest.snapshot_id}: {included} of {total} documents ({folds})")
+    if left_out:
+        out.print(f"left out: {left_out}")
+    out.print(f"CLIP {manifest.clip_version}, {manifest.dimension} numbers; {taken.directory}")

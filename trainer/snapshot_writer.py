@@ -1,0 +1,196 @@
+"""Taking a snapshot: rows of one moment into Parquet, with a hash over what they say."""
+
+import hashlib
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pymongo import MongoClient
+
+from streams.documents import CLIP
+from streams.errors import ModelNotFound, TooLittleData
+from streams.mongo import Document, cluster_time, state_database
+from streams.registry import Registry
+from streams.settings import MongoSettings
+from trainer.snapshot import (
+    DOCUMENTS,
+    GROUP_ROWS,
+    MANIFEST,
+    ClusterTime,
+    Counts,
+    Snapshot,
+    SnapshotManifest,
+    schema,
+)
+from trainer.snapshot_reader import Reason, Row, read_rows
+
+
+def take_snapshot(
+    client: MongoClient[Document],
+    settings: MongoSettings,
+    directory: Path,
+    *,
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> Snapshot:
+    """Freeze ids, folds, captions and stored CLIP vectors as they are at one moment.
+
+    CLIP is not run. The snapshot appears whole or not at all; one of equal content that is there
+    already is returned as it is.
+
+    Args:
+        client: Client of the replica set.
+        settings: Which collection.
+        directory: Directory of the trainer; the snapshot goes to `snapshots/<id>` below it.
+        on_progress: Called with the count of documents read so far, once a group.
+
+    Raises:
+        ModelNotFound: No CLIP version serves.
+        TooLittleData: No document has captions and a current vector.
+        StoreUnavailable: MongoDB does not answer, or forgot the moment while it was read.
+    """
+    clip_version = serving_clip(client, settings)
+    at = cluster_time(client)
+    parent = directory / "snapshots"
+    parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=parent, prefix=".taking."))
+    try:
+        rows = read_rows(client, settings, at=at, clip_version=clip_version)
+        content = _write(rows, aside / DOCUMENTS, clip_version, on_progress)
+        manifest = SnapshotManifest(
+            snapshot_id=content.hash.hexdigest()[:16],
+            created_at=datetime.now(UTC),
+            database=settings.database,
+            collection=settings.collection,
+            cluster_time=ClusterTime(t=at.time, i=at.inc),
+            clip_version=clip_version,
+            dimension=content.dimension,
+            counts=Counts(**content.counts),
+            folds=dict(content.folds),
+            content_hash=content.hash.hexdigest(),
+        )
+        (aside / MANIFEST).write_text(manifest.model_dump_json(indent=1))
+        return _keep(aside, parent / manifest.snapshot_id)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def serving_clip(client: MongoClient[Document], settings: MongoSettings) -> str:
+    """Return the CLIP version that serves.
+
+    Raises:
+        ModelNotFound: None does.
+        StoreUnavailable: MongoDB does not answer.
+    """
+    pointer = Registry(state_database(client, settings)).pointer(CLIP.name)
+    if pointer is None:
+        msg = "no CLIP version serves: the featurize stage announces one when it starts"
+        raise ModelNotFound(msg)
+    return pointer.version
+
+
+@dataclass(kw_only=True, slots=True)
+class _Content:
+    """What was written so far."""
+
+    hash: "hashlib._Hash"
+    dimension: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    folds: Counter[str] = field(default_factory=Counter)
+
+
+def _write(
+    rows: Iterable[Row | Reason],
+    path: Path,
+    clip_version: str,
+    on_progress: Callable[[int], None],
+) -> _Content:
+    content = _Content(hash=hashlib.sha256(f"{clip_version}\n".encode()))
+    good = _good_rows(rows, content, on_progress)
+    first = next(good, None)
+    if first is None:
+        told = ", ".join(f"{n} {reason}" for reason, n in content.counts.items())
+        msg = f"no document has captions and a current CLIP vector ({told or 'no documents'})"
+        raise TooLittleData(msg)
+    columns = schema(content.dimension)
+    with pq.ParquetWriter(
+        path,
+        columns,
+        use_dictionary=["fold"],  # vectors do not repeat
+        write_statistics=["fold"],
+        write_page_checksum=True,
+    ) as writer:
+        for group in _groups(chain([first], good)):
+            writer.write_batch(_batch(group, columns))
+            on_progress(content.counts["documents"])
+    on_progress(content.counts["documents"])
+    return content
+
+
+def _good_rows(
+    rows: Iterable[Row | Reason], content: _Content, on_progress: Callable[[int], None]
+) -> Iterator[Row]:
+    """Count everything, hash and yield what is written."""
+    for row in rows:
+        content.counts["documents"] += 1
+        if isinstance(row, str):
+            content.counts[row] += 1
+            if content.counts["documents"] % GROUP_ROWS == 0:
+                on_progress(content.counts["documents"])
+            continue
+        content.dimension = content.dimension or row.clip.size
+        if row.clip.size != content.dimension:
+            content.counts["unreadable"] += 1
+            continue
+        content.counts["included"] += 1
+        content.folds[row.fold] += 1
+        _hash(row, content.hash)
+        yield row
+
+
+def _hash(row: Row, digest: "hashlib._Hash") -> None:
+    """Add a row; lengths stand before texts, so that no two rows read the same."""
+    for text in (row.id, row.fold, *row.captions):
+        data = text.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(4, "big") + data)
+    digest.update(len(row.captions).to_bytes(4, "big"))
+    digest.update(row.clip.astype("<f4").tobytes())
+
+
+def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    group: list[Row] = []
+    for row in rows:
+        group.append(row)
+        if len(group) == GROUP_ROWS:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _batch(group: list[Row], columns: pa.Schema) -> pa.RecordBatch:
+    vectors = np.concatenate([row.clip for row in group])
+    clip = columns.field("clip").type
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array([row.id for row in group]),
+            pa.array([row.fold for row in group]),
+            pa.array([list(row.captions) for row in group]),
+            pa.FixedSizeListArray.from_arrays(pa.array(vectors, pa.float32()), clip.list_size),
+        ],
+        schema=columns,
+    )
+
+
+def _keep(aside: Path, place: Path) -> Snapshot:
+    """Move a snapshot to its place, unless an equal one is there."""
+    if not place.exists():
+        aside.rename(place)
+    return Snapshot.open(place)

@@ -1,0 +1,163 @@
+"""Drawing a validation set from the documents, once."""
+
+import hashlib
+import heapq
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from pymongo import MongoClient
+
+from streams.documents import (
+    CAPTIONS,
+    CLIP,
+    FOLD,
+    DocumentId,
+    document_id_of,
+    document_key,
+    fold_of,
+)
+from streams.errors import InvalidValidationSet, TooLittleData
+from streams.mongo import Document, mongo_errors, state_database
+from streams.settings import MongoSettings
+from streams.store import DocumentStore
+from trainer.snapshot_reader import current_vector, usable_captions
+from trainer.snapshot_writer import serving_clip
+from trainer.validation_set import Entry, ValidationSet, ValidationSets, digest_of
+
+SCENE: Final = "scene"
+
+
+def create_validation_set(
+    client: MongoClient[Document],
+    settings: MongoSettings,
+    *,
+    name: str = "default",
+    sample_size: int = 500,
+    chunk_size: int = 100,
+    seed: int = 0,
+    refresh: bool = False,
+) -> ValidationSet:
+    """Return the set of this name; draw and keep it if there is none.
+
+    The sample is drawn from documents of the fold `valid` that have captions and a current CLIP
+    vector. It follows from the seed and the ids alone. Stored vectors are used; CLIP is not run.
+
+    Args:
+        client: Client of the replica set.
+        settings: Which collection.
+        name: Name of the set.
+        sample_size: How many documents; all when there are fewer.
+        chunk_size: Entries that are stored together.
+        seed: Decides the sample.
+        refresh: If the CLIP version has changed, keep the same documents with their new vectors.
+
+    Raises:
+        TooLittleData: No document can be used.
+        InvalidValidationSet: One of this name exists with other options or of another CLIP version,
+            or is damaged.
+        ModelNotFound: No CLIP version serves.
+        StoreUnavailable: MongoDB does not answer.
+    """
+    sets = ValidationSets(state_database(client, settings))
+    clip_version = serving_clip(client, settings)
+    stored = sets.find(name)
+    if stored is not None:
+        _check_options(stored, sample_size=sample_size, chunk_size=chunk_size, seed=seed)
+        if stored.clip_version == clip_version:
+            return stored
+        _check_refresh(stored, clip_version, refresh=refresh)
+    store = DocumentStore(client, settings)
+    if stored is None:
+        ids = _draw(store, clip_version, size=sample_size, seed=seed)
+    else:
+        ids = [document_id_of(entry.id.encode()) for entry in stored.entries]
+    entries = tuple(_read(store, ids, clip_version, chunk_size))
+    if not entries:
+        msg = (
+            "no document of the fold `valid` has captions and a current CLIP vector: insert some"
+            ' with `_fold: "valid"`, or wait until they are featurized'
+        )
+        raise TooLittleData(msg)
+    made = ValidationSet(
+        name=name,
+        seed=seed,
+        clip_version=clip_version,
+        digest=digest_of(entries),
+        entries=entries,
+        sample_size=sample_size,
+        chunk_size=chunk_size,
+    )
+    sets.keep(made)
+    return made
+
+
+def _check_options(stored: ValidationSet, **wanted: int) -> None:
+    found = {name: getattr(stored, name) for name in wanted}
+    if found != wanted:
+        told = ", ".join(f"{name} {value}" for name, value in found.items())
+        msg = f"validation set {stored.name!r} is frozen with {told}; give another a new --name"
+        raise InvalidValidationSet(msg)
+
+
+def _check_refresh(stored: ValidationSet, clip_version: str, *, refresh: bool) -> None:
+    if not refresh:
+        msg = (
+            f"validation set {stored.name!r} holds vectors of CLIP {stored.clip_version}, and"
+            f" {clip_version} serves: `captionstream-trainer validation-set create --refresh` takes"
+            " the same documents with their new vectors"
+        )
+        raise InvalidValidationSet(msg)
+
+
+def _draw(store: DocumentStore, clip_version: str, *, size: int, seed: int) -> list[DocumentId]:
+    """Return the ids whose hashes with the seed are smallest: independent of any order."""
+    with mongo_errors("drawing a validation set"):
+        fields = {CAPTIONS: 1, FOLD: 1, f"{CLIP.path}.version": 1}
+        query = {
+            f"{CLIP.path}.version": clip_version,
+            f"{CLIP.path}.error": None,
+            CAPTIONS: {"$type": "string"},
+        }
+        found = (
+            (_rank(document["_id"], seed), document["_id"])
+            for document in store.collection.find(query, fields)
+            if fold_of(document) == "valid" and usable_captions(document)
+        )
+        return [item for _, item in heapq.nsmallest(size, found, key=lambda pair: pair[0])]
+
+
+def _rank(document_id: DocumentId, seed: int) -> bytes:
+    return hashlib.blake2b(
+        document_key(document_id), digest_size=16, key=str(seed).encode()
+    ).digest()
+
+
+def _read(
+    store: DocumentStore, ids: Sequence[DocumentId], clip_version: str, chunk_size: int
+) -> Iterator[Entry]:
+    """Yield the entries in the order of the ids; documents that are gone are left out."""
+    fields = {CAPTIONS: 1, SCENE: 1, CLIP.path: 1}
+    for start in range(0, len(ids), chunk_size):
+        chunk = ids[start : start + chunk_size]
+        with mongo_errors("reading a validation set's documents"):
+            rows = store.collection.find({"_id": {"$in": list(chunk)}}, fields)
+            found = {document_key(row["_id"]): row for row in rows}
+        for document_id in chunk:
+            entry = _entry(found.get(document_key(document_id)), clip_version)
+            if entry is not None:
+                yield entry
+
+
+def _entry(document: Mapping[str, Any] | None, clip_version: str) -> Entry | None:
+    if document is None:
+        return None
+    captions, vector = usable_captions(document), current_vector(document, clip_version)
+    if not captions or isinstance(vector, str):
+        return None
+    scene = document.get(SCENE)
+    return Entry(
+        id=document_key(document["_id"]).decode(),
+        captions=captions,
+        clip=vector,
+        scene=scene if isinstance(scene, Mapping) else None,
+    )
