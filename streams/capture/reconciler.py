@@ -2,9 +2,10 @@
 
 Below live traffic: it puts one small chunk into the pipeline, waits until those documents are
 settled, and only then takes the next. So it needs no lag, and a live change waits behind one chunk
-at most; while live changes come in, chunks are smaller still. After a promotion it begins when the
-stages have loaded the new version. When nothing of a chunk gets through, something is down: from
-then on it sends one document for each scan, until one gets through.
+at most; while live changes come in, it leaves the pipeline to them for most of the time. After a
+promotion it begins when the stages have loaded the new version. When nothing of a chunk gets
+through, something is down: from then on it sends one document for each scan, until one gets
+through.
 """
 
 import threading
@@ -37,6 +38,8 @@ log = get_logger(__name__)
 #: Most documents that one scan collects; the next scan follows at once when it was full.
 _SCAN_LIMIT: Final = 10_000
 _POLL_SECONDS: Final = 0.1
+#: Bounds a pause after a chunk that was slow because something was down.
+_LONGEST_PAUSE_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,7 +192,8 @@ class Reconciler:
         try:
             start = 0
             while start < len(ids):
-                chunk = ids[start : start + self._chunk_size()]
+                chunk = ids[start : start + self._size]
+                began = time.monotonic()
                 start += len(chunk)
                 records = [
                     encode_event(event, event_type=events.IMAGE_CHANGED, tenant=self._tenant)
@@ -200,15 +204,21 @@ class Reconciler:
                 note(chunk)
                 if stop.is_set() or not self._settle(chunk, serving, stop):
                     break
+                if start < len(ids):
+                    stop.wait(self._pause_for_live_changes(time.monotonic() - began))
         finally:
             producer.close()
         return published
 
-    def _chunk_size(self) -> int:
-        """Be small while live changes come in: those of now wait behind this chunk."""
+    def _pause_for_live_changes(self, seconds: float) -> float:
+        """Return how long to leave the pipeline alone after a chunk that took so many seconds.
+
+        A change that comes while a chunk is under way shares its batches and so its latency.
+        """
         before, self._live_seen = self._live_seen, self._live_changes()
-        is_quiet = before == self._live_seen
-        return self._size if is_quiet else min(self._size, self._limits.live_chunk_size)
+        if before == self._live_seen:
+            return 0.0
+        return min(seconds * (1 / self._limits.live_share - 1), _LONGEST_PAUSE_SECONDS)
 
     def _events(self, ids: Sequence[DocumentId], before: Timestamp) -> Iterator[ImageChanged]:
         """A repeat carries the source of what is stored, so that it can never beat a newer change.

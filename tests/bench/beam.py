@@ -65,6 +65,7 @@ def main() -> None:
     arguments = parser.parse_args()
     from trainer.evaluate import check_clip_version, evaluate_captioner  # noqa: PLC0415 - slow
 
+    torch.set_num_threads(1)  # as the stage
     encoder = ClipEncoder(ClipSettings(model=arguments.clip, pretrained=arguments.pretrained))
     validation_set = scenes_set(encoder, arguments.scenes, arguments.seed)
     bundle = from_directory(arguments.bundle)

@@ -107,17 +107,51 @@ def test_promotion_makes_it_look_at_once(settings, client, store, published):
         finish(store, 1, projection="p2")
 
 
-@pytest.mark.parametrize(("live", "expected"), [(lambda: 7, 5), (itertools.count().__next__, 2)])
-def test_chunks_bound_what_is_in_flight(settings, client, store, published, live, expected):
+def test_chunks_bound_what_is_in_flight(settings, client, store, published):
     """Nobody finishes the first chunk, so the second is not published."""
-    limits = {"chunk_size": 5, "live_chunk_size": 2, "chunk_timeout_seconds": 0.5}
+    limits = {"chunk_size": 5, "chunk_timeout_seconds": 0.5}
     small = settings.model_copy(
         update={"reconciler": settings.reconciler.model_copy(update=limits)}
     )
     store.collection.insert_many([{"_id": number, "img": b"x"} for number in range(20)])
-    reconciler = Reconciler(small, client, serving=lambda: SERVING, live_changes=live)
-    assert reconciler.reconcile_now() == expected
-    assert len(published.records()) == expected
+    reconciler = Reconciler(small, client, serving=lambda: SERVING)
+    assert reconciler.reconcile_now() == 5
+    assert len(published.records()) == 5
+
+
+class NoWait(threading.Event):
+    """An event that is never set, and whose waits end at once but are counted."""
+
+    def __init__(self):
+        super().__init__()
+        self.longest = 0.0
+
+    def wait(self, timeout=None):
+        self.longest = max(self.longest, timeout or 0.0)
+        return super().wait(min(timeout or 0.0, 0.01))
+
+
+@pytest.mark.parametrize(
+    ("live", "is_pausing"), [(lambda: 7, False), (itertools.count().__next__, True)]
+)
+def test_live_changes_get_most_of_the_time(settings, client, store, live, is_pausing):
+    """The first of two chunks is finished; before the second, live changes have their turn."""
+    limits = {"chunk_size": 2, "chunk_timeout_seconds": 0.5, "live_share": 0.1}
+    chosen = settings.model_copy(
+        update={"reconciler": settings.reconciler.model_copy(update=limits)}
+    )
+    store.collection.insert_many([{"_id": number, "img": b"x"} for number in range(4)])
+    calls = itertools.count()
+
+    def serving():
+        if next(calls) == 1:  # asked again while the first chunk is under way
+            finish(store, 0)
+            finish(store, 1)
+        return SERVING
+
+    stop = NoWait()
+    Reconciler(chosen, client, serving=serving, live_changes=live).reconcile_now(stop)
+    assert (stop.longest > 0.1) is is_pausing
 
 
 def test_promotion_is_followed_when_the_stages_have_the_version(settings, client, store, published):
