@@ -103,7 +103,7 @@ class ModelSettings(Section):
     projection_dimension: int = Field(
         512, ge=1, description="Size of the projection that is made when none was trained."
     )
-    beam_width: int = Field(1, ge=1, le=64, description="1 decodes greedily.")
+    beam_width: int = Field(1, ge=1, le=64, description="Sentences kept by beam search; 1: greedy.")
 
 
 class StageSettings(Section):
@@ -148,6 +148,9 @@ class ReconcilerSettings(Section):
     )
     chunk_size: int = Field(
         64, ge=1, description="Most documents in flight; live changes wait behind at most these."
+    )
+    live_share: float = Field(
+        0.25, gt=0, le=1, description="Share of the time that it uses while live changes come in."
     )
     chunk_timeout_seconds: float = Field(
         60.0, gt=0, description="How long one chunk may take before the scan is given up."

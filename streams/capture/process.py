@@ -35,6 +35,7 @@ def run_publisher(settings: Settings) -> None:
         client,
         serving=Registry(state).serving,
         is_loaded=lambda serving: is_loaded(serving.versions, read_reports(state)),
+        live_changes=lambda: publisher.published,
     )
     repeating = threading.Thread(
         target=reconciler.run,

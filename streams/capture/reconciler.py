@@ -2,9 +2,10 @@
 
 Below live traffic: it puts one small chunk into the pipeline, waits until those documents are
 settled, and only then takes the next. So it needs no lag, and a live change waits behind one chunk
-at most. After a promotion it begins when the stages have loaded the new version. When nothing of a
-chunk gets through, something is down: from then on it sends one document for each scan, until one
-gets through.
+at most; while live changes come in, it leaves the pipeline to them for most of the time. After a
+promotion it begins when the stages have loaded the new version. When nothing of a chunk gets
+through, something is down: from then on it sends one document for each scan, until one gets
+through.
 """
 
 import threading
@@ -36,7 +37,9 @@ log = get_logger(__name__)
 
 #: Most documents that one scan collects; the next scan follows at once when it was full.
 _SCAN_LIMIT: Final = 10_000
-_POLL_SECONDS: Final = 0.25
+_POLL_SECONDS: Final = 0.1
+#: Bounds a pause after a chunk that was slow because something was down.
+_LONGEST_PAUSE_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +70,7 @@ class Reconciler:
         *,
         serving: Callable[[], Serving],
         is_loaded: Callable[[Serving], bool] = lambda _: True,
+        live_changes: Callable[[], int] = lambda: 0,
     ) -> None:
         """Keep what is needed.
 
@@ -76,7 +80,10 @@ class Reconciler:
             serving: Tells the versions that serve now.
             is_loaded: Tells whether the stages have these versions; what is published before would
                 be made by those they had.
+            live_changes: Counts the changes published so far.
         """
+        self._live_changes = live_changes
+        self._live_seen = live_changes()
         self._is_loaded = is_loaded
         self._settings = settings
         self._limits = settings.reconciler
@@ -186,6 +193,7 @@ class Reconciler:
             start = 0
             while start < len(ids):
                 chunk = ids[start : start + self._size]
+                began = time.monotonic()
                 start += len(chunk)
                 records = [
                     encode_event(event, event_type=events.IMAGE_CHANGED, tenant=self._tenant)
@@ -196,9 +204,21 @@ class Reconciler:
                 note(chunk)
                 if stop.is_set() or not self._settle(chunk, serving, stop):
                     break
+                if start < len(ids):
+                    stop.wait(self._pause_for_live_changes(time.monotonic() - began))
         finally:
             producer.close()
         return published
+
+    def _pause_for_live_changes(self, seconds: float) -> float:
+        """Return how long to leave the pipeline alone after a chunk that took so many seconds.
+
+        A change that comes while a chunk is under way shares its batches and so its latency.
+        """
+        before, self._live_seen = self._live_seen, self._live_changes()
+        if before == self._live_seen:
+            return 0.0
+        return min(seconds * (1 / self._limits.live_share - 1), _LONGEST_PAUSE_SECONDS)
 
     def _events(self, ids: Sequence[DocumentId], before: Timestamp) -> Iterator[ImageChanged]:
         """A repeat carries the source of what is stored, so that it can never beat a newer change.

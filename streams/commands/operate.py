@@ -92,7 +92,9 @@ def reconcile(
     ] = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Publish again every document whose outputs are missing or made by another version.
+    """Publish again every document whose outputs are missing or to be made again.
+
+    The last promotion of a model says what is made again, see `models promote --recaption`.
 
     With --all the publisher publishes every document; what is done already is skipped. An update
     whose record was lost cannot be seen in the documents, so only this finds it.

@@ -62,7 +62,6 @@ def decode_beam(model: StepModel, images: torch.Tensor, width: int) -> Decoded:
     """
     rows, stop = images.shape[0], model.vocabulary.stop
     n_tokens = len(model.vocabulary) + 2
-    width = min(width, n_tokens)
     state = model.initial_state(images).repeat_interleave(width, dim=1)  # (1, B*W, H)
     tokens = torch.full((rows * width, 1), model.vocabulary.start, device=images.device)
     totals = torch.full((rows, width), -torch.inf, device=images.device)

@@ -16,8 +16,14 @@ import pytest
 from PIL import Image
 
 from streams.documents import fingerprint
+from streams.mongo import state_database
+from streams.settings import MongoSettings
+from streams.states import DocumentState
+from streams.status import read_status
+from streams.store import DocumentStore
 from tests.acceptance.stack import COMMAND, Stack, user_environment
 from tests.captioner import publish_tiny_captioner
+from tests.faults.reload import reload_under_load
 from tests.tiny import DIMENSION, write_tiny_clip
 from tests.waiting import wait_until
 
@@ -190,6 +196,39 @@ def test_stage_killed_in_the_middle_of_a_batch_loses_nothing(stack, stage):
     assert documents.count_documents({"_id": {"$in": ids}}) == 90
     inputs = {stack.outputs(document_id)["clip"]["input"] for document_id in changed}
     assert inputs == {fingerprint(picture(200, 200))}
+
+
+@pytest.mark.timeout(600)
+def test_reload_under_load_loses_nothing_and_mixes_nothing(stack):
+    """`python -m tests.faults.reload` does the same with 2,000 documents."""
+    report = reload_under_load(stack, documents=70)
+    assert report["lost_or_wrong"] == 0, report["examples"]
+    assert len(report["captions_by_version"]) == 5
+    assert report["refused_reloads"] == len(report["refusals"]) == 5
+    log = (stack.data_dir / "logs" / "caption.log").read_text()
+    assert log.count("model version refused") >= 5
+
+    # What was stored under `none` is captioned, not pending; `all` makes it anew without CLIP.
+    settings = MongoSettings(uri=stack.info["mongo_uri"], database=stack.info["database"])
+    store = DocumentStore(stack.client, settings)
+
+    def status():
+        return read_status(store, state_database(stack.client, settings))
+
+    wait_until(lambda: not status().documents[DocumentState.PENDING], doing="the projections")
+    assert status().problems == {}
+    calls = stack.metric("featurize", "captionstream_model_inputs_total")
+    stack.run("models", "promote", "conditional_lm", report["serving"], "--recaption", "all")
+    assert status().documents[DocumentState.PENDING] > 50
+    wait_until(
+        lambda: not status().documents[DocumentState.PENDING],
+        deadline_seconds=120,
+        doing="the captions of one version",
+    )
+    captioned = {"_outputs._base.conditional_lm.value": {"$exists": True}}
+    versions = stack.documents.distinct("_outputs._base.conditional_lm.version", captioned)
+    assert versions == [report["serving"]]
+    assert stack.metric("featurize", "captionstream_model_inputs_total") == calls
 
 
 @pytest.mark.timeout(600)

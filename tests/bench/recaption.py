@@ -110,15 +110,18 @@ def main() -> None:
     """Measure and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--documents", type=int, default=10_000)
-    parser.add_argument("--idle", type=int, default=200, help="inserts while nothing else runs")
+    parser.add_argument("--idle", type=int, default=100, help="inserts while nothing else runs")
+    parser.add_argument("--chunk", type=int, default=None, help="reconciler's chunk size")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
+        chosen = {} if arguments.chunk is None else {"RECONCILER__CHUNK_SIZE": str(arguments.chunk)}
         stack = Stack(
             Path(name) / "data",
             user_environment(
                 CLIP__MODEL=str(write_tiny_clip(Path(name))),
                 CLIP__PRETRAINED="random",
                 STAGE__TORCH_THREADS="1",
+                **chosen,
             ),
         )
         try:

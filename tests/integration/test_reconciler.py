@@ -1,5 +1,6 @@
 """What the reconciler repeats, on real servers."""
 
+import itertools
 import threading
 
 import numpy as np
@@ -8,7 +9,7 @@ from bson.timestamp import Timestamp
 
 from streams.capture.reconciler import Reconciler
 from streams.documents import CLIP, CLIP_PROJECTION, MODELS, Output, OutputError
-from streams.states import Serving
+from streams.states import Recaption, Serving
 from streams.store import DocumentStore, OutputWrite
 from tests.waiting import wait_until
 
@@ -42,10 +43,10 @@ def write(document_id, model, result):
 class Reconciling:
     """A reconciler in a thread; a stand-in for the stages finishes what it publishes."""
 
-    def __init__(self, settings, client, serving):
+    def __init__(self, settings, client, serving, **options):
         self.serving = serving
         self.looks = 0
-        self.reconciler = Reconciler(settings, client, serving=self._look)
+        self.reconciler = Reconciler(settings, client, serving=self._look, **options)
         self._stop = threading.Event()
         self._thread = threading.Thread(
             target=self.reconciler.run, args=(self._stop,), kwargs={"is_leading": lambda: True}
@@ -108,17 +109,93 @@ def test_promotion_makes_it_look_at_once(settings, client, store, published):
 
 def test_chunks_bound_what_is_in_flight(settings, client, store, published):
     """Nobody finishes the first chunk, so the second is not published."""
+    limits = {"chunk_size": 5, "chunk_timeout_seconds": 0.5}
     small = settings.model_copy(
-        update={
-            "reconciler": settings.reconciler.model_copy(
-                update={"chunk_size": 5, "chunk_timeout_seconds": 0.5}
-            )
-        }
+        update={"reconciler": settings.reconciler.model_copy(update=limits)}
     )
     store.collection.insert_many([{"_id": number, "img": b"x"} for number in range(20)])
     reconciler = Reconciler(small, client, serving=lambda: SERVING)
     assert reconciler.reconcile_now() == 5
     assert len(published.records()) == 5
+
+
+class NoWait(threading.Event):
+    """An event that is never set, and whose waits end at once but are counted."""
+
+    def __init__(self):
+        super().__init__()
+        self.longest = 0.0
+
+    def wait(self, timeout=None):
+        self.longest = max(self.longest, timeout or 0.0)
+        return super().wait(min(timeout or 0.0, 0.01))
+
+
+@pytest.mark.parametrize(
+    ("live", "is_pausing"), [(lambda: 7, False), (itertools.count().__next__, True)]
+)
+def test_live_changes_get_most_of_the_time(settings, client, store, live, is_pausing):
+    """The first of two chunks is finished; before the second, live changes have their turn."""
+    limits = {"chunk_size": 2, "chunk_timeout_seconds": 0.5, "live_share": 0.1}
+    chosen = settings.model_copy(
+        update={"reconciler": settings.reconciler.model_copy(update=limits)}
+    )
+    store.collection.insert_many([{"_id": number, "img": b"x"} for number in range(4)])
+    calls = itertools.count()
+
+    def serving():
+        if next(calls) == 1:  # asked again while the first chunk is under way
+            finish(store, 0)
+            finish(store, 1)
+        return SERVING
+
+    stop = NoWait()
+    Reconciler(chosen, client, serving=serving, live_changes=live).reconcile_now(stop)
+    assert (stop.longest > 0.1) is is_pausing
+
+
+def test_promotion_is_followed_when_the_stages_have_the_version(settings, client, store, published):
+    """What is published before would be made by the version that they still have."""
+    loaded = threading.Event()
+    asked = threading.Event()
+
+    def is_loaded(serving):
+        if serving.versions["clip_projection"] == "p2":
+            asked.set()
+            return loaded.is_set()
+        return True
+
+    store.collection.insert_one({"_id": 1, "img": b"x"})
+    finish(store, 1)
+    slow = settings.model_copy(
+        update={"reconciler": settings.reconciler.model_copy(update={"interval_seconds": 600.0})}
+    )
+    with Reconciling(slow, client, SERVING, is_loaded=is_loaded) as running:
+        wait_until(lambda: running.looks >= 2, doing="it to have seen what serves")
+        running.serving = Serving(versions={**SERVING.versions, "clip_projection": "p2"})
+        wait_until(asked.is_set, doing="the question")
+        assert published.records() == []
+        loaded.set()
+        published.wait_for(1, ["reconcile"])
+        finish(store, 1, projection="p2")
+
+
+def test_plan_follows_what_the_promotion_said(settings, client, store):
+    store.collection.insert_many([{"_id": number, "img": b"x"} for number in range(4)])
+    finish(store, 0)
+    finish(store, 1, projection="p0")
+    finish(store, 2, clip="c0", projection="p0")
+
+    def plan(recaption):
+        serving = Serving(
+            versions=SERVING.versions,
+            recaption={"clip": Recaption.NONE, "clip_projection": recaption},
+        )
+        return Reconciler(settings, client, serving=lambda: serving).plan().by_model
+
+    assert plan(Recaption.ALL) == {"clip": 1, "clip_projection": 2}
+    assert plan(Recaption.STALE) == {"clip": 1, "clip_projection": 1}
+    assert plan(Recaption.NONE) == {"clip": 1}
 
 
 def test_retryable_error_is_tried_again_when_it_is_old_enough(settings, client, store):
