@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
 
@@ -65,9 +64,7 @@ def metrics(
     return {}
 
 
-def bundle(
-    model: ConditionalLM, manifest: SnapshotManifest, found: Mapping[str, float], directory: Path
-) -> Bundle:
+def bundle(model: ConditionalLM, manifest: SnapshotManifest, found: Mapping[str, float]) -> Bundle:
     """Return the version."""
     return conditional_lm.to_bundle(
         model,

@@ -209,7 +209,7 @@ class _Fitting:
         best = self._best()
         found = dict(self._plugs.metrics(self._model, self._task, self._options))
         found["valid_loss"] = round(best["valid_loss"], 6)
-        bundle = self._plugs.bundle(self._model, snapshot.manifest, found, self._directory)
+        bundle = self._plugs.bundle(self._model, snapshot.manifest, found)
         place = self._directory / BUNDLE
         shutil.rmtree(place, ignore_errors=True)
         to_directory(bundle, place)

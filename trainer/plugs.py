@@ -64,11 +64,11 @@ class Plugs(Generic[ModelT]):
             seeded around the call.
         objective: Loss of a batch, a scalar: (model, vectors (B, D), targets (B, ...)).
         metrics: What else is measured on the valid fold at the end, by name.
-        bundle: The version: (model, manifest of the snapshot, metrics, directory of the run).
+        bundle: The version: (model, manifest of the snapshot, metrics).
     """
 
     name: str
     task: Callable[[Material], Task[ModelT]]
     objective: Callable[[ModelT, torch.Tensor, torch.Tensor], torch.Tensor]
     metrics: Callable[[ModelT, Task[ModelT], FitOptions], Mapping[str, float]]
-    bundle: Callable[[ModelT, SnapshotManifest, Mapping[str, float], Path], Bundle]
+    bundle: Callable[[ModelT, SnapshotManifest, Mapping[str, float]], Bundle]

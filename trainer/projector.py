@@ -1,7 +1,6 @@
 """The plugs of `clip_projection`: an image and its caption meet on a smaller sphere."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
 import torch
@@ -12,44 +11,43 @@ from torch.nn import functional
 from streams.errors import TrainerError
 from streams.models import projection
 from streams.models.manifest import Bundle
-from streams.models.projection import Projection, orthogonal_projection
+from streams.models.projection import orthogonal_projection
 from trainer.dataset import Fold, make_examples
 from trainer.options import FitOptions
 from trainer.plugs import Material, Plugs, Task
 from trainer.snapshot import SnapshotManifest
 from trainer.splitter import FIXED, draw
 
-TEXT_WEIGHTS: Final = "text_projection.safetensors"
 _CACHE: Final = "captions.safetensors"
 #: CLIP's first temperature is 0.07, and its scale is kept below 100. Source: Radford et al. 2021.
 _FIRST_TEMPERATURE: Final = 0.07
 _MOST_SCALE: Final = 100.0
 
 
-class PairedProjection(torch.nn.Module):
-    """Two projections, one for images and one for captions, and a temperature.
+class SharedProjection(torch.nn.Module):
+    """One projection for images and for captions, and a temperature.
 
-    Both begin as the same orthogonal projection: CLIP has put images and texts into one space
-    already, and that keeps their angles.
+    CLIP has put images and texts into one space already; one matrix for both keeps it one, so a
+    version needs nothing else to compare a text with projected images. It begins orthogonal, which
+    keeps angles.
     """
 
     def __init__(self, dimension_in: int, dimension_out: int, *, seed: int) -> None:
-        """Make both, for vectors of (B, dimension_in)."""
+        """Make it, for vectors of (B, dimension_in)."""
         super().__init__()
-        self.image = orthogonal_projection(dimension_in, dimension_out, seed=seed)
-        self.text = orthogonal_projection(dimension_in, dimension_out, seed=seed)
+        self.projection = orthogonal_projection(dimension_in, dimension_out, seed=seed)
         self.log_scale = torch.nn.Parameter(torch.tensor(1 / _FIRST_TEMPERATURE).log())
         self.train().requires_grad_(True)
 
     def similarities(self, images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
         """Return scaled cosines of every image with every text: (B, D), (C, D) -> (B, C)."""
         scale = self.log_scale.exp().clamp(max=_MOST_SCALE)
-        cosines: torch.Tensor = self.image(images) @ self.text(texts).T
+        cosines: torch.Tensor = self.projection(images) @ self.projection(texts).T
         return scale * cosines
 
 
-def make_task(material: Material) -> Task[PairedProjection]:
-    """Return the pair; captions become CLIP vectors, once for a run.
+def make_task(material: Material) -> Task[SharedProjection]:
+    """Return the projection; captions become CLIP vectors, once for a run.
 
     Raises:
         TrainerError: CLIP's text tower is not at hand.
@@ -58,14 +56,14 @@ def make_task(material: Material) -> Task[PairedProjection]:
     texts = _encoded(material)
     count = len(material.train.captions)
     return Task(
-        model=PairedProjection(dimension, material.options.dimension, seed=material.options.seed),
+        model=SharedProjection(dimension, material.options.dimension, seed=material.options.seed),
         train=make_examples(material.train, lambda _: texts[:count]),
         valid=make_examples(material.valid, lambda _: texts[count:]),
     )
 
 
 def objective(
-    model: PairedProjection, vectors: torch.Tensor, targets: torch.Tensor
+    model: SharedProjection, vectors: torch.Tensor, targets: torch.Tensor
 ) -> torch.Tensor:
     """Return CLIP's loss: cross-entropy of the true pair, over texts and over images, averaged."""
     logits = model.similarities(vectors, targets)  # (B, B)
@@ -76,7 +74,7 @@ def objective(
 
 @torch.inference_mode()
 def metrics(
-    model: PairedProjection, task: Task[PairedProjection], options: FitOptions
+    model: SharedProjection, task: Task[SharedProjection], options: FitOptions
 ) -> Mapping[str, float]:
     """Return how often a caption finds its image first, or among five, in the valid fold."""
     images, texts = draw(task.valid, seed=options.seed, epoch=FIXED)
@@ -87,17 +85,11 @@ def metrics(
 
 
 def bundle(
-    model: PairedProjection,
-    manifest: SnapshotManifest,
-    found: Mapping[str, float],
-    directory: Path,
+    model: SharedProjection, manifest: SnapshotManifest, found: Mapping[str, float]
 ) -> Bundle:
-    """Return the version, which is the side of the images; the other one stays with the run."""
-    save_file({"linear.weight": model.text.linear.weight.detach()}, directory / TEXT_WEIGHTS)
-    image = Projection(model.image.dimension_in, model.image.dimension_out)
-    image.load_state_dict(model.image.state_dict())
+    """Return the version."""
     return projection.to_bundle(
-        image.eval().requires_grad_(False),
+        model.projection.eval().requires_grad_(False),
         clip_version=manifest.clip_version,
         metrics=dict(found),
         snapshot_id=manifest.snapshot_id,
@@ -127,6 +119,6 @@ def _encoded(material: Material) -> torch.Tensor:
     return texts
 
 
-PROJECTOR: Plugs[PairedProjection] = Plugs(
+PROJECTOR: Plugs[SharedProjection] = Plugs(
     name=projection.NAME, task=make_task, objective=objective, metrics=metrics, bundle=bundle
 )

@@ -37,7 +37,7 @@ _SECOND: Final = 0.15
 _TRICKLE_PER_SECOND: Final = 1.0
 _STEADY_PER_SECOND: Final = 10.0
 #: Enough for these pictures, within a minute or so.
-_FIT: Final = ("--hidden", "256", "--max-epochs", "40")
+_FIT: Final = ("--hidden", "256", "--max-epochs", "50", "--patience", "10")
 _DEADLINE_SECONDS: Final = 600.0
 _SAMPLES: Final = 10
 _FAILED: Final = {"_outputs.img.clip.error": {"$exists": True}}

@@ -14,16 +14,17 @@ from typing import Any, Final
 from streams.errors import CaptionstreamError, SettingsError
 from streams.local.stack import read_stack
 
-#: The CLIP that the package brings; whoever sets other ones in the environment gets those.
-_CLIP: Final = {
+#: The CLIP that the package brings, and only what went wrong; the environment may say otherwise.
+_USUAL: Final = {
     "CAPTIONSTREAM_CLIP__MODEL": "scenes",
     "CAPTIONSTREAM_CLIP__PRETRAINED": "bundled",
+    "CAPTIONSTREAM_LOG__LEVEL": "warning",
 }
 
 
 def environment() -> dict[str, str]:
     """Return the environment of the demo's programs."""
-    return {**_CLIP, **os.environ}
+    return {**_USUAL, **os.environ}
 
 
 @contextmanager
