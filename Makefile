@@ -29,7 +29,7 @@ demo: $(STAMP) ## a whole stack here: pictures in, results out (DATA=dir, KEEP=1
 	$(BIN)/python -m trainer.demo --data-dir $(DATA) $(if $(KEEP),--keep)
 
 test: $(STAMP) ## all tests, on a real mongod and a real broker
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 bench: $(STAMP) ## measure; prints ratios as JSON
 	$(BIN)/python -m tests.bench.run
