@@ -211,7 +211,8 @@ def test_reload_under_load_loses_nothing_and_mixes_nothing(stack):
     """`python -m tests.faults.reload` does the same with 2,000 documents."""
     report = reload_under_load(stack, documents=70)
     assert report["lost_or_wrong"] == 0, report["examples"]
-    assert len(report["captions_by_version"]) == 5
+    # The version of before may caption the first ones, until the new one is loaded.
+    assert set(report["captions_by_version"]) >= set(report["promoted"])
     assert report["refused_reloads"] == len(report["refusals"]) == 5
     log = (stack.data_dir / "logs" / "caption.log").read_text()
     assert log.count("model version refused") >= 5

@@ -134,6 +134,7 @@ def reload_under_load(stack: Stack, documents: int) -> dict[str, Any]:
         wrong_documents = list(problems(registry, flow))  # 4
         return {
             "documents": len(flow.ids),
+            "promoted": good,
             "serving": good[-2],
             "lost_or_wrong": len(wrong_documents),
             "examples": wrong_documents[:5],
