@@ -2,10 +2,12 @@
 
 The bare loop has its batches ready and does nothing but step: no draws, no history, no checkpoints.
 It begins with the fit's weights and takes the fit's batches, so that its losses show that both did
-the same work. Passes alternate in one process: an epoch of the fit, then the same epoch bare.
+the same work. Passes alternate in one process: an epoch of the fit, then the same epoch bare. Rates
+are of processor time, so that other processes do not count.
 """
 
 import argparse
+import copy
 import json
 import math
 import statistics
@@ -13,7 +15,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from functools import partial
 from itertools import cycle, product
 from pathlib import Path
 from string import ascii_lowercase
@@ -23,13 +24,11 @@ import numpy as np
 import torch
 
 from streams.models.conditional_lm import ConditionalLM, autoregressive_loss
-from streams.models.vocabulary import Vocabulary
 from tests.unit.trainer.snapshots import write_snapshot
-from trainer.captioner import encode_captions
-from trainer.dataset import Examples, make_examples, read_fold
-from trainer.fit import Progress, fit
+from trainer.captioner import CAPTIONER
+from trainer.fit import _Fitting, _material
 from trainer.options import FitOptions
-from trainer.snapshot import Snapshot
+from trainer.plugs import Task
 from trainer.snapshot_reader import Row
 from trainer.splitter import batches
 
@@ -55,90 +54,77 @@ def rows(count: int, words: int) -> Iterator[Row]:
 
 
 class Bare:
-    """The shortest loop that fits the same model on the same batches."""
+    """The shortest loop that fits a copy of the model on the same batches."""
 
-    def __init__(self, snapshot: Snapshot, options: FitOptions) -> None:
-        """Make the examples and the model as the fit does."""
-        fold = read_fold(snapshot, "train")
-        vocabulary = Vocabulary.from_captions(fold.captions, min_count=options.min_count)
-        encode = partial(encode_captions, vocabulary=vocabulary, max_length=options.max_length)
-        self.examples: Examples = make_examples(fold, encode)
-        self.options = options
-        torch.manual_seed(options.seed)
-        self.model = ConditionalLM(
-            vocabulary,
-            n_condition=DIMENSION,
-            n_hidden=options.hidden,
-            max_length=options.max_length,
-        )
-        self._optimizer = torch.optim.Adam(self.model.parameters(), lr=options.rate)
+    def __init__(self, task: Task[ConditionalLM], options: FitOptions) -> None:
+        """Copy the model, before it is fitted."""
+        self._model = copy.deepcopy(task.model)
+        self._train = task.train
+        self._options = options
+        self._optimizer = torch.optim.Adam(self._model.parameters(), lr=options.rate)
 
     def run(self, epoch: int) -> tuple[float, float]:
-        """Return the mean loss of an epoch, and steps per second."""
-        options, start = self.options, self.model.vocabulary.start
-        ready = [
-            (
-                vectors,
-                torch.cat([targets.new_full((len(targets), 1), start), targets[:, :-1]], 1),
-                targets,
-            )
-            for vectors, targets in batches(
-                self.examples, seed=options.seed, epoch=epoch, size=options.batch_size
-            )
+        """Return the mean loss of an epoch, and its processor seconds."""
+        seed, size = self._options.seed, self._options.batch_size
+        drawn = list(batches(self._train, seed=seed, epoch=epoch, size=size))
+        start = self._model.vocabulary.start
+        inputs = [
+            torch.cat([targets.new_full((len(targets), 1), start), targets[:, :-1]], dim=1)
+            for _, targets in drawn
         ]
         losses = []
-        started = time.monotonic()
-        for vectors, tokens, targets in ready:
+        started = time.process_time()
+        for (vectors, targets), tokens in zip(drawn, inputs, strict=True):
             self._optimizer.zero_grad(set_to_none=True)
-            loss = autoregressive_loss(self.model.train_forward(vectors, tokens), targets)
+            loss = autoregressive_loss(self._model.train_forward(vectors, tokens), targets)
             loss.backward()  # type: ignore[no-untyped-call]
             self._optimizer.step()
             losses.append(loss.detach())
-        seconds = time.monotonic() - started
-        return float(torch.stack(losses).double().mean()), len(ready) / seconds
+        seconds = time.process_time() - started
+        return float(torch.stack(losses).double().mean()), seconds
 
 
 def measure(batch: int, *, words: int, steps: int, passes: int) -> dict[str, Any]:
-    """Return one row: both rates at one batch size, and their ratio."""
-    options = FitOptions(min_count=0, batch_size=batch, max_epochs=passes + 1, patience=passes + 1)
+    """Return one row: both rates at one batch size, and their ratio; the first pass warms up."""
+    options = FitOptions(min_count=0, batch_size=batch)
     with tempfile.TemporaryDirectory() as name:
-        snapshot = write_snapshot(Path(name), rows(batch * steps, words))
-        bare = Bare(snapshot, options)
-        losses, rates = [], []
-
-        def beside(now: Progress) -> None:
-            if now.done is not None:
-                loss, rate = bare.run(now.epoch)
-                losses.append(loss)
-                rates.append(rate)
-
-        history = fit("conditional_lm", snapshot, options, Path(name), progress=beside).history
-    pairs = [(done["rate"], rate) for done, rate in zip(history, rates, strict=True)][1:]
-    own, other = (statistics.median(column) for column in zip(*pairs, strict=True))
-    ratios = [mine / theirs for mine, theirs in pairs]
+        place = Path(name)
+        snapshot = write_snapshot(place, rows(batch * steps, words))
+        torch.manual_seed(options.seed)
+        task = CAPTIONER.task(_material(snapshot, options, place, None))
+        bare = Bare(task, options)
+        fitting = _Fitting(CAPTIONER, task, options, place)
+        pairs, equal = [], 0
+        for epoch in range(1, passes + 2):
+            started = time.process_time()
+            loss, _ = fitting._train(epoch, lambda _: None)
+            own = time.process_time() - started
+            other_loss, other = bare.run(epoch)
+            pairs.append((steps / own, steps / other))
+            equal += math.isclose(loss, other_loss, rel_tol=1e-6)
+        started = time.process_time()
+        fitting._keep()
+        keep = time.process_time() - started
+    ratios = [mine / theirs for mine, theirs in pairs[1:]]
+    mine, theirs = (statistics.median(column) for column in zip(*pairs[1:], strict=True))
     return {
         "batch": batch,
-        "vocabulary": len(bare.model.vocabulary),
+        "vocabulary": len(task.model.vocabulary),
         "threads": torch.get_num_threads(),
         "steps_per_pass": steps,
         "passes": passes,
-        "bare_steps_per_second": round(other, 2),
-        "steps_per_second": round(own, 2),
+        "bare_steps_per_second": round(theirs, 2),
+        "steps_per_second": round(mine, 2),
         "ratio": round(statistics.median(ratios), 3),
         "ratio_least_and_most": [round(min(ratios), 3), round(max(ratios), 3)],
         "ratio_goal": 0.9,
-        "epochs_of_equal_loss": sum(
-            math.isclose(done["train_loss"], loss, rel_tol=1e-6)
-            for done, loss in zip(history, losses, strict=True)
-        ),
-        "seconds_between_epochs": round(
-            statistics.median(done["seconds"] - steps / done["rate"] for done in history[1:]), 2
-        ),
+        "passes_of_equal_loss": f"{equal} of {passes + 1}",
+        "checkpoint_seconds": round(keep, 2),
     }
 
 
 def main() -> None:
-    """Measure each batch size and print a line of JSON for it; the first pass warms up."""
+    """Measure each batch size and print a line of JSON for it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--words", type=int, default=6000)
     parser.add_argument("--batches", type=int, nargs="+", default=[50, 256])

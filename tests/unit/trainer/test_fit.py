@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from streams.models.conditional_lm import ConditionalLM
 from streams.models.vocabulary import Vocabulary
 from tests.unit.trainer.snapshots import WORDS, colour_rows, write_snapshot
 from trainer import captioner, projector
-from trainer.checkpoint import CHECKPOINT, load_checkpoint
+from trainer.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from trainer.dataset import Examples, read_fold
 from trainer.fit import BUNDLE, HISTORY, RUN, fit
 from trainer.options import FitOptions
@@ -231,6 +232,25 @@ def test_damaged_checkpoint_is_refused_with_the_remedy(snapshot, tmp_path):
             fit("conditional_lm", snapshot, OPTIONS, tmp_path, resume=True)
     assert fit("conditional_lm", snapshot, OPTIONS, tmp_path).bundle == result.bundle
     assert load_checkpoint(result.directory).epoch == len(result.history)
+
+
+def test_checkpoint_of_other_options_is_refused_with_the_remedy(snapshot, tmp_path):
+    mine = fit("conditional_lm", snapshot, OPTIONS, tmp_path)
+    other = fit("conditional_lm", snapshot, OPTIONS.model_copy(update={"rate": 0.01}), tmp_path)
+    shutil.copy(other.directory / CHECKPOINT, mine.directory / CHECKPOINT)
+    with pytest.raises(TrainerError, match="another run; fit again without --resume"):
+        fit("conditional_lm", snapshot, OPTIONS, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("part", ["weights", "moments"])
+def test_checkpoint_of_another_release_is_refused_with_the_remedy(snapshot, tmp_path, part):
+    """A release may name or shape the tensors of a model in another way."""
+    directory = fit("conditional_lm", snapshot, OPTIONS, tmp_path).directory
+    checkpoint = load_checkpoint(directory)
+    tensors = {f"0.old_{name}": tensor for name, tensor in getattr(checkpoint, part).items()}
+    save_checkpoint(directory, replace(checkpoint, **{part: tensors}))
+    with pytest.raises(TrainerError, match="another release"):
+        fit("conditional_lm", snapshot, OPTIONS, tmp_path, resume=True)
 
 
 def test_fit_ends_when_the_validation_loss_gets_no_better(tmp_path):
