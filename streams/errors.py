@@ -14,7 +14,7 @@ CaptionstreamError
 │   └── PointerConflict       somebody else moved the pointer first
 ├── CaptureError              the change stream cannot go on as it is
 │   ├── HistoryLost           the oplog no longer reaches back to the stored position
-│   └── LeaseLost             another publisher holds the lease
+│   └── LeaseLost             another process holds the lease
 ├── TrainerError              the offline half cannot do what was asked
 │   ├── TooLittleData         there are too few documents to learn from or to measure on
 │   ├── InvalidSnapshot       a snapshot is missing or damaged
@@ -89,7 +89,7 @@ class HistoryLost(CaptureError):
 
 
 class LeaseLost(CaptureError):
-    """Another publisher holds the lease; this one must not commit."""
+    """Another process holds the lease; this one must change nothing."""
 
 
 class TrainerError(CaptionstreamError):

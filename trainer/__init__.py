@@ -1,1 +1,13 @@
-"""The offline half: fits model versions on a snapshot and publishes them. Needs no broker."""
+"""The offline half of Captionstream: fits model versions and lets the better ones serve.
+
+    documents --one clusterTime--> snapshot (Parquet)      validation set (frozen, in MongoDB)
+                                      |                          |
+                                     fit --bundle--> evaluate <--+
+                                                        |
+                                                        v
+                        registry <--pointer moved-- publish (only if better)
+
+`run` does all of it, one job at a time (`job.py`). A fit is one loop (`fit.py`) and five plugs for
+each model (`plugs.py`, `captioner.py`, `projector.py`). It reads stored CLIP vectors, never images,
+and needs MongoDB, but no broker: neither Faust nor a Kafka client is ever loaded.
+"""

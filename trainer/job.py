@@ -150,7 +150,7 @@ class Job:
 
     def _ended(self, outcome: Outcome, reason: str) -> Run:
         seconds = round(time.monotonic() - self._begun, 3)
-        log.info("job_ended", model=self._run.model, outcome=outcome.value, reason=reason)
+        log.info("job ended", model=self._run.model, outcome=outcome.value, reason=reason)
         self.ended = replace(self._run, outcome=outcome, reason=reason, seconds=seconds)
         return self.ended
 
@@ -159,4 +159,4 @@ class Job:
         try:
             self._runs.record(self._ended(Outcome.FAILED, reason))
         except Exception as exc:  # whatever it is, it must not hide the failure
-            log.warning("failure_not_recorded", reason=str(exc))
+            log.warning("failure not recorded", reason=str(exc))

@@ -113,11 +113,11 @@ class JobLease:
                         [{"$set": {"expires_at": self._expiry()}}],
                     )
             except StoreUnavailable as exc:
-                log.warning("lease_not_renewed", reason=str(exc))
+                log.warning("lease not renewed", reason=str(exc))
                 continue
             if result.matched_count == 0:
                 self._ours_until = 0.0
-                log.error("lease_lost")
+                log.error("lease lost")
                 return
             self._ours_until = asked + self._seconds
 
@@ -127,7 +127,7 @@ class JobLease:
             with mongo_errors("releasing the job's lease"):
                 self._rows.update_one({"_id": _ID, "owner": self._owner}, {"$set": {"owner": None}})
         except StoreUnavailable as exc:
-            log.warning("lease_not_released", reason=str(exc))
+            log.warning("lease not released", reason=str(exc))
 
     def _expiry(self) -> dict[str, Any]:
         return {"$add": ["$$NOW", int(self._seconds * 1000)]}

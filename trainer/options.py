@@ -24,7 +24,7 @@ class FitOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**31)
     min_count: int = Field(5, ge=0)
     max_length: int = Field(15, ge=1, le=1000)
     batch_size: int = Field(50, ge=1)

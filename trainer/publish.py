@@ -109,7 +109,7 @@ def publish(
             except PointerConflict:
                 if attempt + 1 == _ATTEMPTS:
                     raise
-                log.warning("pointer_moved_during_comparison", model=name)
+                log.warning("pointer moved during the comparison", model=name)
                 continue
         break
     decision = Decision(

@@ -170,5 +170,5 @@ def _last_success(runs: Runs, model: str) -> Run | None:
     try:
         return runs.last_success(model)
     except StoreUnavailable as exc:
-        log.warning("last_success_unknown", reason=str(exc))
+        log.warning("last success unknown", reason=str(exc))
         return None

@@ -169,7 +169,7 @@ def find_snapshot(directory: Path, wanted: str) -> Snapshot:
 
     Args:
         directory: Directory of the trainer.
-        wanted: A unique beginning of an id, or "latest": the one of the latest cluster time.
+        wanted: A unique beginning of an id, or "latest": the one that was taken last.
 
     Raises:
         InvalidSnapshot: There is none, more than one begins so, or it is damaged.

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from pymongo import MongoClient
 
 from streams.documents import CLIP
-from streams.errors import ModelNotFound, TooLittleData
+from streams.errors import ModelNotFound, TooLittleData, TrainerError
 from streams.mongo import Document, cluster_time, state_database
 from streams.registry import Registry
 from streams.settings import MongoSettings
@@ -42,8 +42,8 @@ def take_snapshot(
 ) -> Snapshot:
     """Freeze ids, folds, captions and stored CLIP vectors as they are at one moment.
 
-    CLIP is not run. The snapshot appears whole or not at all; one of equal content that is there
-    already is returned as it is.
+    CLIP is not run. The snapshot appears whole or not at all; of equal content one is kept, with
+    the latest moment at which it was true.
 
     Args:
         client: Client of the replica set.
@@ -54,13 +54,17 @@ def take_snapshot(
     Raises:
         ModelNotFound: No CLIP version serves.
         TooLittleData: No document has captions and a current vector.
+        TrainerError: The snapshot cannot be written.
         StoreUnavailable: MongoDB does not answer, or forgot the moment while it was read.
     """
     clip_version = serving_clip(client, settings)
     at = cluster_time(client)
     parent = directory / "snapshots"
-    parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=parent, prefix=".taking."))
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(dir=parent, prefix=".taking."))
+    except OSError as exc:
+        raise _unwritable(parent, exc) from exc
     try:
         rows = read_rows(client, settings, at=at, clip_version=clip_version)
         content = _write(rows, aside / DOCUMENTS, clip_version, on_progress)
@@ -78,6 +82,8 @@ def take_snapshot(
         )
         (aside / MANIFEST).write_text(manifest.model_dump_json(indent=1))
         return _keep(aside, parent / manifest.snapshot_id)
+    except OSError as exc:
+        raise _unwritable(parent, exc) from exc
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -190,7 +196,16 @@ def _batch(group: list[Row], columns: pa.Schema) -> pa.RecordBatch:
 
 
 def _keep(aside: Path, place: Path) -> Snapshot:
-    """Move a snapshot to its place, unless an equal one is there."""
-    if not place.exists():
+    """Move a snapshot to its place; if an equal one is there, renew only what it says of itself."""
+    aside.chmod(0o755)  # a temporary directory is for its owner only
+    try:
         aside.rename(place)
+    except OSError:
+        if not place.is_dir():
+            raise
+        (aside / MANIFEST).replace(place / MANIFEST)
     return Snapshot.open(place)
+
+
+def _unwritable(directory: Path, exc: OSError) -> TrainerError:
+    return TrainerError(f"cannot write a snapshot to {directory}: {exc.strerror or exc}")

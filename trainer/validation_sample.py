@@ -52,7 +52,7 @@ def create_validation_set(
         refresh: If the CLIP version has changed, keep the same documents with their new vectors.
 
     Raises:
-        TooLittleData: No document can be used.
+        TooLittleData: No document can be used, or at a refresh some have no new vector yet.
         InvalidValidationSet: One of this name exists with other options or of another CLIP version,
             or is damaged.
         ModelNotFound: No CLIP version serves.
@@ -72,6 +72,8 @@ def create_validation_set(
     else:
         ids = [document_id_of(entry.id.encode()) for entry in stored.entries]
     entries = tuple(_read(store, ids, clip_version, chunk_size))
+    if stored is not None:
+        _check_complete(store, ids, len(entries))
     if not entries:
         msg = (
             "no document of the fold `valid` has captions and a current CLIP vector: insert some"
@@ -107,6 +109,18 @@ def _check_refresh(stored: ValidationSet, clip_version: str, *, refresh: bool) -
             " the same documents with their new vectors"
         )
         raise InvalidValidationSet(msg)
+
+
+def _check_complete(store: DocumentStore, ids: Sequence[DocumentId], found: int) -> None:
+    """Refuse a refresh in the middle of a change of CLIP: the set would lose documents for good."""
+    with mongo_errors("counting a validation set's documents"):
+        alive = store.collection.count_documents({"_id": {"$in": list(ids)}})
+    if found < alive:
+        msg = (
+            f"{alive - found} documents of the validation set have no vector of the new CLIP"
+            " version yet; try again when `captionstream status` shows nothing pending"
+        )
+        raise TooLittleData(msg)
 
 
 def _draw(store: DocumentStore, clip_version: str, *, size: int, seed: int) -> list[DocumentId]:

@@ -12,6 +12,7 @@ from pymongo import MongoClient
 from tests.waiting import wait_until
 
 COMMAND = [sys.executable, "-m", "streams.cli"]
+TRAINER = [sys.executable, "-m", "trainer.cli"]
 
 
 def user_environment(**settings):
@@ -41,8 +42,14 @@ class Stack:
         self.documents = self.client[self.info["database"]][self.info["collection"]]
 
     def run(self, *arguments, code=0):
+        return self._run(COMMAND, arguments, code)
+
+    def train(self, *arguments, code=0):
+        return self._run(TRAINER, arguments, code)
+
+    def _run(self, command, arguments, code):
         done = subprocess.run(
-            [*COMMAND, *arguments, "--data-dir", str(self.data_dir)],
+            [*command, *arguments, "--data-dir", str(self.data_dir)],
             env=self.environment,
             capture_output=True,
             text=True,

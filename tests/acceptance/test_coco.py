@@ -40,7 +40,7 @@ def stack(tmp_path):
 
 
 @pytest.mark.timeout(600)
-def test_every_photograph_gets_the_embedding_of_bare_open_clip(stack, tmp_path):
+def test_every_photograph_gets_the_embedding_of_bare_open_clip_and_a_caption(stack, tmp_path):
     for folder in FOLDERS:
         arguments = (
             *("--annotations", str(COCO / "annotations" / f"captions_{folder}.json")),
@@ -60,3 +60,12 @@ def test_every_photograph_gets_the_embedding_of_bare_open_clip(stack, tmp_path):
         assert vector.shape == (1024,)
         cosine = vector @ expected / np.linalg.norm(vector) / np.linalg.norm(expected)
         assert cosine > 0.9999, path.name
+
+    # A captioner learns from the train fold. With so few images its captions prove nothing.
+    fit = ("--hidden", "64", "--max-epochs", "2", "--min-documents", "50", "--threads", "1")
+    assert "a new version serves" in stack.train("run", "conditional_lm", *fit)
+    evaluated = stack.train("evaluate", "conditional_lm", "--html", str(tmp_path / "page.html"))
+    assert "too few" in evaluated
+    assert (tmp_path / "page.html").stat().st_size > 100_000
+    stack.run("wait", "--timeout", "200")
+    assert stack.status()["documents"]["captioned"] == 159

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from streams.documents import CLIP, OutputError, document_key, fold_of
-from streams.errors import InvalidSnapshot, ModelNotFound, StoreUnavailable, TooLittleData
+from streams.errors import (
+    InvalidSnapshot,
+    ModelNotFound,
+    StoreUnavailable,
+    TooLittleData,
+    TrainerError,
+)
 from streams.store import DocumentStore, OutputWrite
 from tests.integration.trainer_data import SOURCE, announce_clip, clip_write, seed_documents
 from trainer import snapshot_writer
@@ -104,13 +110,18 @@ def test_equal_content_has_an_equal_id_and_is_kept_once(client, settings, docume
     first = take_snapshot(client, settings.mongo, tmp_path)
     documents.update_many({}, {"$set": {"unrelated": 1}})
     again = take_snapshot(client, settings.mongo, tmp_path)
-    assert again.manifest == first.manifest
+    assert again.directory == first.directory
+    assert again.manifest.content_hash == first.manifest.content_hash
     documents.update_one({"_id": 3}, {"$push": {"captions": "one more"}})
     other = take_snapshot(client, settings.mongo, tmp_path)
     assert other.manifest.snapshot_id != first.manifest.snapshot_id
     assert find_snapshot(tmp_path, "latest").manifest == other.manifest
     found = find_snapshot(tmp_path, first.manifest.snapshot_id[:6])
-    assert found.manifest == first.manifest
+    assert found.manifest == again.manifest
+    documents.update_one({"_id": 3}, {"$pop": {"captions": 1}})
+    back = take_snapshot(client, settings.mongo, tmp_path)
+    assert back.directory == first.directory
+    assert find_snapshot(tmp_path, "latest").manifest == back.manifest
     assert not list(tmp_path.glob("snapshots/.taking*"))
 
 
@@ -133,6 +144,13 @@ def test_nothing_to_learn_from_is_a_clear_error(client, settings, documents, tmp
     with pytest.raises(TooLittleData, match="1 without_vector"):
         take_snapshot(client, settings.mongo, tmp_path)
     assert list(tmp_path.glob("snapshots/*")) == []
+
+
+def test_directory_that_cannot_be_written_is_named(client, settings, documents, tmp_path):
+    seed_documents(client, settings, 5)
+    (tmp_path / "snapshots").write_text("in the way")
+    with pytest.raises(TrainerError, match="cannot write a snapshot"):
+        take_snapshot(client, settings.mongo, tmp_path)
 
 
 def test_damaged_snapshot_is_refused(client, settings, documents, tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from streams.documents import document_key, fold_of
+from streams.documents import document_id_of, document_key, fold_of
 from streams.errors import InvalidValidationSet, TooLittleData
 from streams.mongo import state_database
 from streams.store import DocumentStore
@@ -78,10 +78,15 @@ def test_change_of_clip_needs_a_refresh_that_keeps_the_documents(client, setting
     with pytest.raises(InvalidValidationSet, match="--refresh"):
         create(client, settings)
     store = DocumentStore(client, settings.mongo)
-    store.write_outputs([clip_write(i, [9, 9, 9, i], version="clip-test-2") for i in range(8)])
-    documents.delete_one({"_id": 0})
+    ids = [document_id_of(entry.id.encode()) for entry in before.entries]
+    writes = [clip_write(i, [9, 9, 9, i], version="clip-test-2") for i in ids]
+    store.write_outputs(writes[:-1])
+    with pytest.raises(TooLittleData, match="1 documents of the validation set"):
+        create(client, settings, refresh=True)
+    store.write_outputs(writes)
+    documents.delete_one({"_id": ids[0]})
     after = create(client, settings, refresh=True)
-    gone = {document_key(i).decode() for i in (0, 8)}  # deleted; not featurized yet
+    gone = {document_key(ids[0]).decode()}
     assert [e.id for e in after.entries] == [e.id for e in before.entries if e.id not in gone]
     assert all(entry.clip[0] == 9 for entry in after.entries)
     assert sets.get("default").digest == after.digest

@@ -41,7 +41,7 @@ T1 = Timestamp(100, 1)
         "a name",
         {"b": 1, "a": 2},
         datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC),
-        Binary(uuid.uuid4().bytes, 4),
+        Binary(uuid.UUID(int=7).bytes, 4),
         None,
         True,
     ],

@@ -8,14 +8,13 @@ from typing import Annotated, Any
 import typer
 from pymongo import MongoClient
 from pymongo.database import Database
-from rich.console import Console
 
+from streams.commands.context import AsJson, err, out
 from streams.local.stack import read_stack, settings_for
 from streams.mongo import connect, state_database
 from streams.settings import Settings, load_settings
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False)
+__all__ = ["AsJson", "DataDir", "Place", "err", "out", "place_of"]
 
 DataDir = Annotated[
     Path | None,
@@ -26,7 +25,6 @@ DataDir = Annotated[
         show_default=False,
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON lines, for programs.")]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

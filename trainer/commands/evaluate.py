@@ -21,7 +21,7 @@ from trainer.commands.measuring import (
 )
 from trainer.evaluation import Evaluation
 from trainer.pictures import read_pictures
-from trainer.report.evaluation_page import evaluation_page, metric_rows, shown
+from trainer.report.evaluation_page import caution, evaluation_page, metric_rows, shown
 from trainer.report.page import write_page
 from trainer.report.training import read_history
 from trainer.validation_set import ValidationSets
@@ -88,3 +88,5 @@ def _show(evaluation: Evaluation, version: str) -> None:
     for row in metric_rows(evaluation.metrics):
         table.add_row(str(row["metric"]), f"{row['value']:.4f}", str(row["n"]))
     out.print(table)
+    if caution(evaluation):
+        out.print(caution(evaluation))

@@ -19,7 +19,9 @@ from trainer.text_encoder import text_encoder
 
 USUAL: Final = FitOptions()
 
-Seed = Annotated[int, typer.Option(min=0, help="Of the first weights and of every draw.")]
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**31 - 1, help="Of the first weights and of every draw.")
+]
 MinCount = Annotated[
     int, typer.Option(min=0, help="A word is known if it occurs more often in the train fold.")
 ]

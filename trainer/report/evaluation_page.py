@@ -65,7 +65,7 @@ def evaluation_page(
         Section(
             title="In short",
             body=tiles(metric_tiles(evaluation.metrics)),
-            note=_caution(evaluation),
+            note=caution(evaluation),
         ),
         *([training_section(history)] if history else []),
         *_galleries(evaluation, images),
@@ -166,7 +166,8 @@ def _mistakes(evaluation: Evaluation) -> list[GeneratedCaption]:
     return [caption for caption in others if caption.is_right is False][:_MISTAKES]
 
 
-def _caution(evaluation: Evaluation) -> str:
+def caution(evaluation: Evaluation) -> str:
+    """Return a warning if too few images were scored, else nothing."""
     count = int(evaluation.metrics["n"])
     if count >= _FEW:
         return ""

@@ -21,6 +21,7 @@ from trainer.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from trainer.dataset import Examples, read_fold
 from trainer.fit import BUNDLE, HISTORY, RUN, fit
 from trainer.options import FitOptions
+from trainer.plugs import Task
 from trainer.splitter import FIXED, batches, draw
 
 OPTIONS = FitOptions(min_count=2, batch_size=16, hidden=16, rate=0.02, max_epochs=6, max_length=6)
@@ -295,6 +296,13 @@ def test_projection_brings_captions_to_their_images(snapshot, tmp_path):
     assert projection.from_bundle(result.bundle).dimension_out == 4
     with pytest.raises(TrainerError, match="text tower"):
         fit("clip_projection", snapshot, options, tmp_path / "other")
+
+
+def test_recall_of_a_projection_that_makes_everything_alike_is_nothing():
+    alike = Examples(vectors=torch.ones(20, 4), targets=torch.ones(20, 4), offsets=torch.arange(21))
+    task = Task(model=projector.SharedProjection(4, 3, seed=0), train=alike, valid=alike)
+    found = projector.metrics(task.model, task, OPTIONS)
+    assert found == {"valid_recall_at_1": 0.0, "valid_recall_at_5": 0.0}
 
 
 def test_too_little_to_learn_from_is_said(tmp_path):
