@@ -305,6 +305,23 @@ def test_recall_of_a_projection_that_makes_everything_alike_is_nothing():
     assert found == {"valid_recall_at_1": 0.0, "valid_recall_at_5": 0.0}
 
 
+def test_recall_is_the_share_of_captions_with_few_images_before_their_own():
+    """More captions than are compared in one go, against a literal count."""
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(600, 16, generator=generator)
+    targets = vectors + 0.8 * torch.randn(600, 16, generator=generator)
+    paired = Examples(vectors=vectors, targets=targets, offsets=torch.arange(601))
+    task = Task(model=projector.SharedProjection(16, 8, seed=0), train=paired, valid=paired)
+    with torch.inference_mode():
+        cosines = task.model.similarities(vectors, targets).numpy()
+    ranks = [sum(cosines[:, text] >= cosines[text, text]) for text in range(600)]
+    found = projector.metrics(task.model, task, OPTIONS)
+    assert 0.1 < found["valid_recall_at_1"] < found["valid_recall_at_5"] < 0.9
+    for k in (1, 5):
+        wanted = sum(rank <= k for rank in ranks) / 600
+        assert found[f"valid_recall_at_{k}"] == pytest.approx(wanted, abs=2 / 600)
+
+
 def test_too_little_to_learn_from_is_said(tmp_path):
     rows = list(colour_rows(20))
     only = [row for row in rows if row.fold == "train"]
