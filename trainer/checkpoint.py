@@ -50,7 +50,13 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
         )
         for name, tensor in part.items()
     }
-    state = json.dumps({"epoch": checkpoint.epoch, "history": list(checkpoint.history)})
+    state = json.dumps(
+        {
+            "run": directory.name,
+            "epoch": checkpoint.epoch,
+            "history": list(checkpoint.history),
+        }
+    )
     aside = directory / f".{CHECKPOINT}"
     save_file(tensors, aside, metadata={_STATE: state, _DIGEST: _digest(tensors, state)})
     aside.replace(directory / CHECKPOINT)
@@ -60,7 +66,7 @@ def load_checkpoint(directory: Path) -> Checkpoint | None:
     """Return the checkpoint of a run, None when there is none.
 
     Raises:
-        TrainerError: It is damaged.
+        TrainerError: It is damaged, or another run's.
     """
     path = directory / CHECKPOINT
     if not path.exists():
@@ -75,6 +81,9 @@ def load_checkpoint(directory: Path) -> Checkpoint | None:
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as exc:
         msg = f"the checkpoint {path} is damaged ({exc}); fit again without --resume"
         raise TrainerError(msg) from exc
+    if state.get("run") != directory.name:
+        msg = f"the checkpoint {path} is of another run; fit again without --resume"
+        raise TrainerError(msg)
     return Checkpoint(
         epoch=state["epoch"],
         weights=_group(tensors, "weights"),

@@ -109,7 +109,7 @@ def fit(
     Raises:
         ModelNotFound: No model of this name can be fitted.
         TooLittleData: There is nothing to learn from or to measure on.
-        TrainerError: The loss is no number, or the checkpoint is damaged.
+        TrainerError: The loss is no number, or the checkpoint is damaged or not this run's.
         InvalidSnapshot: The snapshot is damaged.
     """
     plugs = PLUGS.get(name)
@@ -170,12 +170,23 @@ class _Fitting:
         self._history: list[Epoch] = []
 
     def restore(self) -> None:
-        """Go on behind the last checkpoint, if there is one."""
+        """Go on behind the last checkpoint, if there is one.
+
+        Raises:
+            TrainerError: It is damaged, or was made by another fit than this.
+        """
         checkpoint = load_checkpoint(self._directory)
         if checkpoint is None:
             return
-        self._model.load_state_dict(checkpoint.weights)
-        restore_moments(self._optimizer, checkpoint.moments)
+        try:
+            self._model.load_state_dict(checkpoint.weights)
+            restore_moments(self._optimizer, checkpoint.moments)
+        except (RuntimeError, ValueError, KeyError) as exc:
+            msg = (
+                f"the checkpoint in {self._directory} is of another release of this program;"
+                " fit again without --resume"
+            )
+            raise TrainerError(msg) from exc
         self._best_weights = dict(checkpoint.best_weights)
         self._history = list(checkpoint.history)
 

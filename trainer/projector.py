@@ -22,6 +22,8 @@ _CACHE: Final = "captions.safetensors"
 #: CLIP's first temperature is 0.07, and its scale is kept below 100. Source: Radford et al. 2021.
 _FIRST_TEMPERATURE: Final = 0.07
 _MOST_SCALE: Final = 100.0
+#: Captions that are compared with all images of the valid fold in one go.
+_TEXTS_AT_ONCE: Final = 256
 
 
 class SharedProjection(torch.nn.Module):
@@ -76,12 +78,21 @@ def objective(
 def metrics(
     model: SharedProjection, task: Task[SharedProjection], options: FitOptions
 ) -> Mapping[str, float]:
-    """Return how often a caption finds its image first, or among five, in the valid fold."""
+    """Return how often a caption finds its image first, or among five, in the valid fold.
+
+    Memory grows with the fold, not with its square.
+    """
     images, texts = draw(task.valid, seed=options.seed, epoch=FIXED)
-    logits = model.similarities(task.valid.vectors[images], task.valid.targets[texts])
-    mine = logits.diagonal()
-    # Images that a text likes as well as its own count before it: a constant model earns nothing.
-    ranks = (logits >= mine.unsqueeze(0)).sum(dim=0)
+    rows = model.projection(task.valid.vectors[images])  # (N, P)
+    columns = model.projection(task.valid.targets[texts])  # (N, P)
+    parts = []
+    for start in range(0, len(columns), _TEXTS_AT_ONCE):
+        cosines = columns[start : start + _TEXTS_AT_ONCE] @ rows.T  # (B, N)
+        mine = cosines.diagonal(start).unsqueeze(1)  # (B, 1)
+        # Images that a text likes as well as its own count before it: a constant model earns
+        # nothing.
+        parts.append((cosines >= mine).sum(dim=1))
+    ranks = torch.cat(parts)
     return {f"valid_recall_at_{k}": round(float((ranks <= k).double().mean()), 6) for k in (1, 5)}
 
 

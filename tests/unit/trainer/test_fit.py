@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from streams.models.conditional_lm import ConditionalLM
 from streams.models.vocabulary import Vocabulary
 from tests.unit.trainer.snapshots import WORDS, colour_rows, write_snapshot
 from trainer import captioner, projector
-from trainer.checkpoint import CHECKPOINT, load_checkpoint
+from trainer.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from trainer.dataset import Examples, read_fold
 from trainer.fit import BUNDLE, HISTORY, RUN, fit
 from trainer.options import FitOptions
@@ -234,6 +235,25 @@ def test_damaged_checkpoint_is_refused_with_the_remedy(snapshot, tmp_path):
     assert load_checkpoint(result.directory).epoch == len(result.history)
 
 
+def test_checkpoint_of_other_options_is_refused_with_the_remedy(snapshot, tmp_path):
+    mine = fit("conditional_lm", snapshot, OPTIONS, tmp_path)
+    other = fit("conditional_lm", snapshot, OPTIONS.model_copy(update={"rate": 0.01}), tmp_path)
+    shutil.copy(other.directory / CHECKPOINT, mine.directory / CHECKPOINT)
+    with pytest.raises(TrainerError, match="another run; fit again without --resume"):
+        fit("conditional_lm", snapshot, OPTIONS, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("part", ["weights", "moments"])
+def test_checkpoint_of_another_release_is_refused_with_the_remedy(snapshot, tmp_path, part):
+    """A release may name or shape the tensors of a model in another way."""
+    directory = fit("conditional_lm", snapshot, OPTIONS, tmp_path).directory
+    checkpoint = load_checkpoint(directory)
+    tensors = {f"0.old_{name}": tensor for name, tensor in getattr(checkpoint, part).items()}
+    save_checkpoint(directory, replace(checkpoint, **{part: tensors}))
+    with pytest.raises(TrainerError, match="another release"):
+        fit("conditional_lm", snapshot, OPTIONS, tmp_path, resume=True)
+
+
 def test_fit_ends_when_the_validation_loss_gets_no_better(tmp_path):
     """What is learned by heart helps no other image: captions are drawn by lot."""
     generator = np.random.default_rng(0)
@@ -283,6 +303,23 @@ def test_recall_of_a_projection_that_makes_everything_alike_is_nothing():
     task = Task(model=projector.SharedProjection(4, 3, seed=0), train=alike, valid=alike)
     found = projector.metrics(task.model, task, OPTIONS)
     assert found == {"valid_recall_at_1": 0.0, "valid_recall_at_5": 0.0}
+
+
+def test_recall_is_the_share_of_captions_with_few_images_before_their_own():
+    """More captions than are compared in one go, against a literal count."""
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(600, 16, generator=generator)
+    targets = vectors + 0.8 * torch.randn(600, 16, generator=generator)
+    paired = Examples(vectors=vectors, targets=targets, offsets=torch.arange(601))
+    task = Task(model=projector.SharedProjection(16, 8, seed=0), train=paired, valid=paired)
+    with torch.inference_mode():
+        cosines = task.model.similarities(vectors, targets).numpy()
+    ranks = [sum(cosines[:, text] >= cosines[text, text]) for text in range(600)]
+    found = projector.metrics(task.model, task, OPTIONS)
+    assert 0.1 < found["valid_recall_at_1"] < found["valid_recall_at_5"] < 0.9
+    for k in (1, 5):
+        wanted = sum(rank <= k for rank in ranks) / 600
+        assert found[f"valid_recall_at_{k}"] == pytest.approx(wanted, abs=2 / 600)
 
 
 def test_too_little_to_learn_from_is_said(tmp_path):
