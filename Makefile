@@ -33,6 +33,9 @@ test: $(STAMP) ## all tests, on a real mongod and a real broker
 
 bench: $(STAMP) ## measure; prints ratios as JSON
 	$(BIN)/python -m tests.bench.run
+	$(BIN)/python -m tests.bench.training
+	$(BIN)/python -m tests.bench.decode
+	$(BIN)/python -m tests.bench.snapshot_memory --documents 100000
 
 soak: $(STAMP) ## kill processes at random under load for MINUTES=30, then check every document
 	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES)

@@ -117,6 +117,7 @@ def _documents(
     with mongo_errors("reading the snapshot"):
         try:
             with client[settings.database].cursor_command(command) as cursor:
+                cursor.batch_size(_BATCH)  # the command's own size is that of the first batch only
                 yield from cursor
         except OperationFailure as exc:
             if exc.code not in _TOO_OLD:

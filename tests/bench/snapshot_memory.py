@@ -1,0 +1,127 @@
+"""Memory of a snapshot of many documents. `python -m tests.bench.snapshot_memory`.
+
+Makes documents with captions and ready vectors in a mongod of its own, takes a snapshot in a
+process of its own and samples that process's resident memory. Prints JSON; a ratio near 1 of the end
+to the first quarter says that memory does not grow with the count (what comes before is mostly the
+import of torch and open_clip).
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import psutil
+from bson.timestamp import Timestamp
+
+from streams.documents import CLIP, Output, output_fields
+from streams.local.mongod import Mongod, find_mongod
+from streams.local.ports import free_port
+from streams.mongo import connect, state_database
+from streams.registry import Registry
+from streams.settings import MongoSettings, Settings
+from streams.store import DocumentStore
+
+CLIP_VERSION: Final = "bench"
+_CHUNK: Final = 5_000
+_SAMPLE_SECONDS: Final = 0.2
+
+
+def make_documents(settings: MongoSettings, count: int, dimension: int) -> None:
+    """Insert documents that the pipeline would have finished with."""
+    generator = np.random.default_rng(0)
+    key, name = CLIP.path.removeprefix("_outputs.").split(".")
+    with connect(settings) as client:
+        Registry(state_database(client, settings)).announce(CLIP.name, CLIP_VERSION, {})
+        collection = DocumentStore(client, settings).collection.with_options(write_concern=None)
+        for start in range(0, count, _CHUNK):
+            vectors = generator.standard_normal((_CHUNK, dimension), dtype=np.float32)
+            collection.insert_many(
+                [
+                    {
+                        "_id": start + row,
+                        "captions": [f"a picture of number {start + row}", "one more caption"],
+                        "_outputs": {key: {name: _fields(vectors[row])}},
+                    }
+                    for row in range(min(_CHUNK, count - start))
+                ],
+                ordered=False,
+            )
+
+
+def _fields(vector: np.ndarray) -> dict[str, Any]:
+    output = Output(value=vector, version=CLIP_VERSION)
+    return output_fields(output, source=Timestamp(1, 1), input_fingerprint="")
+
+
+def take(settings: MongoSettings, directory: Path) -> tuple[dict[str, Any], list[int], float]:
+    """Return the snapshot's manifest, samples of resident bytes, and seconds."""
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "CAPTIONSTREAM_MONGO__URI": settings.uri.get_secret_value(),
+        "CAPTIONSTREAM_TRAINER__DIRECTORY": str(directory),
+    }
+    begun = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainer.cli", "snapshot", "--json"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    watched, samples = psutil.Process(process.pid), []
+    while process.poll() is None:
+        try:
+            resident = watched.memory_info().rss
+        except psutil.NoSuchProcess:
+            break
+        samples += [resident] if resident else []  # none when it is just ending
+        time.sleep(_SAMPLE_SECONDS)
+    assert process.stdout is not None
+    manifest = json.loads(process.stdout.read())
+    return manifest, samples, time.monotonic() - begun
+
+
+def main() -> None:
+    """Measure, and print one object."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--documents", type=int, default=1_000_000)
+    parser.add_argument("--dimension", type=int, default=64)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        mongod = Mongod(
+            find_mongod(Settings().local),
+            data=directory / "data",
+            log=directory / "mongod.log",
+            port=free_port(),
+        )
+        mongod.start()
+        try:
+            settings = MongoSettings(uri=mongod.uri)
+            make_documents(settings, arguments.documents, arguments.dimension)
+            manifest, samples, seconds = take(settings, directory / "trainer")
+        finally:
+            mongod.stop()
+        files = sum(file.stat().st_size for file in (directory / "trainer").rglob("*.parquet"))
+    assert manifest["counts"]["included"] == arguments.documents
+    at = {share: samples[int(share * (len(samples) - 1))] for share in (0.25, 0.5, 0.75, 1.0)}
+    report = {
+        "documents": arguments.documents,
+        "dimension": arguments.dimension,
+        "seconds": round(seconds, 1),
+        "documents_per_second": round(arguments.documents / seconds),
+        "parquet_mb": round(files / 1e6, 1),
+        "resident_mb_by_share_of_time": {f"{k:.0%}": round(v / 1e6, 1) for k, v in at.items()},
+        "resident_mb_most": round(max(samples) / 1e6, 1),
+        "ratio_end_to_first_quarter": round(at[1.0] / at[0.25], 3),
+    }
+    sys.stdout.write(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
