@@ -1,9 +1,9 @@
 """Memory of a snapshot of many documents. `python -m tests.bench.snapshot_memory`.
 
 Makes documents with captions and ready vectors in a mongod of its own, takes a snapshot in a
-process of its own and samples that process's resident memory. Prints JSON; a ratio near 1 of the end
-to the first quarter says that memory does not grow with the count (what comes before is mostly the
-import of torch and open_clip).
+process of its own and samples that process's resident memory. Prints JSON; a ratio near 1 of the
+end to the first quarter says that memory does not grow with the count (what comes before is mostly
+the import of torch and open_clip).
 """
 
 import argparse

@@ -26,7 +26,8 @@ import torch
 from streams.models.conditional_lm import ConditionalLM, autoregressive_loss
 from tests.unit.trainer.snapshots import write_snapshot
 from trainer.captioner import CAPTIONER
-from trainer.fit import _Fitting, _material
+from trainer.fit import material_of
+from trainer.fitting import Fitting
 from trainer.options import FitOptions
 from trainer.plugs import Task
 from trainer.snapshot_reader import Row
@@ -91,9 +92,9 @@ def measure(batch: int, *, words: int, steps: int, passes: int) -> dict[str, Any
         place = Path(name)
         snapshot = write_snapshot(place, rows(batch * steps, words))
         torch.manual_seed(options.seed)
-        task = CAPTIONER.task(_material(snapshot, options, place, None))
+        task = CAPTIONER.task(material_of(snapshot, options, place, None))
         bare = Bare(task, options)
-        fitting = _Fitting(CAPTIONER, task, options, place)
+        fitting = Fitting(CAPTIONER, task, options, place)
         pairs, equal = [], 0
         for epoch in range(1, passes + 2):
             started = time.process_time()

@@ -58,6 +58,7 @@ LAYERS = (
     "trainer.captioner",
     "trainer.projector",
     "trainer.checkpoint",
+    "trainer.fitting",
     "trainer.fit",
     "trainer.caption_metrics",
     "trainer.evaluation",

@@ -11,8 +11,9 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainin
 from rich.progress import Progress as Bars
 
 from trainer.commands.context import AsJson, DataDir, err, out, place_of
-from trainer.fit import FitResult, Progress
+from trainer.fit import FitResult
 from trainer.fit import fit as fit_model
+from trainer.fitting import Progress
 from trainer.options import FitOptions
 from trainer.snapshot import find_snapshot
 from trainer.text_encoder import text_encoder

@@ -12,11 +12,10 @@ from streams.models.manifest import Bundle
 from streams.registry import Registry
 from streams.settings import Settings
 from trainer.evaluate import evaluate_bundle
+from trainer.fitting import HISTORY
 from trainer.publish import Evaluate
 from trainer.text_encoder import text_encoder
 from trainer.validation_set import ValidationSet
-
-HISTORY = "history.jsonl"
 
 Name = Annotated[str, typer.Argument(help="conditional_lm or clip_projection.")]
 SetName = Annotated[str, typer.Option("--validation-set", help="Name of the validation set.")]

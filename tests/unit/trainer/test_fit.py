@@ -19,7 +19,8 @@ from tests.unit.trainer.snapshots import WORDS, colour_rows, write_snapshot
 from trainer import captioner, projector
 from trainer.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from trainer.dataset import Examples, read_fold
-from trainer.fit import BUNDLE, HISTORY, RUN, fit
+from trainer.fit import BUNDLE, RUN, fit
+from trainer.fitting import HISTORY
 from trainer.options import FitOptions
 from trainer.plugs import Task
 from trainer.splitter import FIXED, batches, draw

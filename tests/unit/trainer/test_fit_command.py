@@ -15,7 +15,8 @@ from streams.errors import ModelNotFound, TrainerError
 from streams.models.bundle import from_directory
 from tests.unit.trainer.snapshots import colour_rows, write_snapshot
 from trainer.commands.fit import fit
-from trainer.fit import BUNDLE, HISTORY
+from trainer.fit import BUNDLE
+from trainer.fitting import HISTORY
 
 DEADLINE_SECONDS = 60
 #: A shell that starts a program in the background lets it ignore this signal; this one does not.
