@@ -5,7 +5,6 @@ compare-and-set, and every move is kept. CLIP's weights do not live here; it is 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -15,48 +14,14 @@ from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
 
 from streams.errors import InvalidBundle, ModelNotFound
-from streams.models.manifest import WEIGHTS, Bundle, Manifest, parse_manifest
+from streams.models.manifest import WEIGHTS, Bundle, parse_manifest
 from streams.mongo import mongo_errors
 from streams.pointers import Pointer, Pointers
 from streams.states import Recaption, Serving
+from streams.versions import VersionInfo, version_info
 
 _VERSIONS: Final = "model_versions"
 _FILES: Final = "model_files"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VersionInfo:
-    """A version without its weights.
-
-    Attributes:
-        name: Name of the model.
-        version: Id of the version.
-        created_at: When it was published.
-        manifest: What it is; None for an announced one, and for one that cannot be read.
-        details: What was said when it was announced.
-        problem: Why the manifest cannot be read; None when it can.
-    """
-
-    name: str
-    version: str
-    created_at: datetime
-    manifest: Manifest | None
-    details: Mapping[str, Any]
-    problem: str | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """Return what a person wants to see; long lists are left out."""
-        shown: dict[str, Any] = {
-            "name": self.name,
-            "version": self.version,
-            "created_at": self.created_at.isoformat(),
-            **self.details,
-        }
-        if self.manifest is not None:
-            content = self.manifest.model_dump(mode="json", exclude={"vocabulary", "golden"})
-            words = self.manifest.vocabulary
-            shown |= content | {"vocabulary_size": len(words) if words else None}
-        return shown
 
 
 class Registry:
@@ -173,7 +138,7 @@ class Registry:
         query = {} if name is None else {"name": name}
         with mongo_errors("listing model versions"):
             rows = list(self._versions.find(query).sort([("name", 1), ("created_at", 1)]))
-        return [_info(row) for row in rows]
+        return [version_info(row) for row in rows]
 
     def describe(self, name: str, version: str) -> VersionInfo:
         """Return one version; a unique beginning of its id is enough.
@@ -305,7 +270,10 @@ class Registry:
     def _manifests(self, versions: Mapping[str, str]) -> dict[str, VersionInfo]:
         keys = [_key(name, version) for name, version in versions.items()]
         with mongo_errors("reading serving versions"):
-            return {row["name"]: _info(row) for row in self._versions.find({"_id": {"$in": keys}})}
+            return {
+                row["name"]: version_info(row)
+                for row in self._versions.find({"_id": {"$in": keys}})
+            }
 
     def _not_found(self, name: str, version: str) -> ModelNotFound:
         known = ", ".join(info.version for info in self.versions(name)[-5:]) or "none"
@@ -317,20 +285,3 @@ class Registry:
 
 def _key(name: str, version: str) -> str:
     return f"{name}/{version}"
-
-
-def _info(row: Mapping[str, Any]) -> VersionInfo:
-    manifest, problem = None, None
-    if row["manifest"] is not None:
-        try:
-            manifest = parse_manifest(row["manifest"])
-        except InvalidBundle as exc:
-            problem = str(exc)
-    return VersionInfo(
-        name=row["name"],
-        version=row["version"],
-        created_at=row["created_at"],
-        manifest=manifest,
-        details=row["details"],
-        problem=problem,
-    )

@@ -28,6 +28,7 @@ LAYERS = (
     "streams.mongo",
     "streams.store",
     "streams.pointers",
+    "streams.versions",
     "streams.registry",
     "streams.hot_model",
     "streams.on_demand",
