@@ -108,13 +108,17 @@ class HotModel(Generic[M]):
             StoreUnavailable: MongoDB does not answer; the version in memory stays.
         """
         pointer = self._registry.pointer(self._name)
-        if pointer is None or self._seen == _state(pointer):  # 1
-            return
-        if pointer.refusal is None:
-            problem = self._take(pointer.version)  # 2
-            if problem is not None:
+        while pointer is not None and self._seen != _state(pointer):  # 1
+            problem = None if pointer.refusal is not None else self._take(pointer.version)  # 2
+            if problem is None:
+                self._settle(pointer)
+            else:
+                # What comes back may be a later move already, which is followed as well.
                 last = self._last_good(pointer)
                 pointer = self._registry.refuse(pointer, reason=problem, serving=last)  # 3
+
+    def _settle(self, pointer: Pointer) -> None:
+        """Serve what this move says, and remember that it was followed."""
         if pointer.refusal is not None and pointer.serving is not None:
             self._take(pointer.serving)  # 4
         if self._current is not None:

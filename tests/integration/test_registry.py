@@ -443,6 +443,31 @@ def test_late_refusal_of_an_older_move_changes_nothing(registry):
     assert registry.refuse(before, reason="late", serving=None).refusal is None
 
 
+class Overtaken(Registry):
+    """Somebody promotes another version at the moment at which a refusal is noted."""
+
+    def refuse(self, pointer, *, reason, serving):
+        super().refuse(pointer, reason=reason, serving=serving)
+        self.next = promote(self, tiny_captioner(seed=2))
+        return self.pointer(NAME)
+
+
+def test_move_that_comes_while_a_refusal_is_noted_is_followed(database):
+    """Fails when `refresh` takes the pointer that `refuse` returns for one it has followed."""
+    registry = Overtaken(database)
+    hot = HotModel(
+        NAME,
+        conditional_lm.from_bundle,
+        conditional_lm.check_golden,
+        registry,
+        ModelSettings(poll_interval_seconds=0.05),
+    )
+    promote(registry, nan_bundle())
+    hot.refresh()
+    hot.refresh()
+    assert hot.current().version == registry.next
+
+
 def test_promoting_a_healed_version_again_tries_it_again(registry, hot, database):
     promote(registry, tiny_captioner(seed=1))
     hot.refresh()
