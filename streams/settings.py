@@ -70,6 +70,12 @@ class KafkaSettings(Section):
         10.0, gt=0, description="A stage process silent for so long loses its partitions."
     )
     request_timeout_seconds: float = Field(30.0, gt=0, description="Limit for one broker request.")
+    fetch_wait_seconds: float = Field(
+        0.5,
+        gt=0,
+        description="How long a fetch waits at the broker for a first record. The embedded broker"
+        " looks for one only twice in this time, so it gets at most 0.1.",
+    )
 
 
 class ClipSettings(Section):

@@ -17,6 +17,8 @@ from streams.settings import Settings
 from streams.topics import create_topics
 
 _ASK_TIMEOUT_SECONDS: Final = 3.0
+#: The embedded broker looks for new records twice in a fetch's wait.
+_FETCH_WAIT_SECONDS: Final = 0.1
 
 
 class Servers:
@@ -64,11 +66,15 @@ class Servers:
             )
             kafka = self.broker.bootstrap_servers
         uri = {"uri": SecretStr(mongo_uri or "")}
-        address = {"bootstrap_servers": kafka}
+        broker: dict[str, object] = {"bootstrap_servers": kafka}
+        if self.broker is not None:
+            broker["fetch_wait_seconds"] = min(
+                _FETCH_WAIT_SECONDS, settings.kafka.fetch_wait_seconds
+            )
         self.settings = settings.model_copy(
             update={
                 "mongo": settings.mongo.model_copy(update=uri),
-                "kafka": settings.kafka.model_copy(update=address),
+                "kafka": settings.kafka.model_copy(update=broker),
             }
         )
 

@@ -22,6 +22,7 @@ from streams.errors import BrokerUnavailable, Unavailable
 from streams.settings import KafkaSettings, StageSettings
 from streams.stages import StageSpec
 from streams.stages.stage import Delivery, Message, Stage
+from streams.stages.transport import PromptTransport
 from streams.topics import TOPICS, dead_letter_topic, group_name, topic_name
 
 log = get_logger(__name__)
@@ -180,7 +181,7 @@ class _Worker(faust.Worker):  # type: ignore[misc]
 def build_app(spec: StageSpec, kafka: KafkaSettings) -> faust.App:
     """Return the Faust application of a stage; its id is the consumer group."""
     servers = ";".join(f"kafka://{server}" for server in kafka.bootstrap_servers.split(","))
-    return faust.App(
+    app = faust.App(
         group_name(spec.name, kafka),
         broker=servers,
         store="memory://",
@@ -213,6 +214,8 @@ def build_app(spec: StageSpec, kafka: KafkaSettings) -> faust.App:
         web_enabled=False,
         worker_redirect_stdouts=False,
     )
+    app.transport = PromptTransport(app, fetch_wait_seconds=kafka.fetch_wait_seconds)
+    return app
 
 
 def _outputs(spec: StageSpec) -> list[str]:
