@@ -2,7 +2,7 @@
 
 import typer
 
-from streams.commands import apply, doctor, documents, models, operate, run
+from streams.commands import apply, doctor, documents, models, operate, run, verify
 from streams.commands.entry import run_app
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ for command in (
     operate.status,
     operate.wait,
     operate.reconcile,
+    verify.verify,
     doctor.doctor,
 ):
     app.command()(command)

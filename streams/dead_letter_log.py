@@ -1,7 +1,7 @@
 """Listing and replaying dead letters: reads the dead-letter topics without joining a group."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from streams.dead_letters import (
     replay_mark,
     replayed_position,
 )
+from streams.documents import document_key
 from streams.errors import BrokerUnavailable, InvalidEvent
 from streams.events import ImageChanged, Origin, Record
 from streams.settings import KafkaSettings, Settings
@@ -27,26 +28,29 @@ _READ_SECONDS: Final = 60.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """A dead letter as it stands in its topic.
+    """One cause of failure, as its dead letters tell it.
+
+    A record that is delivered twice, or a document that is published again, may be given up twice
+    for the same cause; that is one entry.
 
     Attributes:
-        letter: Why it was given up.
+        letter: Why it was given up; the newest of its letters.
         record: The record that was given up.
-        position: `partition:offset` of the dead letter in its topic.
+        positions: `partition:offset` of every letter in its topic, the newest last.
     """
 
     letter: DeadLetter
     record: Record
-    position: str
+    positions: tuple[str, ...]
 
     @property
     def id(self) -> str:
         """Name of this dead letter for a command's arguments."""
-        return f"{self.letter.topic}:{self.position}"
+        return f"{self.letter.topic}:{self.positions[-1]}"
 
 
 def list_dead_letters(settings: KafkaSettings) -> list[Entry]:
-    """Return every dead letter that was not replayed, oldest first.
+    """Return every dead letter that was not replayed, one for each cause, oldest first.
 
     Raises:
         BrokerUnavailable: The broker does not answer.
@@ -77,9 +81,10 @@ def replay(entries: Sequence[Entry], settings: Settings) -> int:
         [
             (
                 dead_letter_topic(entry.letter.topic),
-                replay_mark(entry.position, entry.record.key),
+                replay_mark(position, entry.record.key),
             )
             for entry in entries
+            for position in entry.positions
         ],
         settings.kafka,
     )
@@ -113,9 +118,29 @@ def _read_topic(topic: str, settings: KafkaSettings) -> list[Entry]:
             key=message.key or b"", value=message.value, headers=original_headers(headers)
         )
         found[position] = Entry(
-            letter=replace(letter, topic=topic), record=record, position=position
+            letter=replace(letter, topic=topic), record=record, positions=(position,)
         )
-    return list(found.values())
+    return merge_causes(found.values())
+
+
+def merge_causes(entries: Iterable[Entry]) -> list[Entry]:
+    """Return one entry for each cause: a document, a stage and what went wrong there."""
+    merged: dict[tuple[str, ...], Entry] = {}
+    for entry in entries:
+        cause = _cause(entry.letter)
+        before = merged.pop(cause, None)
+        positions = (*(before.positions if before else ()), *entry.positions)
+        merged[cause] = replace(entry, positions=positions)
+    return list(merged.values())
+
+
+def _cause(letter: DeadLetter) -> tuple[str, ...]:
+    """A record that is about no document is a cause of its own."""
+    try:
+        about = document_key(letter.document_id).decode()
+    except InvalidEvent:
+        about = f"record {letter.position}"
+    return (letter.topic, letter.stage, about, letter.error.type, letter.error.message)
 
 
 def read_topic(topic: str, settings: KafkaSettings) -> Iterator[tuple[str, Any]]:

@@ -82,7 +82,7 @@ class OnDemand:
         bundle = registry.fetch(name, self._choose(name, version))
         self.version = bundle.version
         self._feature = bundle.manifest.features.get(CLIP.name)
-        self._compute = _compute(name, bundle, beam_width)
+        self._compute = computation(name, bundle, beam_width)
 
     def apply(self, inputs: Sequence[Path | DocumentId]) -> Iterator[Output | DocumentError]:
         """Yield what comes of each input, in order; one that fails, fails alone.
@@ -206,7 +206,12 @@ class OnDemand:
         return pointer.serving
 
 
-def _compute(name: str, bundle: Bundle, beam_width: int) -> Compute:
+def computation(name: str, bundle: Bundle, beam_width: int) -> Compute:
+    """Return what a version of a model other than CLIP computes.
+
+    Raises:
+        InvalidBundle: The version does not hold.
+    """
     if name == CLIP_PROJECTION.name:
         project = projection.from_bundle(bundle)
         return lambda vectors: [(row.numpy(), None) for row in project(torch.from_numpy(vectors))]

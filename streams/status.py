@@ -1,7 +1,7 @@
 """The state of the pipeline as an operator asks for it: from MongoDB alone."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -79,6 +79,14 @@ def read_status(store: DocumentStore, state: Database[dict[str, Any]]) -> Status
     )
 
 
+def standing_still(before: Sequence[Report], after: Sequence[Report]) -> list[str]:
+    """Return the stages that had records waiting at both times and finished none in between."""
+    finished = {report.url: report.documents for report in before if _has_work(report)}
+    stuck = {r.stage for r in after if _has_work(r) and finished.get(r.url) == r.documents}
+    moving = {r.stage for r in after if r.url in finished and finished[r.url] != r.documents}
+    return sorted(stuck - moving)
+
+
 def wait_until_settled(
     store: DocumentStore,
     state: Database[dict[str, Any]],
@@ -115,10 +123,14 @@ def wait_until_settled(
         time.sleep(_PAUSE_SECONDS)
 
 
+def _has_work(report: Report) -> bool:
+    return bool(report.lag or report.in_flight)
+
+
 def _is_idle(status: Status, state: Database[dict[str, Any]], tenant: str, now: Timestamp) -> bool:
     if status.documents[DocumentState.PENDING]:
         return False
-    if any(report.lag or report.in_flight for report in status.reports):
+    if any(_has_work(report) for report in status.reports):
         return False
     if not any(report.stage == "publisher" for report in status.reports):
         return True

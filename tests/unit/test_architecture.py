@@ -38,6 +38,8 @@ LAYERS = (
     "streams.status",
     "streams.dead_letters",
     "streams.dead_letter_log",
+    "streams.recompute",
+    "streams.verify",
     "streams.stages",
     "streams.steps",
     "streams.app",

@@ -1,0 +1,70 @@
+"""The command `verify`: whether every document holds what its image gives."""
+
+# ruff: noqa: PLC0415 - torch is loaded by the one command that needs it
+
+import json
+from typing import Annotated
+
+import typer
+from bson import json_util
+
+from streams.commands.context import AsJson, DataDir, err, open_state, out, settings_of
+from streams.logs import configure_logging
+from streams.processes import read_reports
+from streams.registry import Registry
+from streams.status import standing_still
+from streams.store import DocumentStore
+
+#: Findings that are shown; all of them with --json.
+_SHOWN = 20
+
+
+def verify(
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="Documents to check, drawn at random.  [all]")
+    ] = None,
+    patience: Annotated[
+        float, typer.Option(min=0, help="Seconds that a document may stay unfinished.")
+    ] = 30.0,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compute outputs again and compare them with what the documents hold. Nothing is written.
+
+    A document is right if its outputs are those of its current image by the versions that serve,
+    or if it carries an error that is true and that a dead letter tells of. The environment must be
+    that of the stages: CLIP, limits of images, beam width. Exit code 1 if anything is wrong.
+
+    Example: captionstream verify --sample 1000
+    """
+    from streams.verify import Verifier
+
+    settings = settings_of(data_dir)
+    configure_logging(
+        settings.log.model_copy(update={"format": "console", "level": "warning"}), process="verify"
+    )
+    client, state = open_state(settings)
+    store = DocumentStore(client, settings.mongo)
+    before = read_reports(state)
+    with err.status("reading documents") as line:
+        found = Verifier(settings, store, Registry(state)).verify(
+            sample,
+            patience_seconds=patience,
+            watch=lambda checked: line.update(f"{checked} documents checked"),
+        )
+    still = standing_still(before, read_reports(state))
+    problems = [
+        (json_util.dumps(finding.document_id), finding.problem) for finding in found.findings
+    ]
+    if as_json:
+        findings = [{"id": json.loads(id_), "problem": problem} for id_, problem in problems]
+        report = {"checked": found.checked, "wrong": findings, "standing_still": still}
+        typer.echo(json.dumps(report))
+    else:
+        for id_, problem in problems[:_SHOWN]:
+            out.print(f"{id_}: {problem}", markup=False)
+        for stage in still:
+            out.print(f"{stage} has records waiting and does not get on")
+        out.print(f"{found.checked} documents checked, {len(problems)} wrong")
+    if problems or still:
+        raise typer.Exit(1)

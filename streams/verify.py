@@ -1,0 +1,216 @@
+"""The promise, checked from outside: every live document holds what its current image gives.
+
+Writes nothing. What looks wrong may be on its way, so it is looked at again before it is reported.
+"""
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final
+
+import torch
+
+from streams.dead_letter_log import list_dead_letters
+from streams.documents import (
+    CLIP,
+    IMAGE,
+    MODELS,
+    OUTPUTS,
+    DocumentId,
+    Model,
+    Output,
+    document_key,
+    fingerprint,
+    lookup,
+    stored_output,
+)
+from streams.errors import InvalidImage
+from streams.models.image import decode_image
+from streams.mongo import Document, mongo_errors
+from streams.recompute import Recomputer
+from streams.registry import Registry
+from streams.settings import Settings
+from streams.states import Serving, pending_model
+from streams.store import DocumentStore
+
+_PAUSE_SECONDS: Final = 0.5
+#: Errors that the publisher writes itself: there is no record that could become a dead letter.
+_WITHOUT_LETTER: Final = frozenset({"InvalidId"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One document that is not as it should be."""
+
+    document_id: DocumentId
+    problem: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verification:
+    """What a check found.
+
+    Attributes:
+        checked: Number of documents looked at.
+        findings: Those that are wrong, and stayed so.
+    """
+
+    checked: int
+    findings: Sequence[Finding]
+
+
+class Verifier:
+    """Compares documents with what their images give. One thread at a time."""
+
+    def __init__(self, settings: Settings, store: DocumentStore, registry: Registry) -> None:
+        """Keep what is needed.
+
+        Args:
+            settings: As the stages have them: which CLIP, limits of images, beam width.
+            store: The documents.
+            registry: Versions, and which of them serve.
+        """
+        self._settings = settings
+        self._store = store
+        self._registry = registry
+        self._recomputer = Recomputer(settings, registry)
+
+    def verify(
+        self,
+        sample: int | None = None,
+        *,
+        patience_seconds: float = 30.0,
+        watch: Callable[[int], None] = lambda _: None,
+    ) -> Verification:
+        """Check documents.
+
+        Args:
+            sample: How many, drawn at random; all when None.
+            patience_seconds: How long a document may stay wrong before it is reported.
+            watch: Called with the number of documents checked so far.
+
+        Raises:
+            SettingsError: CLIP cannot be had.
+            StoreUnavailable: MongoDB does not answer.
+            BrokerUnavailable: The dead letters cannot be read.
+        """
+        checked = 0
+        suspects: list[Finding] = []
+        letters = self._letters()
+        for batch in self._batches(self._read(sample)):
+            suspects += self._check(batch, letters)
+            checked += len(batch)
+            watch(checked)
+        deadline = time.monotonic() + patience_seconds
+        while suspects and time.monotonic() < deadline:
+            time.sleep(_PAUSE_SECONDS)
+            letters = self._letters()
+            again = self._read_again([finding.document_id for finding in suspects])
+            suspects = [f for batch in self._batches(again) for f in self._check(batch, letters)]
+        return Verification(checked=checked, findings=suspects)
+
+    def _check(self, documents: Sequence[Document], letters: Collection[bytes]) -> list[Finding]:
+        """Check one batch.
+
+        1. Compare everything but the embeddings, document by document.
+        2. Compare the embeddings that are left, as one batch.
+        """
+        serving = self._registry.serving()
+        images = [self._pixels(document) for document in documents]
+        problems = [  # 1
+            _unfinished(document, serving)
+            or _problem_of_errors(document, image, letters)
+            or self._problem_of_outputs(document)
+            for document, image in zip(documents, images, strict=True)
+        ]
+        todo = {
+            i: image
+            for i, image in enumerate(images)
+            if isinstance(image, torch.Tensor) and not problems[i]
+        }
+        stored = [_outputs(documents[i])[CLIP.name] for i in todo]
+        found = self._recomputer.compare_embeddings(list(todo.values()), stored)
+        for i, problem in zip(todo, found, strict=True):  # 2
+            problems[i] = problem
+        return [
+            Finding(document_id=document["_id"], problem=problem)
+            for document, problem in zip(documents, problems, strict=True)
+            if problem
+        ]
+
+    def _pixels(self, document: Document) -> torch.Tensor | InvalidImage:
+        try:
+            image = decode_image(document.get(IMAGE), self._settings.image)
+        except InvalidImage as exc:
+            return exc
+        return self._recomputer.encoder.preprocess(image)  # (3, H, W)
+
+    def _problem_of_outputs(self, document: Document) -> str:
+        errors = _errors(document)
+        if CLIP in errors:  # what stands downstream is of an image that is gone
+            return ""
+        outputs = _outputs(document)
+        for model in MODELS:
+            if model in errors or lookup(document, model.path) is None:
+                continue
+            if model.name not in outputs:
+                return f"{model.name} was made from another image"
+            problem = model.reads and self._recomputer.compare(model, outputs)
+            if problem:
+                return problem
+        return ""
+
+    def _letters(self) -> Collection[bytes]:
+        return {entry.letter.key or b"" for entry in list_dead_letters(self._settings.kafka)}
+
+    def _read(self, sample: int | None) -> Iterator[Document]:
+        stages: list[dict[str, Any]] = [{"$project": {IMAGE: 1, OUTPUTS: 1}}]
+        if sample is not None:
+            stages.insert(0, {"$sample": {"size": sample}})
+        with mongo_errors("reading documents"):
+            yield from self._store.collection.aggregate(stages)
+
+    def _read_again(self, ids: Sequence[DocumentId]) -> Iterator[Document]:
+        query = {"_id": {"$in": list(ids)}}
+        with mongo_errors("reading documents"):
+            yield from self._store.collection.find(query, {IMAGE: 1, OUTPUTS: 1})
+
+    def _batches(self, documents: Iterable[Document]) -> Iterator[list[Document]]:
+        rest = iter(documents)
+        while batch := list(islice(rest, self._settings.stage.batch_size)):
+            yield batch
+
+
+def _unfinished(document: Document, serving: Serving) -> str:
+    model = pending_model(document, serving)
+    return f"{model.name} has to run" if model is not None else ""
+
+
+def _problem_of_errors(
+    document: Document, image: torch.Tensor | InvalidImage, letters: Collection[bytes]
+) -> str:
+    """Return what is wrong with the errors that a document carries, or does not carry."""
+    errors = _errors(document)
+    error = errors.get(CLIP)
+    if isinstance(image, InvalidImage) and error is None:
+        return f"it has outputs, and yet: {image}"
+    if not isinstance(image, InvalidImage) and error == InvalidImage.__name__:
+        return "it carries an error, and yet its image can be decoded"
+    failed = {model: kind for model, kind in errors.items() if kind not in _WITHOUT_LETTER}
+    if failed and document_key(document["_id"]) not in letters:
+        return f"{next(iter(failed)).name} failed, and no dead letter says so"
+    return ""
+
+
+def _outputs(document: Document) -> dict[str, Output]:
+    """Return the outputs that were made from the image that the document holds now."""
+    digest = fingerprint(document[IMAGE])
+    found = {model.name: stored_output(document, model, digest) for model in MODELS}
+    return {name: output for name, output in found.items() if output is not None}
+
+
+def _errors(document: Document) -> dict[Model, str]:
+    """Return the type of the stored error of each model that failed."""
+    found = {model: lookup(document, f"{model.path}.error.type") for model in MODELS}
+    return {model: str(error) for model, error in found.items() if error is not None}
