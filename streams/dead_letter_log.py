@@ -55,14 +55,22 @@ def list_dead_letters(settings: KafkaSettings) -> list[Entry]:
     Raises:
         BrokerUnavailable: The broker does not answer.
     """
-    entries: list[Entry] = []
+    topics = {topic_name(dead_letter_topic(topic), settings): topic for topic in TOPICS}
+    found: dict[tuple[str, str], Entry] = {}
     try:
-        for topic in TOPICS:
-            entries.extend(_read_topic(topic, settings))
+        for position, message in read_topics(list(topics), settings):
+            topic = topics[message.topic]
+            replayed = replayed_position(list(message.headers or ()))
+            if replayed is not None:
+                found.pop((topic, replayed), None)
+                continue
+            entry = _entry(topic, position, message)
+            if entry is not None:
+                found[topic, position] = entry
     except (KafkaError, OSError) as exc:
         msg = f"cannot read dead letters from {settings.bootstrap_servers}: {exc}"
         raise BrokerUnavailable(msg) from exc
-    return sorted(entries, key=lambda entry: entry.letter.at)
+    return sorted(merge_causes(found.values()), key=lambda entry: entry.letter.at)
 
 
 def replay(entries: Sequence[Entry], settings: Settings) -> int:
@@ -102,25 +110,20 @@ def _again(record: Record, tenant: str) -> Record:
     return encode_event(replace(event, origin=Origin.REPLAY), event_type=TOPICS[0], tenant=tenant)
 
 
-def _read_topic(topic: str, settings: KafkaSettings) -> list[Entry]:
-    found: dict[str, Entry] = {}
-    for position, message in read_topic(topic_name(dead_letter_topic(topic), settings), settings):
-        headers = list(message.headers or ())
-        replayed = replayed_position(headers)
-        if replayed is not None:
-            found.pop(replayed, None)
-            continue
-        try:
-            letter = parse_dead_letter(message.key, headers)
-        except InvalidEvent:
-            continue
-        record = Record(
+def _entry(topic: str, position: str, message: Any) -> Entry | None:
+    """Return what a record of a dead-letter topic says; None when it is no dead letter."""
+    headers = list(message.headers or ())
+    try:
+        letter = parse_dead_letter(message.key, headers)
+    except InvalidEvent:
+        return None
+    return Entry(
+        letter=replace(letter, topic=topic),
+        record=Record(
             key=message.key or b"", value=message.value, headers=original_headers(headers)
-        )
-        found[position] = Entry(
-            letter=replace(letter, topic=topic), record=record, positions=(position,)
-        )
-    return merge_causes(found.values())
+        ),
+        positions=(position,),
+    )
 
 
 def merge_causes(entries: Iterable[Entry]) -> list[Entry]:
@@ -143,21 +146,30 @@ def _cause(letter: DeadLetter) -> tuple[str, ...]:
     return (letter.topic, letter.stage, about, letter.error.type, letter.error.message)
 
 
-def read_topic(topic: str, settings: KafkaSettings) -> Iterator[tuple[str, Any]]:
-    """Yield each record of a topic with its `partition:offset`, up to the high watermark of now."""
+def read_topics(topics: Sequence[str], settings: KafkaSettings) -> Iterator[tuple[str, Any]]:
+    """Yield each record of topics with its `partition:offset`, up to the high watermarks of now.
+
+    The records of one partition come in order.
+
+    Raises:
+        BrokerUnavailable: It took longer than a minute.
+    """
     consumer = KafkaConsumer(
         bootstrap_servers=settings.bootstrap_servers.split(","), enable_auto_commit=False
     )
     try:
-        numbers = consumer.partitions_for_topic(topic) or set()
-        partitions = [TopicPartition(topic, number) for number in sorted(numbers)]
+        partitions = [
+            TopicPartition(topic, number)
+            for topic in topics
+            for number in sorted(consumer.partitions_for_topic(topic) or ())
+        ]
         consumer.assign(partitions)
         consumer.seek_to_beginning()
         waiting = set(partitions)
         deadline = time.monotonic() + _READ_SECONDS
         while waiting:
             if time.monotonic() > deadline:
-                msg = f"{topic} could not be read to its end in {_READ_SECONDS:.0f} s"
+                msg = f"{', '.join(topics)} could not be read to the end in {_READ_SECONDS:.0f} s"
                 raise BrokerUnavailable(msg)
             for messages in consumer.poll(timeout_ms=200).values():
                 for message in messages:

@@ -7,7 +7,7 @@ import pytest
 
 from streams import events
 from streams.capture.publisher import Publisher
-from streams.dead_letter_log import read_topic
+from streams.dead_letter_log import read_topics
 from streams.documents import document_id_of
 from streams.events import DocumentDeleted
 from streams.mongo import connect
@@ -53,7 +53,7 @@ class Published:
         self._tenant = f"{settings.mongo.database}.{settings.mongo.collection}"
 
     def records(self):
-        return [record for _, record in read_topic(self._name, self._settings.kafka)]
+        return [record for _, record in read_topics([self._name], self._settings.kafka)]
 
     @property
     def _name(self):
