@@ -86,8 +86,7 @@ class ConditionalLM(torch.nn.Module):
 
     def initial_state(self, images: torch.Tensor) -> torch.Tensor:
         """Return the state before the first token: (B, n_condition) -> (1, B, n_hidden)."""
-        state: torch.Tensor = self.conditioning_linear(images)
-        return state.unsqueeze(0)  # (1, B, n_hidden)
+        return self._current_stepper().initial_state(images)
 
     def train_forward(self, images: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Return logits of the token after each given one.
@@ -99,7 +98,8 @@ class ConditionalLM(torch.nn.Module):
         Returns:
             Logits of shape (B, T, V + 2).
         """
-        states, _ = self.rnn(self.embedding(tokens), self.initial_state(images))  # (B, T, n_hidden)
+        state = self.conditioning_linear(images).unsqueeze(0)  # (1, B, n_hidden)
+        states, _ = self.rnn(self.embedding(tokens), state)  # (B, T, n_hidden)
         logits: torch.Tensor = self.prediction(states)
         return logits
 
@@ -110,10 +110,7 @@ class ConditionalLM(torch.nn.Module):
             tokens: The last ids, of shape (B,).
             state: The state before them, of shape (1, B, n_hidden).
         """
-        weights = tuple((p.data_ptr(), p._version) for p in self.parameters())  # noqa: SLF001
-        if self._stepper is None or self._stepper[0] != weights:  # it was trained or loaded since
-            self._stepper = (weights, Stepper(self.embedding, self.rnn, self.prediction))
-        return self._stepper[1].step(tokens, state)
+        return self._current_stepper().step(tokens, state)
 
     @torch.inference_mode()
     def generate(self, images: torch.Tensor, *, beam_width: int = 1) -> list[Caption]:
@@ -133,6 +130,13 @@ class ConditionalLM(torch.nn.Module):
             Caption(text=self.vocabulary.decode(tokens), tokens=tuple(tokens), score=score)
             for tokens, score in decoded
         ]
+
+    def _current_stepper(self) -> Stepper:
+        weights = tuple((p.data_ptr(), p._version) for p in self.parameters())  # noqa: SLF001
+        if self._stepper is None or self._stepper[0] != weights:  # it was trained or loaded since
+            layers = (self.conditioning_linear, self.embedding, self.rnn, self.prediction)
+            self._stepper = (weights, Stepper(*layers))
+        return self._stepper[1]
 
 
 def autoregressive_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

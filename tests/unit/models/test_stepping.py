@@ -30,7 +30,7 @@ def test_step_equals_torchs_layers(model, rows, table_bytes, monkeypatch):
     tokens, state = torch.randint(0, len(WORDS) + 2, (rows,)), torch.randn(1, rows, 24)
     with torch.inference_mode():
         expected, expected_state = slow_step(model, tokens, state)
-        stepper = Stepper(model.embedding, model.rnn, model.prediction)
+        stepper = Stepper(model.conditioning_linear, model.embedding, model.rnn, model.prediction)
         found, found_state = stepper.step(tokens, state)
     assert torch.allclose(found, expected, atol=1e-5)
     assert torch.allclose(found_state, expected_state, atol=1e-6)
