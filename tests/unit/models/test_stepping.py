@@ -36,6 +36,23 @@ def test_step_equals_torchs_layers(model, rows, table_bytes, monkeypatch):
     assert torch.allclose(found_state, expected_state, atol=1e-6)
 
 
+def test_initial_state_equals_the_layer(model):
+    images = torch.randn(7, 10)[:, ::2]  # not contiguous
+    with torch.inference_mode():
+        expected = model.conditioning_linear(images).unsqueeze(0)
+        found = model.initial_state(images)
+    assert torch.allclose(found, expected, atol=1e-6)
+
+
+def test_gradients_reach_every_layer_in_training(model):
+    """What decoding lays out is detached; training reads the layers themselves.
+
+    Fails with `initial_state` in the place of the layer in `train_forward`.
+    """
+    model.train_forward(torch.randn(3, 5), torch.zeros(3, 2, dtype=torch.long)).sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
 def test_weights_that_change_are_seen_by_the_next_step(model):
     images = torch.randn(3, 5)
     model.generate(images)
