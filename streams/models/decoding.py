@@ -96,7 +96,7 @@ def first_max(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     width = rows.shape[1]
     size = min(_BLOCK, width)
-    blocks = rows[:, : width // size * size].unflatten(1, (-1, size)).amax(dim=2)
+    blocks = rows.unfold(1, size, size).amax(dim=2)  # (B, N // size), without the remainder
     last = rows[:, -size:].amax(dim=1, keepdim=True)  # may overlap, which then prefers the earlier
     block = torch.cat([blocks, last], dim=1).argmax(dim=1)  # (B,)
     start = (block * size).clamp(max=width - size)
