@@ -14,10 +14,7 @@ _BLOCK: Final = 128
 
 
 class StepModel(Protocol):
-    """What decoding needs of a model."""
-
-    vocabulary: Vocabulary
-    max_length: int
+    """What decoding needs of a model, with the weights of one moment."""
 
     def initial_state(self, images: torch.Tensor) -> torch.Tensor:
         """(B, D) -> (1, B, H)."""
@@ -28,20 +25,22 @@ class StepModel(Protocol):
         ...
 
 
-def decode_greedy(model: StepModel, images: torch.Tensor) -> Decoded:
+def decode_greedy(
+    model: StepModel, images: torch.Tensor, *, vocabulary: Vocabulary, max_length: int
+) -> Decoded:
     """Take the likeliest token each time, at most `max_length` times.
 
     The same tokens as the seed's, which takes one less: it counts the start token as a word. Ends
     early when every row has stopped; a row that has stopped costs nothing any more.
     """
-    stop = model.vocabulary.stop
+    stop = vocabulary.stop
     rows = images.shape[0]
     state = model.initial_state(images)
-    tokens = torch.full((rows,), model.vocabulary.start, device=images.device)
+    tokens = torch.full((rows,), vocabulary.start, device=images.device)
     going = torch.arange(rows, device=images.device)
-    sentences = torch.full((rows, model.max_length), stop, device=images.device)
-    scores = state.new_zeros((rows, model.max_length))
-    for position in range(model.max_length):
+    sentences = torch.full((rows, max_length), stop, device=images.device)
+    scores = state.new_zeros((rows, max_length))
+    for position in range(max_length):
         log_probabilities, state = model.step(tokens, state)
         best, tokens = first_max(log_probabilities)  # (B,), (B,)
         sentences[going, position] = tokens
@@ -59,21 +58,23 @@ def decode_greedy(model: StepModel, images: torch.Tensor) -> Decoded:
     ]
 
 
-def decode_beam(model: StepModel, images: torch.Tensor, width: int) -> Decoded:
+def decode_beam(
+    model: StepModel, images: torch.Tensor, width: int, *, vocabulary: Vocabulary, max_length: int
+) -> Decoded:
     """Keep the `width` likeliest sentences of every row; return the one with the best mean.
 
     Sentences are compared by total log-probability while they grow (a stopped one keeps its total)
     and by mean per token at the end, so that short ones are not preferred.
     """
-    rows, stop = images.shape[0], model.vocabulary.stop
-    n_tokens = len(model.vocabulary) + 2
+    rows, stop = images.shape[0], vocabulary.stop
+    n_tokens = len(vocabulary) + 2
     state = model.initial_state(images).repeat_interleave(width, dim=1)  # (1, B*W, H)
-    tokens = torch.full((rows * width, 1), model.vocabulary.start, device=images.device)
+    tokens = torch.full((rows * width, 1), vocabulary.start, device=images.device)
     totals = torch.full((rows, width), -torch.inf, device=images.device)
     totals[:, 0] = 0.0  # all beams begin alike; only one may grow at first
     frozen = torch.full((n_tokens,), -torch.inf, device=images.device)
     frozen[stop] = 0.0  # a stopped sentence goes on with free stops
-    for _ in range(model.max_length):
+    for _ in range(max_length):
         log_probabilities, state = model.step(tokens[:, -1], state)  # (B*W, V + 2)
         has_stopped = tokens[:, -1] == stop
         log_probabilities[has_stopped] = frozen

@@ -81,7 +81,6 @@ def test_beam_beats_greedy_where_the_first_word_misleads():
     """Greedy takes the likelier first word and pays for it with the second one."""
 
     class Misleading:
-        vocabulary, max_length = VOCABULARY, 2
         first = torch.tensor([0.6, 0.4, 1e-9, 1e-9, 1e-9, 1e-9]).log()
         second = torch.tensor(
             [[0.3, 0.3, 0.2, 0.1, 0.05, 0.05], [0.01, 0.95, 0.01, 0.01, 0.01, 0.01]]
@@ -96,8 +95,11 @@ def test_beam_beats_greedy_where_the_first_word_misleads():
             return rows, state
 
     images = torch.zeros(2, 1)
-    assert [tokens for tokens, _ in decode_greedy(Misleading(), images)] == [[0, 0]] * 2
-    assert [tokens for tokens, _ in decode_beam(Misleading(), images, 2)] == [[1, 1]] * 2
+    limits = {"vocabulary": VOCABULARY, "max_length": 2}
+    greedy = decode_greedy(Misleading(), images, **limits)
+    beam = decode_beam(Misleading(), images, 2, **limits)
+    assert [tokens for tokens, _ in greedy] == [[0, 0]] * 2
+    assert [tokens for tokens, _ in beam] == [[1, 1]] * 2
 
 
 WIDTHS = [1, 2, 127, 128, 129, 255, 256, 257, 1000]
