@@ -84,11 +84,6 @@ class ConditionalLM(torch.nn.Module):
         self.prediction = torch.nn.Linear(n_hidden, n_tokens)
         self._stepper: tuple[object, Stepper] | None = None
 
-    def initial_state(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the state before the first token: (B, n_condition) -> (1, B, n_hidden)."""
-        state: torch.Tensor = self.conditioning_linear(images)
-        return state.unsqueeze(0)  # (1, B, n_hidden)
-
     def train_forward(self, images: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Return logits of the token after each given one.
 
@@ -99,21 +94,18 @@ class ConditionalLM(torch.nn.Module):
         Returns:
             Logits of shape (B, T, V + 2).
         """
-        states, _ = self.rnn(self.embedding(tokens), self.initial_state(images))  # (B, T, n_hidden)
+        state = self.conditioning_linear(images).unsqueeze(0)  # (1, B, n_hidden)
+        states, _ = self.rnn(self.embedding(tokens), state)  # (B, T, n_hidden)
         logits: torch.Tensor = self.prediction(states)
         return logits
 
-    def step(self, tokens: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return log-probabilities (B, V + 2) of the next token, and the next state (1, B, H).
-
-        Args:
-            tokens: The last ids, of shape (B,).
-            state: The state before them, of shape (1, B, n_hidden).
-        """
+    def stepper(self) -> Stepper:
+        """Return the step with the weights of now, which are laid out anew if they changed."""
         weights = tuple((p.data_ptr(), p._version) for p in self.parameters())  # noqa: SLF001
         if self._stepper is None or self._stepper[0] != weights:  # it was trained or loaded since
-            self._stepper = (weights, Stepper(self.embedding, self.rnn, self.prediction))
-        return self._stepper[1].step(tokens, state)
+            layers = (self.conditioning_linear, self.embedding, self.rnn, self.prediction)
+            self._stepper = (weights, Stepper(*layers))
+        return self._stepper[1]
 
     @torch.inference_mode()
     def generate(self, images: torch.Tensor, *, beam_width: int = 1) -> list[Caption]:
@@ -125,10 +117,15 @@ class ConditionalLM(torch.nn.Module):
         """
         if images.shape[0] == 0:
             return []
+        vocabulary, max_length = self.vocabulary, self.max_length
         if beam_width == 1:
-            decoded = decode_greedy(self, images)
+            decoded = decode_greedy(
+                self.stepper(), images, vocabulary=vocabulary, max_length=max_length
+            )
         else:
-            decoded = decode_beam(self, images, beam_width)
+            decoded = decode_beam(
+                self.stepper(), images, beam_width, vocabulary=vocabulary, max_length=max_length
+            )
         return [
             Caption(text=self.vocabulary.decode(tokens), tokens=tuple(tokens), score=score)
             for tokens, score in decoded

@@ -1,6 +1,6 @@
 """Greedy and beam decoding, batched, for a model that steps through tokens."""
 
-from typing import Protocol
+from typing import Final, Protocol
 
 import torch
 
@@ -9,12 +9,12 @@ from streams.models.vocabulary import Vocabulary
 Decoded = list[tuple[list[int], float]]
 """For each row its token ids (stop id included, start id not) and their mean log-probability."""
 
+#: Columns of a block in the search of the likeliest token; 64 to 256 are equally fast.
+_BLOCK: Final = 128
+
 
 class StepModel(Protocol):
-    """What decoding needs of a model."""
-
-    vocabulary: Vocabulary
-    max_length: int
+    """What decoding needs of a model, with the weights of one moment."""
 
     def initial_state(self, images: torch.Tensor) -> torch.Tensor:
         """(B, D) -> (1, B, H)."""
@@ -25,50 +25,56 @@ class StepModel(Protocol):
         ...
 
 
-def decode_greedy(model: StepModel, images: torch.Tensor) -> Decoded:
+def decode_greedy(
+    model: StepModel, images: torch.Tensor, *, vocabulary: Vocabulary, max_length: int
+) -> Decoded:
     """Take the likeliest token each time, at most `max_length` times.
 
     The same tokens as the seed's, which takes one less: it counts the start token as a word. Ends
     early when every row has stopped; a row that has stopped costs nothing any more.
     """
-    stop = model.vocabulary.stop
+    stop = vocabulary.stop
     rows = images.shape[0]
     state = model.initial_state(images)
-    tokens = torch.full((rows,), model.vocabulary.start, device=images.device)
+    tokens = torch.full((rows,), vocabulary.start, device=images.device)
     going = torch.arange(rows, device=images.device)
-    sentences = torch.full((rows, model.max_length), stop, device=images.device)
-    totals = torch.zeros(rows, dtype=torch.float64, device=images.device)
-    for position in range(model.max_length):
+    sentences = torch.full((rows, max_length), stop, device=images.device)
+    scores = state.new_zeros((rows, max_length))
+    for position in range(max_length):
         log_probabilities, state = model.step(tokens, state)
-        best, tokens = log_probabilities.max(dim=-1)  # (B,), (B,)
+        best, tokens = first_max(log_probabilities)  # (B,), (B,)
         sentences[going, position] = tokens
-        totals[going] += best
-        goes_on = tokens != stop
-        if not bool(goes_on.all()):
-            going, tokens, state = going[goes_on], tokens[goes_on], state[:, goes_on]
-            if not len(going):
-                break
+        scores[going, position] = best
+        goes_on = (tokens != stop).nonzero().squeeze(1)
+        if not len(goes_on):
+            break
+        if len(goes_on) < len(going):
+            going, tokens = going.index_select(0, goes_on), tokens.index_select(0, goes_on)
+            state = state.index_select(1, goes_on)
+    totals = scores.sum(dim=1, dtype=torch.float64)
     return [
         _cut(sentence, total, stop)
         for sentence, total in zip(sentences.tolist(), totals.tolist(), strict=True)
     ]
 
 
-def decode_beam(model: StepModel, images: torch.Tensor, width: int) -> Decoded:
+def decode_beam(
+    model: StepModel, images: torch.Tensor, width: int, *, vocabulary: Vocabulary, max_length: int
+) -> Decoded:
     """Keep the `width` likeliest sentences of every row; return the one with the best mean.
 
     Sentences are compared by total log-probability while they grow (a stopped one keeps its total)
     and by mean per token at the end, so that short ones are not preferred.
     """
-    rows, stop = images.shape[0], model.vocabulary.stop
-    n_tokens = len(model.vocabulary) + 2
+    rows, stop = images.shape[0], vocabulary.stop
+    n_tokens = len(vocabulary) + 2
     state = model.initial_state(images).repeat_interleave(width, dim=1)  # (1, B*W, H)
-    tokens = torch.full((rows * width, 1), model.vocabulary.start, device=images.device)
+    tokens = torch.full((rows * width, 1), vocabulary.start, device=images.device)
     totals = torch.full((rows, width), -torch.inf, device=images.device)
     totals[:, 0] = 0.0  # all beams begin alike; only one may grow at first
     frozen = torch.full((n_tokens,), -torch.inf, device=images.device)
     frozen[stop] = 0.0  # a stopped sentence goes on with free stops
-    for _ in range(model.max_length):
+    for _ in range(max_length):
         log_probabilities, state = model.step(tokens[:, -1], state)  # (B*W, V + 2)
         has_stopped = tokens[:, -1] == stop
         log_probabilities[has_stopped] = frozen
@@ -81,6 +87,23 @@ def decode_beam(model: StepModel, images: torch.Tensor, width: int) -> Decoded:
         if bool((tokens[:, -1] == stop).all()):
             break
     return _best(tokens[:, 1:].view(rows, width, -1), totals, stop)
+
+
+def first_max(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the maxima of (B, N) and their first columns, each (B,). A NaN counts as the maximum.
+
+    The same as `rows.max(dim=1)` in half the time: torch finds maxima much faster without their
+    columns, so only the first block that has the maximum is searched for its column.
+    """
+    width = rows.shape[1]
+    size = min(_BLOCK, width)
+    blocks = rows.unfold(1, size, size).amax(dim=2)  # (B, N // size), without the remainder
+    last = rows[:, -size:].amax(dim=1, keepdim=True)  # may overlap, which then prefers the earlier
+    block = torch.cat([blocks, last], dim=1).argmax(dim=1)  # (B,)
+    start = (block * size).clamp(max=width - size)
+    row = torch.arange(rows.shape[0], device=rows.device)
+    best, offset = rows.unfold(1, size, 1)[row, start].max(dim=1)
+    return best, start + offset
 
 
 def _best(tokens: torch.Tensor, totals: torch.Tensor, stop: int) -> Decoded:

@@ -24,7 +24,11 @@ class Stepper:
     """The step of one state of a model's weights; later changes of them are not seen."""
 
     def __init__(
-        self, embedding: torch.nn.Embedding, rnn: torch.nn.GRU, prediction: torch.nn.Linear
+        self,
+        conditioning: torch.nn.Linear,
+        embedding: torch.nn.Embedding,
+        rnn: torch.nn.GRU,
+        prediction: torch.nn.Linear,
     ) -> None:
         """Lay out the weights."""
         words = embedding.weight.detach()  # (V + 2, H)
@@ -33,12 +37,17 @@ class Stepper:
         size = words.shape[0] * weight.shape[0] * words.element_size()
         if size <= _MAX_TABLE_BYTES:
             table = functional.linear(words, weight, bias)  # (V + 2, 3 H)
-            self._input: Linear = lambda tokens: table[tokens]
+            self._input: Linear = lambda tokens: functional.embedding(tokens, table)
         else:
             gates = packed_linear(weight, bias)
-            self._input = lambda tokens: gates(words[tokens])
+            self._input = lambda tokens: gates(functional.embedding(tokens, words))
         self._hidden = packed_linear(weights["weight_hh_l0"], weights["bias_hh_l0"])
+        self._conditioning = packed_linear(conditioning.weight.detach(), conditioning.bias.detach())
         self._prediction = packed_linear(prediction.weight.detach(), prediction.bias.detach())
+
+    def initial_state(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the state before the first token: (B, D) -> (1, B, H)."""
+        return self._conditioning(images).unsqueeze(0)
 
     def step(self, tokens: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return log-probabilities of the next token, and the next state.

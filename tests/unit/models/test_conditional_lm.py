@@ -216,8 +216,9 @@ def test_senseless_max_length_is_refused(max_length):
 def test_beam_of_one_equals_greedy(model, seed):
     images = torch.randn(20, D, generator=torch.Generator().manual_seed(seed))
     with torch.inference_mode():
-        greedy = decode_greedy(model, images)
-        beam = decode_beam(model, images, 1)
+        limits = {"vocabulary": VOCABULARY, "max_length": LENGTH}
+        greedy = decode_greedy(model.stepper(), images, **limits)
+        beam = decode_beam(model.stepper(), images, 1, **limits)
     assert [tokens for tokens, _ in beam] == [tokens for tokens, _ in greedy]
     assert [score for _, score in beam] == pytest.approx([score for _, score in greedy], abs=1e-5)
 

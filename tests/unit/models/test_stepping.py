@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from streams.models import stepping
 from streams.models.conditional_lm import ConditionalLM
-from streams.models.stepping import Stepper, packed_linear
+from streams.models.stepping import packed_linear
 from streams.models.vocabulary import UNKNOWN, Vocabulary
 
 WORDS = (*(f"w{number}" for number in range(60)), UNKNOWN)
@@ -30,10 +30,26 @@ def test_step_equals_torchs_layers(model, rows, table_bytes, monkeypatch):
     tokens, state = torch.randint(0, len(WORDS) + 2, (rows,)), torch.randn(1, rows, 24)
     with torch.inference_mode():
         expected, expected_state = slow_step(model, tokens, state)
-        stepper = Stepper(model.embedding, model.rnn, model.prediction)
-        found, found_state = stepper.step(tokens, state)
+        found, found_state = model.stepper().step(tokens, state)
     assert torch.allclose(found, expected, atol=1e-5)
     assert torch.allclose(found_state, expected_state, atol=1e-6)
+
+
+def test_initial_state_equals_the_layer(model):
+    images = torch.randn(7, 10)[:, ::2]  # not contiguous
+    with torch.inference_mode():
+        expected = model.conditioning_linear(images).unsqueeze(0)
+        found = model.stepper().initial_state(images)
+    assert torch.allclose(found, expected, atol=1e-6)
+
+
+def test_gradients_reach_every_layer_in_training(model):
+    """What decoding lays out is detached; training reads the layers themselves.
+
+    Fails with the stepper's `initial_state` in the place of the layer in `train_forward`.
+    """
+    model.train_forward(torch.randn(3, 5), torch.zeros(3, 2, dtype=torch.long)).sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
 
 
 def test_weights_that_change_are_seen_by_the_next_step(model):
