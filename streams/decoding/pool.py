@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from mmap import PROT_READ, mmap
 from multiprocessing import Pipe
 from queue import SimpleQueue
 from typing import Any, Final
@@ -21,6 +22,8 @@ from streams.settings import ImageSettings
 
 DECODE: Final = "streams.models.image:decode_image"
 _START_SECONDS: Final = 60.0
+#: Memory that a worker's file keeps for the next image; new pages cost as much as the copying.
+_KEPT_BYTES: Final = 8 * 1024 * 1024
 #: A worker may be killed for what somebody else did (memory of the machine); twice is the image.
 _ATTEMPTS: Final = 2
 
@@ -146,7 +149,8 @@ class _Worker:
             )
             raise InvalidImage(msg) from None
         finally:
-            os.ftruncate(self._shared, 0)  # gives the memory back
+            if os.fstat(self._shared).st_size > _KEPT_BYTES:
+                os.ftruncate(self._shared, 0)
         if reply["memory"]:
             msg = (
                 f"decoding took more than {self._limits.max_memory_bytes} bytes of memory"
@@ -198,17 +202,12 @@ class _Worker:
 
     def _image(self, width: int, height: int) -> Image.Image:
         size = width * height * 3
-        pixels = bytearray(size)
-        view = memoryview(pixels)
-        done = 0
-        while done < size:
-            done += os.preadv(self._shared, [view[done:]], done) or _short(size)
-        return Image.frombytes("RGB", (width, height), pixels)  # (H, W, 3)
-
-
-def _short(size: int) -> int:
-    msg = f"the decoder left fewer than {size} bytes"
-    raise InvalidImage(msg)
+        held = os.fstat(self._shared).st_size
+        if held < size:
+            msg = f"the decoder left {held} bytes for {width} x {height} pixels"
+            raise InvalidImage(msg)
+        with mmap(self._shared, size, prot=PROT_READ) as pixels:
+            return Image.frombytes("RGB", (width, height), pixels)  # type: ignore[arg-type] # (H, W, 3)
 
 
 def _write(file: int, data: bytes) -> None:

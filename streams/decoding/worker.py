@@ -56,7 +56,6 @@ def _serve(shared: int, size: int, decode: Decode, limits: ImageSettings) -> dic
     try:
         image = decode(_read(shared, size), limits)
         pixels = memoryview(image.tobytes())  # (H, W, 3)
-        os.ftruncate(shared, 0)
         written = 0
         while written < len(pixels):
             written += os.pwrite(shared, pixels[written:], written)
