@@ -79,13 +79,13 @@ def test_worker_loads_no_torch():
 
 
 def test_signals_to_the_whole_group_leave_the_worker_to_its_pool():
-    """Fails without the ignored signals in worker.main: the innocent image would be blamed."""
+    """Fails without the ignored signals in worker.main: decoders would die under a batch."""
     pool = DecodePool(ImageSettings(), workers=1)
-    [worker] = pool._all
+    process = pool._all[0]._process
     for number in (signal.SIGINT, signal.SIGTERM):
-        os.kill(worker._process.pid, number)
+        os.kill(process.pid, number)
     pool.decode(photograph(1))
-    assert worker._process.poll() is None
+    assert pool._all[0]._process is process
     pool.close()
 
 
