@@ -100,6 +100,12 @@ class ImageSettings(Section):
 
     max_bytes: int = Field(32 * 1024 * 1024, gt=0, description="Encoded size in bytes.")
     max_pixels: int = Field(64_000_000, gt=0, description="Width times height, before decoding.")
+    max_seconds: float = Field(20.0, gt=0, description="How long decoding may take.")
+    max_memory_bytes: int = Field(
+        3 * 1024**3,
+        ge=512 * 1024**2,
+        description="Address space of a process that decodes, its libraries included.",
+    )
 
 
 class ModelSettings(Section):
@@ -125,7 +131,9 @@ class StageSettings(Section):
     torch_threads: int = Field(
         0, ge=0, description="Threads of one torch operation; 0: all cores (caption, project: 1)."
     )
-    decode_threads: int = Field(2, ge=1, description="Images decoded at once by `featurize`.")
+    decode_workers: int = Field(
+        2, ge=1, description="Processes of `featurize` that decode images, each one at a time."
+    )
     stall_seconds: float = Field(
         120.0, gt=0, description="Work waiting and no progress for so long: not healthy."
     )

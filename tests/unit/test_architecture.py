@@ -25,6 +25,7 @@ LAYERS = (
     "streams.logs",
     "streams.endpoints",
     "streams.models",
+    "streams.decoding",
     "streams.mongo",
     "streams.store",
     "streams.pointers",
