@@ -18,6 +18,7 @@ from streams.dead_letters import (
 )
 from streams.errors import BrokerUnavailable, InvalidEvent
 from streams.events import ImageChanged, Origin, Record
+from streams.kafka_security import client_arguments
 from streams.settings import KafkaSettings, Settings
 from streams.topics import TOPICS, dead_letter_topic, topic_name
 from streams.wire import decode_event, encode_event
@@ -120,9 +121,7 @@ def _read_topic(topic: str, settings: KafkaSettings) -> list[Entry]:
 
 def read_topic(topic: str, settings: KafkaSettings) -> Iterator[tuple[str, Any]]:
     """Yield each record of a topic with its `partition:offset`, up to the high watermark of now."""
-    consumer = KafkaConsumer(
-        bootstrap_servers=settings.bootstrap_servers.split(","), enable_auto_commit=False
-    )
+    consumer = KafkaConsumer(**client_arguments(settings), enable_auto_commit=False)
     try:
         numbers = consumer.partitions_for_topic(topic) or set()
         partitions = [TopicPartition(topic, number) for number in sorted(numbers)]

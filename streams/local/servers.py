@@ -12,6 +12,7 @@ from streams.errors import SettingsError, Unavailable
 from streams.local.broker import Broker, find_broker
 from streams.local.mongod import Mongod, find_mongod
 from streams.local.ports import PortBook
+from streams.local.stack import BROKER, MONGOD
 from streams.mongo import connect, mongo_errors, state_database
 from streams.settings import Settings
 from streams.topics import create_topics
@@ -65,17 +66,20 @@ class Servers:
             kafka = self.broker.bootstrap_servers
         uri = {"uri": SecretStr(mongo_uri or "")}
         address = {"bootstrap_servers": kafka}
+        embedded = self.mongod is not None, self.broker is not None
+        mongo = settings.mongo.without_security() if embedded[0] else settings.mongo
+        kafka_settings = settings.kafka.without_security() if embedded[1] else settings.kafka
         self.settings = settings.model_copy(
             update={
-                "mongo": settings.mongo.model_copy(update=uri),
-                "kafka": settings.kafka.model_copy(update=address),
+                "mongo": mongo.model_copy(update=uri),
+                "kafka": kafka_settings.model_copy(update=address),
             }
         )
 
     @property
     def pids(self) -> dict[str, int]:
         """Process ids of the embedded servers."""
-        servers = {"mongod": self.mongod, "broker": self.broker}
+        servers = {MONGOD: self.mongod, BROKER: self.broker}
         return {name: s.pid for name, s in servers.items() if s is not None and s.pid is not None}
 
     def start(self) -> None:

@@ -19,6 +19,7 @@ LAYERS = (
     "streams.states",
     "streams.events",
     "streams.wire",
+    "streams.kafka_security",
     "streams.topics",
     "streams.metrics",
     "streams.offsets",
