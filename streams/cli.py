@@ -2,7 +2,7 @@
 
 import typer
 
-from streams.commands import apply, doctor, documents, models, operate, run
+from streams.commands import apply, doctor, documents, models, operate, roles, run
 from streams.commands.entry import run_app
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ for command in (
     operate.wait,
     operate.reconcile,
     doctor.doctor,
+    roles.roles,
 ):
     app.command()(command)
 app.command("import-coco")(documents.import_coco)

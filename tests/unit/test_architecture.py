@@ -15,6 +15,7 @@ LAYERS = (
     "streams.errors",
     "streams.settings",
     "streams.reference",
+    "streams.roles",
     "streams.documents",
     "streams.states",
     "streams.events",
