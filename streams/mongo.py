@@ -1,6 +1,7 @@
 """Connections to MongoDB, and what its failures mean."""
 
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, cast
@@ -30,6 +31,22 @@ def connect(settings: MongoSettings) -> MongoClient[Document]:
         SettingsError: The URI is not one.
     """
     try:
+        return _client(settings)
+    except OSError as exc:  # TLS files; their names and OpenSSL's words hold no secret
+        msg = (
+            f"CAPTIONSTREAM_MONGO__TLS_CA_FILE or __TLS_CERTIFICATE_KEY_FILE cannot be used: {exc};"
+            " each must be a PEM file, the second with its key and fitting password"
+        )
+        raise SettingsError(msg) from exc
+    except (InvalidURI, ConfigurationError, ValueError, UserWarning) as exc:
+        # The driver may quote what it took for a port or an option: a piece of the password.
+        raise SettingsError(_bad_uri(settings, exc)) from None
+
+
+def _client(settings: MongoSettings) -> MongoClient[Document]:
+    with warnings.catch_warnings():
+        # The driver only warns of an option that it does not know, such as a misspelt one for TLS.
+        warnings.simplefilter("error", UserWarning)
         return MongoClient(
             settings.uri.get_secret_value(),
             appname="captionstream",
@@ -44,15 +61,6 @@ def connect(settings: MongoSettings) -> MongoClient[Document]:
             socketTimeoutMS=int(settings.timeout_seconds * 3000),
             **_security(settings),
         )
-    except OSError as exc:  # TLS files; their names and OpenSSL's words hold no secret
-        msg = (
-            f"CAPTIONSTREAM_MONGO__TLS_CA_FILE or __TLS_CERTIFICATE_KEY_FILE cannot be used: {exc};"
-            " each must be a PEM file, the second with its key and fitting password"
-        )
-        raise SettingsError(msg) from exc
-    except (InvalidURI, ConfigurationError, ValueError, UnicodeError) as exc:
-        # The driver may quote what it took for a port or an option: a piece of the password.
-        raise SettingsError(_bad_uri(settings, exc)) from None
 
 
 def _security(settings: MongoSettings) -> dict[str, Any]:
@@ -84,7 +92,8 @@ def _bad_uri(settings: MongoSettings, exc: Exception) -> str:
     uri = settings.uri.get_secret_value()
     reason = (
         "escape these in user and password by percent signs: : / ? # [ ] @ %, or set"
-        " CAPTIONSTREAM_MONGO__USERNAME and CAPTIONSTREAM_MONGO__PASSWORD instead"
+        " CAPTIONSTREAM_MONGO__USERNAME and CAPTIONSTREAM_MONGO__PASSWORD instead; and check its"
+        " port and options"
         if "@" in uri
         else str(exc)
     )

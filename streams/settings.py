@@ -5,11 +5,13 @@ table in the README is generated from this module.
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsError as UnreadableSettings
 
 from streams.errors import SettingsError
 
@@ -19,7 +21,7 @@ ENVIRONMENT_PREFIX = "CAPTIONSTREAM_"
 class Section(BaseModel):
     """One group of settings; immutable, unknown names refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def _defaults(section: Section, prefixes: tuple[str, ...]) -> dict[str, Any]:
@@ -341,6 +343,13 @@ def load_settings() -> Settings:
             for error in exc.errors(include_input=False)
         )
         raise SettingsError(problems) from exc
+    except UnreadableSettings as exc:  # a whole section, as JSON
+        section = re.sub(r'.*field "(\w+)".*', r"\1", str(exc).splitlines()[0]).upper()
+        msg = (
+            f"{ENVIRONMENT_PREFIX}{section} is not JSON; leave it away and set"
+            f" {ENVIRONMENT_PREFIX}{section}__NAME for each setting"
+        )
+        raise SettingsError(msg) from None
 
 
 def child_environment(settings: Settings) -> dict[str, str]:

@@ -96,7 +96,6 @@ def test_wrong_password_is_refused_with_the_remedy(secured):
 
 
 def test_client_without_certificate_is_refused(secured):
-    """Fails without `load_cert_chain` in `tls_context`, in the test above all others."""
     with pytest.raises(BrokerUnavailable):
         missing_topics(secured(ssl_certificate_file=None, request_timeout_seconds=1.0))
 

@@ -17,6 +17,7 @@ from PIL import Image
 from pydantic import SecretStr
 from pymongo.errors import OperationFailure
 
+from streams.documents import CONDITIONAL_LM
 from streams.errors import StoreUnavailable
 from streams.local.ports import free_port
 from streams.mongo import cluster_time, connect, mongo_errors, state_database
@@ -160,7 +161,7 @@ def get(port, path):
 
 
 def test_each_process_works_with_its_role_and_no_secret_is_seen(secured, tmp_path):
-    """Fails without any privilege of `roles`, and with a password in any message or argument."""
+    """Outputs, logs, /metrics, arguments and answers of commands are searched for the password."""
     seen = {}
     with (
         connect(secured.mongo("producer")) as producer,
@@ -173,7 +174,7 @@ def test_each_process_works_with_its_role_and_no_secret_is_seen(secured, tmp_pat
         wait_until(lambda: registry.pointer("clip"), doing="featurize to announce its version")
         promote_tiny_captioner(registry)
         wait_until(
-            lambda: "conditional_lm" in documents.find_one({"_id": 1}).get("_outputs", {}),
+            lambda: documents.find_one({f"{CONDITIONAL_LM.path}.value": {"$exists": True}}),
             doing="a caption",
         )
         for name, (process, port) in processes.items():
