@@ -212,7 +212,6 @@ FORBIDDEN = {
 
 @pytest.mark.parametrize("user", ["featurize", "project", "caption", "sink"])
 def test_a_stage_may_do_nothing_else(secured, user):
-    """Fails with `readWrite` in place of the privileges of any stage."""
     with connect(secured.mongo(user)) as client:
         for what, action in FORBIDDEN.items():
             with pytest.raises(OperationFailure) as caught:

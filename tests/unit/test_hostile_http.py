@@ -53,7 +53,7 @@ def answer(endpoints, data):
 
 @pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_request_is_refused_and_the_next_is_answered(served, data, capfd):
-    """Fails without `handle_error` (tracebacks) and the check of the method in `application`."""
+    """Fails without the check of the method in `application`."""
     assert b"200 OK" not in answer(served, data)
     assert get(f"{served.url}/healthz")[0] == 200
     assert "Traceback" not in capfd.readouterr().err

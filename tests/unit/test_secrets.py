@@ -38,7 +38,7 @@ SECRET = "hunter2secret"
     ],
 )
 def test_password_of_a_wrong_uri_is_not_shown(uri):
-    """Fails with the driver's own message in `_bad_uri`."""
+    """Fails without `simplefilter("error")` in `_client`: a wrong option was only a warning."""
     with pytest.raises(SettingsError) as caught:
         connect(MongoSettings(uri=uri)).close()
     assert SECRET not in str(caught.value)
@@ -148,7 +148,6 @@ def test_endless_timeouts_are_refused(monkeypatch):
 
 @pytest.mark.parametrize("name", [n for n in VARIABLES if "PASSWORD" in n or n.endswith("__URI")])
 def test_the_value_of_a_secret_is_in_no_error(monkeypatch, name):
-    """Fails with `include_input=True` in `load_settings`."""
     monkeypatch.setenv(name, SECRET)
     monkeypatch.setenv("CAPTIONSTREAM_KAFKA__PARTITIONS", "many")
     with pytest.raises(SettingsError) as caught:
