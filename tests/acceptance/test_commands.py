@@ -34,6 +34,7 @@ def test_every_command_of_the_readme_exists():
         "status",
         "wait",
         "reconcile",
+        "verify",
         "doctor",
         "topics create",
         "dead-letters list",
