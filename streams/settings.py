@@ -191,7 +191,12 @@ class ImageSettings(Section):
 
     max_bytes: int = Field(32 * 1024 * 1024, gt=0, description="Encoded size in bytes.")
     max_pixels: int = Field(64_000_000, gt=0, description="Width times height, before decoding.")
-    max_seconds: float = Field(20.0, gt=0, description="How long decoding may take.")
+    max_seconds: float = Field(
+        7.0,
+        gt=0,
+        description="How long decoding may take. A batch of nothing but images that hang takes"
+        " `batch_size` / `decode_workers` times as long, which must stay below `stall_seconds`.",
+    )
     max_memory_bytes: int = Field(
         3 * 1024**3,
         ge=512 * 1024**2,
