@@ -7,7 +7,7 @@ import pytest
 
 from streams import events
 from streams.capture.producer import EventProducer
-from streams.dead_letter_log import read_topic
+from streams.dead_letter_log import read_topics
 from streams.errors import BrokerUnavailable, SettingsError
 from streams.events import Record
 from streams.offsets import reset_lost_offsets
@@ -64,7 +64,7 @@ def test_every_client_proves_its_user_over_tls(secured, gated, mechanism):
     wait_until(lambda: told == [None], doing="an acknowledgement")
     producer.close()
     name = topic_name(events.IMAGE_CHANGED, settings)
-    assert [record.value for _, record in read_topic(name, settings)] == [b"v"]
+    assert [record.value for _, record in read_topics([name], settings)] == [b"v"]
     assert reset_lost_offsets("group", [name], settings) == 0
     assert set(gated[0].mechanisms) == {mechanism}
 
