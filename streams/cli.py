@@ -2,7 +2,7 @@
 
 import typer
 
-from streams.commands import apply, doctor, documents, models, operate, run, verify
+from streams.commands import apply, doctor, documents, models, operate, roles, run, verify
 from streams.commands.entry import run_app
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ for command in (
     operate.reconcile,
     verify.verify,
     doctor.doctor,
+    roles.roles,
 ):
     app.command()(command)
 app.command("import-coco")(documents.import_coco)

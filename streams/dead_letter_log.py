@@ -19,6 +19,7 @@ from streams.dead_letters import (
 from streams.documents import document_key
 from streams.errors import BrokerUnavailable, InvalidEvent
 from streams.events import ImageChanged, Origin, Record
+from streams.kafka_security import client_arguments
 from streams.settings import KafkaSettings, Settings
 from streams.topics import TOPICS, dead_letter_topic, topic_name
 from streams.wire import decode_event, encode_event
@@ -154,9 +155,7 @@ def read_topics(topics: Sequence[str], settings: KafkaSettings) -> Iterator[tupl
     Raises:
         BrokerUnavailable: It took longer than a minute.
     """
-    consumer = KafkaConsumer(
-        bootstrap_servers=settings.bootstrap_servers.split(","), enable_auto_commit=False
-    )
+    consumer = KafkaConsumer(**client_arguments(settings), enable_auto_commit=False)
     try:
         partitions = [
             TopicPartition(topic, number)

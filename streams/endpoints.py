@@ -6,10 +6,12 @@ yet or a neighbour is away (wait).
 """
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from prometheus_client import make_wsgi_app
@@ -17,6 +19,9 @@ from prometheus_client.exposition import ThreadingWSGIServer
 
 from streams.errors import SettingsError
 from streams.settings import HttpSettings
+
+#: Requests that are answered at once; a scraper and a supervisor need two.
+_MOST_CONNECTIONS: Final = 32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,8 +48,46 @@ class Endpoints:
 class _QuietHandler(WSGIRequestHandler):
     """Logs nothing: a scrape every few seconds is no news."""
 
+    #: Silence of a client for so long, in seconds, ends its connection.
+    timeout = 10.0
+
     def log_message(self, format: str, *args: Any) -> None:
         pass
+
+
+class _BoundedServer(ThreadingWSGIServer):
+    """A thread for each connection, and never too many: the oldest connection makes room.
+
+    So clients that send slowly, or nothing, can neither use up threads nor shut others out.
+    """
+
+    request_queue_size = 64
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._open: dict[socket.socket, None] = {}  # oldest first
+        self._guard = threading.Lock()
+        super().__init__(*args, **options)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._guard:
+            self._open[request] = None
+            oldest = next(iter(self._open)) if len(self._open) > _MOST_CONNECTIONS else None
+        if oldest is not None:
+            with suppress(OSError):  # its thread, which reads it, ends
+                oldest.shutdown(socket.SHUT_RDWR)
+            self._forget(oldest)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._forget(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: whoever sends garbage, or goes away, writes no traceback into the log."""
+
+    def _forget(self, request: socket.socket) -> None:
+        with self._guard:
+            self._open.pop(request, None)
 
 
 def serve_endpoints(
@@ -63,6 +106,9 @@ def serve_endpoints(
     metrics = make_wsgi_app()
 
     def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            start_response("405 Method Not Allowed", [("Allow", "GET, HEAD")])
+            return []
         path = environ.get("PATH_INFO", "")
         if path == "/metrics":
             exposition: Iterable[bytes] = metrics(environ, start_response)
@@ -78,7 +124,7 @@ def serve_endpoints(
 
     try:
         server = make_server(
-            settings.host, settings.port, application, ThreadingWSGIServer, _QuietHandler
+            settings.host, settings.port, application, _BoundedServer, _QuietHandler
         )
     except OSError as exc:
         msg = (

@@ -1,15 +1,16 @@
 """Connections to MongoDB, and what its failures mean."""
 
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from bson.codec_options import DatetimeConversion
 from bson.timestamp import Timestamp
 from pymongo import MongoClient
 from pymongo.database import Database
-from pymongo.errors import ConfigurationError, InvalidURI, PyMongoError
+from pymongo.errors import ConfigurationError, InvalidURI, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
@@ -19,6 +20,9 @@ from streams.settings import MongoSettings
 
 Document = dict[str, Any]
 
+_UNAUTHORIZED: Final = 13
+_AUTHENTICATION_FAILED: Final = 18
+
 
 def connect(settings: MongoSettings) -> MongoClient[Document]:
     """Return a client; no connection is made yet.
@@ -27,6 +31,22 @@ def connect(settings: MongoSettings) -> MongoClient[Document]:
         SettingsError: The URI is not one.
     """
     try:
+        return _client(settings)
+    except OSError as exc:  # TLS files; their names and OpenSSL's words hold no secret
+        msg = (
+            f"CAPTIONSTREAM_MONGO__TLS_CA_FILE or __TLS_CERTIFICATE_KEY_FILE cannot be used: {exc};"
+            " each must be a PEM file, the second with its key and fitting password"
+        )
+        raise SettingsError(msg) from exc
+    except (InvalidURI, ConfigurationError, ValueError, UserWarning) as exc:
+        # The driver may quote what it took for a port or an option: a piece of the password.
+        raise SettingsError(_bad_uri(settings, exc)) from None
+
+
+def _client(settings: MongoSettings) -> MongoClient[Document]:
+    with warnings.catch_warnings():
+        # The driver only warns of an option that it does not know, such as a misspelt one for TLS.
+        warnings.simplefilter("error", UserWarning)
         return MongoClient(
             settings.uri.get_secret_value(),
             appname="captionstream",
@@ -39,10 +59,53 @@ def connect(settings: MongoSettings) -> MongoClient[Document]:
             connectTimeoutMS=int(settings.timeout_seconds * 1000),
             # Longer than any operation of ours; a half-open connection must not hang for ever.
             socketTimeoutMS=int(settings.timeout_seconds * 3000),
+            **_security(settings),
         )
-    except (InvalidURI, ConfigurationError, ValueError) as exc:
-        msg = f"CAPTIONSTREAM_MONGO__URI is not a usable MongoDB URI: {exc}"
-        raise SettingsError(msg) from exc
+
+
+def _security(settings: MongoSettings) -> dict[str, Any]:
+    """Return the driver's arguments for TLS and the user; those of the URI hold where none is."""
+    arguments: dict[str, Any] = {}
+    if settings.username is not None and settings.password is not None:
+        arguments |= {
+            "username": settings.username,
+            "password": settings.password.get_secret_value(),
+            "authSource": settings.auth_source,
+        }
+    if settings.tls or settings.tls_ca_file or settings.tls_certificate_key_file:
+        arguments["tls"] = True
+    if settings.tls_ca_file is not None:
+        arguments["tlsCAFile"] = settings.tls_ca_file
+    if settings.tls_certificate_key_file is not None:
+        key_password = settings.tls_certificate_key_password
+        arguments |= {
+            "tlsCertificateKeyFile": settings.tls_certificate_key_file,
+            # Never None: OpenSSL would ask on the terminal, and wait.
+            "tlsCertificateKeyFilePassword": key_password.get_secret_value()
+            if key_password
+            else "",
+        }
+    return arguments
+
+
+def _bad_uri(settings: MongoSettings, exc: Exception) -> str:
+    uri = settings.uri.get_secret_value()
+    reason = (
+        "escape these in user and password by percent signs: : / ? # [ ] @ %, or set"
+        " CAPTIONSTREAM_MONGO__USERNAME and CAPTIONSTREAM_MONGO__PASSWORD instead; and check its"
+        " port and options"
+        if "@" in uri
+        else str(exc)
+    )
+    return f"CAPTIONSTREAM_MONGO__URI is not a usable MongoDB URI: {reason}"
+
+
+def without_password(uri: str) -> str:
+    """Return a connection string that may be shown: `***` for everything between user and host."""
+    scheme, mark, rest = uri.partition("://")
+    secret, at, hosts = rest.rpartition("@")
+    user = secret.partition(":")[0]
+    return f"{scheme}{mark}{user}:***@{hosts}" if at else uri
 
 
 def state_database(client: MongoClient[Document], settings: MongoSettings) -> Database[Document]:
@@ -61,10 +124,28 @@ def mongo_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except PyMongoError as exc:
-        # The driver adds its view of the topology, and addresses with it; the log has enough.
-        reason = re.split(r", full error:| \(configured timeouts|, Timeout:", str(exc))[0]
-        msg = f"MongoDB failed while {doing}: {reason}; check that the replica set has a primary"
+        msg = f"MongoDB failed while {doing}: {reason_of(exc)}"
         raise StoreUnavailable(msg) from exc
+
+
+def reason_of(exc: PyMongoError) -> str:
+    """Return what an error of the driver says, in one line, and the remedy."""
+    # The driver adds its view of the topology, and addresses with it; the server adds the whole
+    # command that it refused, and documents with it. The log has enough.
+    pattern = r",? full error:| \(configured timeouts|, Timeout:| to execute command \{"
+    reason = re.split(pattern, str(exc))[0]
+    code = exc.code if isinstance(exc, OperationFailure) else None
+    if code == _AUTHENTICATION_FAILED:
+        remedy = "check CAPTIONSTREAM_MONGO__USERNAME and CAPTIONSTREAM_MONGO__PASSWORD"
+    elif code == _UNAUTHORIZED:
+        remedy = "give its user the role that `captionstream roles` prints"
+    elif "CERTIFICATE_VERIFY_FAILED" in reason:
+        remedy = "check CAPTIONSTREAM_MONGO__TLS_CA_FILE and the name in the server's certificate"
+    else:
+        remedy = "check that the replica set has a primary"
+        if "connection closed" in reason or "SSL" in reason:
+            remedy += ", and CAPTIONSTREAM_MONGO__TLS if it has TLS"
+    return f"{reason}; {remedy}"
 
 
 def cluster_time(client: MongoClient[Document]) -> Timestamp:

@@ -12,6 +12,7 @@ from kafka.errors import KafkaError
 from structlog import get_logger
 
 from streams.errors import BrokerUnavailable
+from streams.kafka_security import broker_unavailable, client_arguments
 from streams.settings import KafkaSettings
 
 log = get_logger(__name__)
@@ -32,14 +33,13 @@ def reset_lost_offsets(group: str, topics: list[str], settings: KafkaSettings) -
     """
     try:
         consumer = KafkaConsumer(
-            bootstrap_servers=settings.bootstrap_servers.split(","),
+            **client_arguments(settings),
             group_id=group,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
         )
     except (KafkaError, OSError) as exc:
-        msg = f"no Kafka broker answers at {settings.bootstrap_servers} ({exc})"
-        raise BrokerUnavailable(msg) from exc
+        raise broker_unavailable(settings, exc) from exc
     try:
         lost = _lost_partitions(consumer, topics)
         if lost:

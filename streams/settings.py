@@ -5,11 +5,13 @@ table in the README is generated from this module.
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsError as UnreadableSettings
 
 from streams.errors import SettingsError
 
@@ -19,7 +21,12 @@ ENVIRONMENT_PREFIX = "CAPTIONSTREAM_"
 class Section(BaseModel):
     """One group of settings; immutable, unknown names refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _defaults(section: Section, prefixes: tuple[str, ...]) -> dict[str, Any]:
+    fields = type(section).model_fields
+    return {name: field.default for name, field in fields.items() if name.startswith(prefixes)}
 
 
 class MongoSettings(Section):
@@ -28,6 +35,29 @@ class MongoSettings(Section):
     uri: SecretStr = Field(
         SecretStr("mongodb://127.0.0.1:27017/?replicaSet=rs0"),
         description="Connection string of a replica set (change streams need one).",
+    )
+    username: str | None = Field(
+        None, min_length=1, description="User, kept out of the URI; with `MONGO__PASSWORD`."
+    )
+    password: SecretStr | None = Field(
+        None, description="Its password, as it is: nothing is to be escaped."
+    )
+    auth_source: str = Field(
+        "admin", min_length=1, description="Database where that user is defined."
+    )
+    tls: bool = Field(
+        False, description="Encrypt connections, also without the files below (system's CAs)."
+    )
+    tls_ca_file: str | None = Field(
+        None, min_length=1, description="PEM file of the CAs that signed the servers; means TLS."
+    )
+    tls_certificate_key_file: str | None = Field(
+        None,
+        min_length=1,
+        description="PEM file of our own certificate and its key, where servers ask for one.",
+    )
+    tls_certificate_key_password: SecretStr | None = Field(
+        None, description="Password of that key, if it has one."
     )
     database: str = Field("captions", min_length=1, description="Database that producers write to.")
     collection: str = Field("documents", min_length=1, description="Collection that is watched.")
@@ -39,6 +69,19 @@ class MongoSettings(Section):
     timeout_seconds: float = Field(
         10.0, gt=0, description="How long one operation may take, server selection included."
     )
+
+    @model_validator(mode="after")
+    def _username_and_password_come_together(self) -> Self:
+        if (self.username is None) != (self.password is None):
+            msg = (
+                "set both CAPTIONSTREAM_MONGO__USERNAME and CAPTIONSTREAM_MONGO__PASSWORD, or none"
+            )
+            raise ValueError(msg)
+        return self
+
+    def without_security(self) -> "MongoSettings":
+        """Return the same for a server of our own on loopback: no users, no TLS."""
+        return self.model_copy(update=_defaults(self, ("username", "password", "tls")))
 
     @property
     def state(self) -> str:
@@ -55,6 +98,24 @@ class KafkaSettings(Section):
     """The broker, its topics and its consumer groups."""
 
     bootstrap_servers: str = Field("127.0.0.1:9092", description="host:port, comma-separated.")
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="`SSL` encrypts, `SASL` asks for a user, `SASL_SSL` does both."
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512", description="How the user is proved: `PLAIN` sends the password itself."
+    )
+    sasl_username: str | None = Field(None, min_length=1, description="User of the broker.")
+    sasl_password: SecretStr | None = Field(None, description="Its password.")
+    ssl_ca_file: str | None = Field(
+        None, min_length=1, description="PEM file of the CAs that signed the brokers."
+    )
+    ssl_certificate_file: str | None = Field(
+        None, min_length=1, description="PEM file of our own certificate, where brokers ask for it."
+    )
+    ssl_key_file: str | None = Field(None, min_length=1, description="PEM file of its key.")
+    ssl_key_password: SecretStr | None = Field(
+        None, description="Password of that key, if it has one."
+    )
     prefix: str = Field(
         "", pattern=r"^[A-Za-z0-9._-]*$", description="Put before every topic and group name."
     )
@@ -76,6 +137,36 @@ class KafkaSettings(Section):
         description="How long a fetch waits at the broker for a first record. The embedded broker"
         " looks for one only twice in this time, so it gets at most 0.1.",
     )
+
+    @model_validator(mode="after")
+    def _nothing_is_left_unprotected_by_mistake(self) -> Self:
+        """A password or a certificate that the protocol would ignore is an error."""
+        variable = "CAPTIONSTREAM_KAFKA__SECURITY_PROTOCOL"
+        sasl = [self.sasl_username, self.sasl_password]
+        files = [self.ssl_ca_file, self.ssl_certificate_file, self.ssl_key_file]
+        if self.security_protocol.startswith("SASL"):
+            if None in sasl:
+                msg = (
+                    f"{variable}={self.security_protocol} needs CAPTIONSTREAM_KAFKA__SASL_USERNAME"
+                    " and CAPTIONSTREAM_KAFKA__SASL_PASSWORD"
+                )
+                raise ValueError(msg)
+        elif any(sasl):
+            msg = f"a SASL user needs {variable}=SASL_SSL (or SASL_PLAINTEXT)"
+            raise ValueError(msg)
+        if any(files) and not self.security_protocol.endswith("SSL"):
+            msg = f"certificate files need {variable}=SSL or SASL_SSL"
+            raise ValueError(msg)
+        if self.ssl_key_file and not self.ssl_certificate_file:
+            msg = (
+                "CAPTIONSTREAM_KAFKA__SSL_KEY_FILE needs CAPTIONSTREAM_KAFKA__SSL_CERTIFICATE_FILE"
+            )
+            raise ValueError(msg)
+        return self
+
+    def without_security(self) -> "KafkaSettings":
+        """Return the same for a broker of our own on loopback: no users, no TLS."""
+        return self.model_copy(update=_defaults(self, ("security_protocol", "sasl", "ssl")))
 
 
 class ClipSettings(Section):
@@ -100,6 +191,17 @@ class ImageSettings(Section):
 
     max_bytes: int = Field(32 * 1024 * 1024, gt=0, description="Encoded size in bytes.")
     max_pixels: int = Field(64_000_000, gt=0, description="Width times height, before decoding.")
+    max_seconds: float = Field(
+        7.0,
+        gt=0,
+        description="How long decoding may take. A batch of nothing but images that hang takes"
+        " `batch_size` / `decode_workers` times as long, which must stay below `stall_seconds`.",
+    )
+    max_memory_bytes: int = Field(
+        3 * 1024**3,
+        ge=512 * 1024**2,
+        description="Address space of a process that decodes, its libraries included.",
+    )
 
 
 class ModelSettings(Section):
@@ -125,7 +227,9 @@ class StageSettings(Section):
     torch_threads: int = Field(
         0, ge=0, description="Threads of one torch operation; 0: all cores (caption, project: 1)."
     )
-    decode_threads: int = Field(2, ge=1, description="Images decoded at once by `featurize`.")
+    decode_workers: int = Field(
+        2, ge=1, description="Processes of `featurize` that decode images, each one at a time."
+    )
     stall_seconds: float = Field(
         120.0, gt=0, description="Work waiting and no progress for so long: not healthy."
     )
@@ -258,6 +362,13 @@ def load_settings() -> Settings:
             for error in exc.errors(include_input=False)
         )
         raise SettingsError(problems) from exc
+    except UnreadableSettings as exc:  # a whole section, as JSON
+        section = re.sub(r'.*field "(\w+)".*', r"\1", str(exc).splitlines()[0]).upper()
+        msg = (
+            f"{ENVIRONMENT_PREFIX}{section} is not JSON; leave it away and set"
+            f" {ENVIRONMENT_PREFIX}{section}__NAME for each setting"
+        )
+        raise SettingsError(msg) from None
 
 
 def child_environment(settings: Settings) -> dict[str, str]:

@@ -41,6 +41,7 @@ def build_step(spec: StageSpec, client: Client, settings: Settings) -> Step:
 def _featurize(client: Client, settings: Settings) -> Step:
     import torch
 
+    from streams.decoding.pool import DecodePool
     from streams.models.clip import ClipEncoder
     from streams.registry import Registry
     from streams.stages.featurize import Featurize
@@ -53,7 +54,8 @@ def _featurize(client: Client, settings: Settings) -> Step:
     )
     metrics.MODEL_VERSION.labels(CLIP.name, encoder.version).set(1)
     store = DocumentStore(client, settings.mongo)
-    return Featurize(store, encoder, settings.image, threads=settings.stage.decode_threads)
+    decoders = DecodePool(settings.image, workers=settings.stage.decode_workers)
+    return Featurize(store, encoder, settings.image, decoders)
 
 
 def _project(client: Client, settings: Settings) -> Step:

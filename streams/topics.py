@@ -8,6 +8,7 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from streams import events
 from streams.errors import BrokerUnavailable
+from streams.kafka_security import broker_unavailable, client_arguments
 from streams.settings import KafkaSettings
 
 #: Topics in the order in which a document passes them.
@@ -83,19 +84,16 @@ def connect_admin(settings: KafkaSettings) -> KafkaAdminClient:
 
     Raises:
         BrokerUnavailable: The broker does not answer.
+        SettingsError: A certificate file is missing or wrong.
     """
     try:
         return KafkaAdminClient(
-            bootstrap_servers=settings.bootstrap_servers.split(","),
+            **client_arguments(settings),
             request_timeout_ms=int(settings.request_timeout_seconds * 1000),
             bootstrap_timeout_ms=int(settings.request_timeout_seconds * 1000),
         )
     except (KafkaError, OSError) as exc:
-        msg = (
-            f"no Kafka broker answers at {settings.bootstrap_servers} ({exc});"
-            " start it or set CAPTIONSTREAM_KAFKA__BOOTSTRAP_SERVERS"
-        )
-        raise BrokerUnavailable(msg) from exc
+        raise broker_unavailable(settings, exc) from exc
 
 
 def _create(admin: KafkaAdminClient, topics: Iterable[str], settings: KafkaSettings) -> None:

@@ -12,6 +12,7 @@ from streams import metrics
 from streams.capture.leadership import Position
 from streams.capture.pipeline import Change, build_pipeline, pipeline_hash
 from streams.errors import HistoryLost, StoreUnavailable
+from streams.mongo import reason_of
 
 log = get_logger(__name__)
 
@@ -135,7 +136,7 @@ def _translate(exc: PyMongoError) -> HistoryLost | StoreUnavailable:
         return HistoryLost(f"the oplog does not reach back to the stored position: {exc}")
     if code in _TOKEN_LOST:
         return _TokenRefused(f"the change stream refuses its token: {exc}")
-    return StoreUnavailable(f"the change stream failed: {exc}")
+    return StoreUnavailable(f"the change stream failed: {reason_of(exc)}")
 
 
 def _time_of(token: dict[str, Any] | Any) -> Timestamp | None:

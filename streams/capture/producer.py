@@ -10,6 +10,7 @@ from structlog import get_logger
 from streams import metrics
 from streams.errors import BrokerUnavailable
 from streams.events import Record
+from streams.kafka_security import broker_unavailable, client_arguments
 from streams.settings import KafkaSettings
 from streams.topics import topic_name
 
@@ -32,7 +33,7 @@ class EventProducer:
         request_ms = int(settings.request_timeout_seconds * 1000)
         try:
             self._producer = KafkaProducer(
-                bootstrap_servers=settings.bootstrap_servers.split(","),
+                **client_arguments(settings),
                 acks="all",
                 # Said aloud: other settings could switch it off silently.
                 enable_idempotence=True,
@@ -44,8 +45,7 @@ class EventProducer:
                 allow_auto_create_topics=False,
             )
         except (KafkaError, OSError) as exc:
-            msg = f"no Kafka broker answers at {settings.bootstrap_servers}: {exc}"
-            raise BrokerUnavailable(msg) from exc
+            raise broker_unavailable(settings, exc) from exc
 
     def send(self, topic: str, record: Record, done: Done) -> None:
         """Hand a record over; `done` is called once, with None or with what went wrong.

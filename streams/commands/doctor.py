@@ -13,7 +13,7 @@ from pymongo.errors import PyMongoError
 
 from streams.commands.context import DataDir, open_state, out, settings_of
 from streams.errors import CaptionstreamError
-from streams.mongo import state_database
+from streams.mongo import reason_of, state_database
 from streams.processes import read_reports
 from streams.registry import Registry
 from streams.settings import ClipSettings, Settings
@@ -92,7 +92,7 @@ def _mongo(client: MongoClient[dict[str, Any]], settings: Settings) -> Finding:
         return Finding(
             subject="MongoDB",
             is_ok=False,
-            detail=f"does not answer: {type(exc).__name__}",
+            detail=f"does not answer: {type(exc).__name__}: {reason_of(exc)}",
             remedy="start it, or set CAPTIONSTREAM_MONGO__URI",
         )
     name = hello.get("setName") or ("sharded cluster" if hello.get("msg") == "isdbgrid" else None)

@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
+from streams.errors import SettingsError
 from streams.local.supervisor import run_stack
 from streams.logs import configure_logging
+from streams.mongo import without_password
 from streams.settings import load_settings
 from streams.stages import PROCESSES
 
@@ -29,6 +31,12 @@ def up(
 
     Example: CAPTIONSTREAM_CLIP__PRETRAINED=random captionstream up
     """
+    if mongo_uri is not None and without_password(mongo_uri) != mongo_uri:
+        msg = (
+            "--mongo-uri names a user: arguments can be read by everybody here; leave the"
+            " user away and set CAPTIONSTREAM_MONGO__USERNAME and CAPTIONSTREAM_MONGO__PASSWORD"
+        )
+        raise SettingsError(msg)
     settings = load_settings()
     configure_logging(settings.log.model_copy(update={"format": "console"}), process="up")
     raise typer.Exit(

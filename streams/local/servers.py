@@ -12,6 +12,7 @@ from streams.errors import SettingsError, Unavailable
 from streams.local.broker import Broker, find_broker
 from streams.local.mongod import Mongod, find_mongod
 from streams.local.ports import PortBook
+from streams.local.stack import BROKER, MONGOD
 from streams.mongo import connect, mongo_errors, state_database
 from streams.settings import Settings
 from streams.topics import create_topics
@@ -66,22 +67,22 @@ class Servers:
             )
             kafka = self.broker.bootstrap_servers
         uri = {"uri": SecretStr(mongo_uri or "")}
-        broker: dict[str, object] = {"bootstrap_servers": kafka}
+        mongo = settings.mongo if self.mongod is None else settings.mongo.without_security()
+        broker = settings.kafka if self.broker is None else settings.kafka.without_security()
+        address: dict[str, object] = {"bootstrap_servers": kafka}
         if self.broker is not None:
-            broker["fetch_wait_seconds"] = min(
-                _FETCH_WAIT_SECONDS, settings.kafka.fetch_wait_seconds
-            )
+            address["fetch_wait_seconds"] = min(_FETCH_WAIT_SECONDS, broker.fetch_wait_seconds)
         self.settings = settings.model_copy(
             update={
-                "mongo": settings.mongo.model_copy(update=uri),
-                "kafka": settings.kafka.model_copy(update=broker),
+                "mongo": mongo.model_copy(update=uri),
+                "kafka": broker.model_copy(update=address),
             }
         )
 
     @property
     def pids(self) -> dict[str, int]:
         """Process ids of the embedded servers."""
-        servers = {"mongod": self.mongod, "broker": self.broker}
+        servers = {MONGOD: self.mongod, BROKER: self.broker}
         return {name: s.pid for name, s in servers.items() if s is not None and s.pid is not None}
 
     def start(self) -> None:

@@ -16,9 +16,12 @@ import psutil
 from pydantic import SecretStr
 
 from streams.errors import SettingsError
+from streams.mongo import without_password
 from streams.settings import Settings
 
 SUPERVISOR: Final = "supervisor"
+MONGOD: Final = "mongod"
+BROKER: Final = "broker"
 _STACK_FILE: Final = "stack.json"
 _LOCK_FILE: Final = "lock"
 #: Start times of one process, read twice, differ by less than this many seconds.
@@ -54,7 +57,8 @@ class StackInfo:
     def announcement(self) -> str:
         """Return the line of JSON that says the stack is ready."""
         names = ("mongo_uri", "database", "collection", "kafka", "metrics", "pids")
-        return json.dumps({name: getattr(self, name) for name in names})
+        shown = {name: getattr(self, name) for name in names}
+        return json.dumps(shown | {"mongo_uri": without_password(self.mongo_uri)})
 
 
 def write_stack(directory: Path, stack: StackInfo) -> None:
@@ -98,9 +102,12 @@ def read_stack(directory: Path) -> StackInfo:
 
 def settings_for(stack: StackInfo, settings: Settings) -> Settings:
     """Return the settings with the addresses and names of a running stack."""
+    # What is embedded has neither users nor TLS; what was given is what the environment says.
+    mongo = settings.mongo.without_security() if MONGOD in stack.pids else settings.mongo
+    kafka = settings.kafka.without_security() if BROKER in stack.pids else settings.kafka
     return settings.model_copy(
         update={
-            "mongo": settings.mongo.model_copy(
+            "mongo": mongo.model_copy(
                 update={
                     "uri": SecretStr(stack.mongo_uri),
                     "database": stack.database,
@@ -108,7 +115,7 @@ def settings_for(stack: StackInfo, settings: Settings) -> Settings:
                     "state_database": stack.state_database,
                 }
             ),
-            "kafka": settings.kafka.model_copy(
+            "kafka": kafka.model_copy(
                 update={"bootstrap_servers": stack.kafka, "prefix": stack.kafka_prefix}
             ),
         }

@@ -10,7 +10,7 @@ from typing import TextIO
 
 from streams.local.stack import locked
 from streams.local.watch import Supervisor
-from streams.settings import Settings
+from streams.settings import Section, Settings
 from streams.stages import PROCESSES
 
 
@@ -67,10 +67,18 @@ def run_stack(
 
 def _with_absolute_paths(settings: Settings) -> Settings:
     """Processes run in the data directory: paths relative to here must be found from there."""
-    clip = settings.clip
-    paths = {
-        name: str(Path(value).resolve())
-        for name, value in (("model", clip.model), ("pretrained", clip.pretrained))
-        if Path(value).is_file()
+    names = {
+        "clip": ("model", "pretrained"),
+        "mongo": ("tls_ca_file", "tls_certificate_key_file"),
+        "kafka": ("ssl_ca_file", "ssl_certificate_file", "ssl_key_file"),
     }
-    return settings.model_copy(update={"clip": clip.model_copy(update=paths)})
+    return settings.model_copy(
+        update={name: _resolved(getattr(settings, name), files) for name, files in names.items()}
+    )
+
+
+def _resolved(section: Section, files: tuple[str, ...]) -> Section:
+    values = {name: getattr(section, name) for name in files}
+    return section.model_copy(
+        update={n: str(Path(v).resolve()) for n, v in values.items() if v and Path(v).is_file()}
+    )

@@ -1,7 +1,8 @@
 """The step of `featurize`: from a changed document to its CLIP embedding.
 
-Reads the images from MongoDB (they never travel on Kafka), decodes them side by side, encodes them
-as one batch. An image that cannot be decoded fails alone.
+Reads the images from MongoDB (they never travel on Kafka), decodes them side by side in
+processes of their own, encodes them as one batch. An image that cannot be decoded fails alone, also
+if it kills its decoder.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from PIL import Image
 
 from streams import metrics
+from streams.decoding.pool import DecodePool
 from streams.documents import (
     CLIP,
     IMAGE,
@@ -24,7 +25,7 @@ from streams.documents import (
 from streams.errors import InvalidEvent, InvalidImage, ModelFailed
 from streams.events import DocumentDeleted, ImageChanged, ModelApplied
 from streams.models.clip import ClipEncoder
-from streams.models.image import decode_image, image_bytes
+from streams.models.image import image_bytes
 from streams.mongo import Document
 from streams.settings import ImageSettings
 from streams.stages.outcome import Failed, Input, Ok, Outcome, Result
@@ -35,13 +36,21 @@ class Featurize:
     """CLIP over the images of a batch of changed documents."""
 
     def __init__(
-        self, store: DocumentStore, encoder: ClipEncoder, limits: ImageSettings, *, threads: int
+        self,
+        store: DocumentStore,
+        encoder: ClipEncoder,
+        limits: ImageSettings,
+        decoders: DecodePool,
     ) -> None:
-        """Keep what is needed; `threads` images are decoded at once."""
+        """Keep what is needed; each worker of `decoders` has a thread here that prepares tensors.
+
+        So at most as many decoded images are in memory as there are workers.
+        """
         self._store = store
         self._encoder = encoder
         self._limits = limits
-        self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._decoders = decoders
+        self._threads = ThreadPoolExecutor(decoders.workers, thread_name_prefix="decode")
 
     def run(self, events: Sequence[Input]) -> list[Outcome]:
         """Return one outcome for each event. See `Step.run`."""
@@ -87,7 +96,7 @@ class Featurize:
         return Ok(event=_applied(event, document, digest, stored), result=Result.REUSED)
 
     def _encode(self, events: Sequence[Input], documents: Sequence[Document]) -> list[Outcome]:
-        prepared = list(self._decoders.map(self._prepare, documents))
+        prepared = list(self._threads.map(self._prepare, documents))
         tensors = [item for item in prepared if isinstance(item, torch.Tensor)]
         vectors: Iterator[np.ndarray] = iter(())
         if tensors:
@@ -102,7 +111,7 @@ class Featurize:
 
     def _prepare(self, document: Document) -> torch.Tensor | InvalidImage:
         try:
-            image: Image.Image = decode_image(document.get(IMAGE), self._limits)
+            image = self._decoders.decode(image_bytes(document.get(IMAGE), self._limits))
             return self._encoder.preprocess(image)  # (3, H, W)
         except InvalidImage as exc:
             return exc

@@ -19,6 +19,7 @@ from structlog import get_logger
 
 from streams import metrics
 from streams.errors import BrokerUnavailable, Unavailable
+from streams.kafka_security import faust_credentials
 from streams.settings import KafkaSettings, StageSettings
 from streams.stages import StageSpec
 from streams.stages.stage import Delivery, Message, Stage
@@ -184,6 +185,7 @@ def build_app(spec: StageSpec, kafka: KafkaSettings) -> faust.App:
     app = faust.App(
         group_name(spec.name, kafka),
         broker=servers,
+        broker_credentials=faust_credentials(kafka),
         store="memory://",
         datadir=str(Path.cwd() / ".faust"),  # nothing is written there without tables
         broker_session_timeout=kafka.session_timeout_seconds,

@@ -35,6 +35,7 @@ def test_every_command_of_the_readme_exists():
         "wait",
         "reconcile",
         "verify",
+        "roles",
         "doctor",
         "topics create",
         "dead-letters list",

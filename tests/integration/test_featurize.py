@@ -9,6 +9,7 @@ from bson.timestamp import Timestamp
 from PIL import Image
 
 from streams import metrics
+from streams.decoding.pool import DecodePool
 from streams.documents import CLIP, CLIP_PROJECTION, Output, fingerprint
 from streams.errors import InvalidEvent, InvalidImage, ModelFailed
 from streams.events import DocumentDeleted, ImageChanged, ModelApplied, Origin
@@ -34,9 +35,18 @@ def store(settings):
         yield DocumentStore(client, settings.mongo)
 
 
+@pytest.fixture(scope="module")
+def decoders():
+    pool = DecodePool(
+        ImageSettings(max_bytes=100_000, max_seconds=1), workers=2, decode="tests.killers:decode"
+    )
+    yield pool
+    pool.close()
+
+
 @pytest.fixture
-def step(store, encoder):
-    return Featurize(store, encoder, ImageSettings(max_bytes=100_000), threads=2)
+def step(store, encoder, decoders):
+    return Featurize(store, encoder, ImageSettings(max_bytes=100_000), decoders)
 
 
 @pytest.fixture
@@ -135,10 +145,27 @@ def test_deleted_document_is_finished_without_a_model(step, source):
     assert model_calls() == before
 
 
-def test_numbers_that_are_not_finite_fail_as_a_broken_model(store, encoder, source, monkeypatch):
+def test_image_that_kills_or_hangs_its_decoder_fails_alone(step, store, source):
+    """Fails without the second start of a worker in DecodePool.decode."""
+    images = [picture(1), b"segfault", picture(2), b"hang", picture(3), b"exit", picture(4)]
+    rows = [{"_id": number, "img": image} for number, image in enumerate(images)]
+    store.collection.insert_many(rows)
+    outcomes = step.run([changed(row["_id"], source) for row in rows])
+    assert [isinstance(outcome, Ok) for outcome in outcomes] == [True, False] * 3 + [True]
+    assert [str(outcome.error) for outcome in outcomes[1::2]] == [
+        "the decoder died of signal 11 (SIGSEGV) on this image (8 bytes)",
+        "decoding took longer than 1 s (CAPTIONSTREAM_IMAGE__MAX_SECONDS)",
+        "the decoder ended with code 3 on this image (4 bytes)",
+    ]
+    assert all(isinstance(outcome.error, InvalidImage) for outcome in outcomes[1::2])
+
+
+def test_numbers_that_are_not_finite_fail_as_a_broken_model(
+    store, encoder, decoders, source, monkeypatch
+):
     store.collection.insert_one({"_id": 1, "img": picture(10)})
     monkeypatch.setattr(encoder, "encode", lambda x: np.full((len(x), DIMENSION), np.nan))
-    [outcome] = Featurize(store, encoder, ImageSettings(), threads=1).run([changed(1, source)])
+    [outcome] = Featurize(store, encoder, ImageSettings(), decoders).run([changed(1, source)])
     assert isinstance(outcome.error, ModelFailed)
 
 
