@@ -1,0 +1,77 @@
+"""Inserts, updates, replaces and deletes, with broken images among them, and a ledger of it."""
+
+import io
+import random
+import threading
+from typing import Any
+
+from PIL import Image
+from pymongo.collection import Collection
+from pymongo.errors import PyMongoError
+
+
+def picture(generator: random.Random) -> bytes:
+    """Return a small picture of one random colour."""
+    data = io.BytesIO()
+    colour = tuple(generator.randrange(256) for _ in range(3))
+    Image.new("RGB", (80, 60), colour).save(data, "PNG")
+    return data.getvalue()
+
+
+def image(generator: random.Random) -> object:
+    """Return what a producer may put into `img`: of twenty, one is no image."""
+    if generator.random() < 0.95:
+        return picture(generator)
+    whole = picture(generator)
+    return generator.choice([b"", b"no image", whole[: len(whole) // 2], "text", 7, None])
+
+
+class Load(threading.Thread):
+    """Changes documents until it is told to stop. Ids are numbers and never come twice."""
+
+    def __init__(self, documents: Collection[Any], seed: int) -> None:
+        super().__init__(name="load", daemon=True)
+        self._documents = documents
+        self._random = random.Random(seed)  # noqa: S311 - pictures, no secret
+        self._live: list[int] = []
+        self._stop_asked = threading.Event()
+        self.deleted: set[int] = set()
+        self.changes = 0
+
+    def run(self) -> None:
+        """One change about every 30 ms; one that MongoDB did not confirm is in doubt."""
+        number = 0
+        while not self._stop_asked.wait(0.03):
+            number += 1
+            try:
+                self._change(number)
+            except PyMongoError:
+                continue  # it happened or not: `verify` looks at what is there
+            self.changes += 1
+
+    def finish(self) -> None:
+        """Stop, and wait for the change under way."""
+        self._stop_asked.set()
+        self.join()
+
+    def risen(self) -> set[int]:
+        """Return documents that were deleted, which MongoDB confirmed, and are there again."""
+        found = self._documents.find({"_id": {"$in": list(self.deleted)}}, {"_id": 1})
+        return {row["_id"] for row in found}
+
+    def _change(self, number: int) -> None:
+        kind = self._random.random()
+        if kind < 0.5 or len(self._live) < 20:
+            self._live.append(number)
+            self._documents.insert_one({"_id": number, "img": image(self._random)})
+            return
+        chosen = self._random.choice(self._live)
+        if kind < 0.75:
+            new = {"$set": {"img": image(self._random)}}
+            self._documents.update_one({"_id": chosen}, new)
+        elif kind < 0.9:
+            self._documents.replace_one({"_id": chosen}, {"img": image(self._random)})
+        else:
+            self._live.remove(chosen)
+            self._documents.delete_one({"_id": chosen})
+            self.deleted.add(chosen)
