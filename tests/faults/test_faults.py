@@ -5,16 +5,20 @@ import random
 import pytest
 
 from tests.faults.soak import is_good, running, soak
-from tests.faults.strikes import STRIKES
+from tests.faults.strikes import STRIKES, kill_broker, promote_captioner
 
 
 @pytest.mark.timeout(600)
 def test_every_document_is_right_whatever_was_struck(tmp_path):
-    """Fails when `_commit` of the publisher no longer waits for acknowledgements, or a stage acks
-    before it has delivered.
+    """The broker comes last: a promotion or a copy later on would heal what was lost before.
+
+    Fails without `request_copy` after the broker's death in `local/watch.py`: updates that were
+    under way are lost with its log, and their documents look finished.
     """
     generator = random.Random(7)  # noqa: S311 - which process dies, no secret
-    strikes = generator.sample(list(STRIKES), len(STRIKES))
+    strikes = [strike for strike in STRIKES if strike not in (promote_captioner, kill_broker)]
+    generator.shuffle(strikes)
+    strikes = [promote_captioner, *strikes, kill_broker]
     with running(tmp_path) as (stack, settings):
         report = soak(stack, settings, generator, strikes, pause_seconds=(1, 4), freeze_seconds=8)
     assert is_good(report), report
