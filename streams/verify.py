@@ -148,9 +148,7 @@ class Verifier:
 
     def _problem_of_outputs(self, document: Document) -> str:
         errors = _errors(document)
-        if CLIP in errors:  # what stands downstream is of an image that is gone
-            return ""
-        outputs = _outputs(document)
+        outputs = {} if CLIP in errors else _outputs(document)
         for model in MODELS:
             if model in errors or lookup(document, model.path) is None:
                 continue

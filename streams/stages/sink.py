@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from streams import metrics
 from streams.dead_letters import DeadLetter
-from streams.documents import MODEL_BY_NAME
+from streams.documents import MODEL_BY_NAME, MODELS
 from streams.errors import InvalidEvent, WriteRejected
 from streams.events import DocumentDeleted, ModelApplied, Origin
 from streams.stages.outcome import Failed, Input, Ok, Outcome, Result
@@ -22,18 +23,19 @@ class Sink:
     def run(self, events: Sequence[Input]) -> list[Outcome]:
         """Return one outcome for each event, after a majority has acknowledged its write."""
         planned = [_plan(event) for event in events]
-        positions = [i for i, item in enumerate(planned) if isinstance(item, OutputWrite)]
-        writes = [item for item in planned if isinstance(item, OutputWrite)]
-        report = self._store.write_outputs(writes)
+        placed = [
+            (i, write) for i, item in enumerate(planned) if isinstance(item, list) for write in item
+        ]
+        report = self._store.write_outputs([write for _, write in placed])
         metrics.WRITES.labels("written").inc(report.written)
         metrics.WRITES.labels("ignored").inc(report.ignored)
         outcomes = [
-            Ok(event=None, result=Result.DONE) if isinstance(item, OutputWrite) else item
+            Ok(event=None, result=Result.DONE) if isinstance(item, list) else item
             for item in planned
         ]
         for position, reason in report.rejected.items():
             msg = f"MongoDB refused the output: {reason}"
-            outcomes[positions[position]] = Failed(error=WriteRejected(msg))
+            outcomes[placed[position][0]] = Failed(error=WriteRejected(msg))
         for event, outcome in zip(events, outcomes, strict=True):
             _observe(event, outcome)
         return list(outcomes)
@@ -47,24 +49,28 @@ class Sink:
         return {}
 
 
-def _plan(event: Input) -> OutputWrite | Outcome:
+def _plan(event: Input) -> list[OutputWrite] | Outcome:
     if isinstance(event, DocumentDeleted):
         return Ok(event=None, result=Result.DELETED)
     if isinstance(event, DeadLetter):
         return _plan_error(event)
     if not isinstance(event, ModelApplied) or event.model not in MODEL_BY_NAME:
         return Failed(error=InvalidEvent(f"sink cannot store a {type(event).__name__}"))
-    return OutputWrite(
+    write = OutputWrite(
         document_id=event.document_id,
         source=event.source,
         model=MODEL_BY_NAME[event.model],
         input=event.input,
         result=event.outputs[event.model],
     )
+    return [write]
 
 
-def _plan_error(letter: DeadLetter) -> OutputWrite | Outcome:
-    """An error is stored where its output would be, if the record says where that is."""
+def _plan_error(letter: DeadLetter) -> list[OutputWrite] | Outcome:
+    """An error is stored where its output would be, if the record says where that is.
+
+    And where the outputs would be that are made of it: a caption of the image before must not stay.
+    """
     model = MODEL_BY_NAME.get(letter.model)
     try:
         document_id = letter.document_id
@@ -72,9 +78,17 @@ def _plan_error(letter: DeadLetter) -> OutputWrite | Outcome:
         return Ok(event=None, result=Result.IGNORED)
     if model is None or letter.source is None:
         return Ok(event=None, result=Result.IGNORED)
-    return OutputWrite(
-        document_id=document_id, source=letter.source, model=model, input="", result=letter.error
-    )
+    error = letter.error
+    results = {model: error}
+    results |= {
+        reader: replace(error, version="") for reader in MODELS if model.name in reader.reads
+    }
+    return [
+        OutputWrite(
+            document_id=document_id, source=letter.source, model=place, input="", result=result
+        )
+        for place, result in results.items()
+    ]
 
 
 def _observe(event: Input, outcome: Outcome) -> None:

@@ -23,10 +23,10 @@ def store(settings):
         yield DocumentStore(client, settings.mongo)
 
 
-def applied(document_id, value, model="clip"):
+def applied(document_id, value, model="clip", source=SOURCE):
     return ModelApplied(
         document_id=document_id,
-        source=SOURCE,
+        source=source,
         origin=Origin.LIVE,
         input="ab",
         model=model,
@@ -64,6 +64,21 @@ def test_outputs_and_errors_of_a_batch_land_in_their_documents(store):
     assert outputs(store, 1)["_base"]["conditional_lm"]["value"] == "a cat"
     error = outputs(store, 2)["img"]["clip"]["error"]
     assert (error["type"], error["message"], error["attempts"]) == ("InvalidImage", "bad", 2)
+
+
+def test_failure_of_an_image_takes_the_caption_of_the_image_before(store):
+    """Fails without the readers in `_plan_error`: the caption would stay, of an image gone by."""
+    store.collection.insert_one({"_id": 1})
+    before = applied(1, "a cat", model="conditional_lm", source=Timestamp(SOURCE.time - 1, 1))
+    Sink(store).run([before, applied(1, np.ones(2, np.float32), source=before.source)])
+    Sink(store).run([letter(1)])
+    made = outputs(store, 1)
+    for found in (*made["img"].values(), *made["_base"].values()):
+        assert (found["error"]["type"], found["source"]) == ("InvalidImage", SOURCE)
+    Sink(store).run([before])
+    assert "error" in outputs(store, 1)["_base"]["conditional_lm"], "a late one does not come back"
+    Sink(store).run([applied(1, "a dog", model="conditional_lm")])
+    assert outputs(store, 1)["_base"]["conditional_lm"]["value"] == "a dog"
 
 
 def test_letters_that_name_no_output_are_ignored(store):

@@ -153,6 +153,14 @@ def test_error_that_is_not_true_is_found(world):
     assert world.findings() == {2: "it carries an error, and yet its image can be decoded"}
 
 
+def test_caption_of_an_image_that_is_gone_is_found(world):
+    row = world.documents.find_one({"_id": 1})
+    world.documents.update_one(
+        {"_id": "bad"}, {"$set": {LM: row["_outputs"]["_base"]["conditional_lm"]}}
+    )
+    assert world.findings() == {"bad": "conditional_lm was made from another image"}
+
+
 def test_error_without_a_dead_letter_is_found(world):
     """Fails without the look at the dead letters."""
     world.documents.insert_one({"_id": "worse", "img": b"no image"})
