@@ -106,6 +106,7 @@ def soak(
         "examples": verified["wrong"][:10],
         "standing_still": verified["standing_still"],
         "risen": len(load.risen()),
+        "problems": target.problems,
         "records_twice": records_twice(settings),
         "longest_stall_seconds": longest_stall(stack),
         "seconds_to_recover": round(recovered, 1),
@@ -136,7 +137,8 @@ def longest_stall(stack: Stack) -> float:
 
 def is_good(report: dict[str, Any]) -> bool:
     """Whether nothing was lost, stale, risen again or stuck."""
-    return not (report["wrong"] or report["risen"] or report["standing_still"])
+    bad = ("wrong", "risen", "standing_still", "problems")
+    return not any(report[name] for name in bad)
 
 
 def main() -> None:

@@ -40,6 +40,7 @@ class Target:
     seeds: itertools.count = field(default_factory=lambda: itertools.count(1))
     #: Whatever has to be over before the documents are looked at.
     pending: list[threading.Thread] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
 
 Strike = Callable[[Target], str]
@@ -139,7 +140,9 @@ def add_guest(target: Target) -> str:
 
     def leave() -> None:
         guest.send_signal(how)
-        guest.wait()
+        code = guest.wait()
+        if code != (0 if how == signal.SIGTERM else -how):
+            target.problems.append(f"a second {name} ended with code {code} after {how.name}")
 
     timer = threading.Timer(target.pause_seconds + 5, leave)
     timer.start()

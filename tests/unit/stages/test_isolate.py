@@ -48,8 +48,10 @@ def isolator(step, pauses=None, stop_after=10**9):
     return Isolator("featurize", step, settings, pause=pause, beat=lambda: None)
 
 
-def test_only_the_culprit_of_a_batch_fails():
-    outcomes = isolator(ScriptedStep(poison={11})).apply(events(32))
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError, RecursionError])
+def test_only_the_culprit_of_a_batch_fails(error):
+    """Fails without the halving in `_bisect`."""
+    outcomes = isolator(ScriptedStep(poison={11}, error=error)).apply(events(32))
     failed = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, Failed)]
     assert failed == [11]
     assert isinstance(outcomes[11].error, ModelFailed)
