@@ -18,6 +18,7 @@ from bson import (
     Timestamp,
     json_util,
 )
+from bson.datetime_ms import DatetimeMS
 from bson.errors import BSONError
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
@@ -53,6 +54,7 @@ SCALARS = st.one_of(
             MinKey(),
             MaxKey(),
             DBRef("documents", 1),
+            DatetimeMS(2**60),
         ]
     ),
 )
@@ -90,7 +92,7 @@ def insert(documents, document):
 
 @pytest.mark.timeout(600)
 def test_documents_of_any_content(tmp_path):
-    """Fails, for example, without `DATETIME_AUTO` in `mongo.py` or the type check of `img`."""
+    """Fails without `datetime_conversion` in `mongo.py`."""
     generator = random.Random(3)  # noqa: S311 - pictures
     with running(tmp_path) as (stack, _):
         publish_tiny_captioner(stack.info["mongo_uri"], stack.info["database"])
