@@ -130,6 +130,13 @@ def fingerprint(image: bytes) -> str:
     return hashlib.blake2b(image, digest_size=16).hexdigest()
 
 
+def url_of(document: Mapping[str, Any]) -> str | None:
+    """Return the URL that stands for the image; None when the image stands there itself."""
+    image = document.get(IMAGE)
+    url = image.get("url") if isinstance(image, Mapping) else None
+    return url if isinstance(url, str) else None
+
+
 def fold_of(document: Mapping[str, Any]) -> str:
     """Return "train" or "valid": the stored fold, else a stable hash of `_id` decides."""
     stored = document.get(FOLD)

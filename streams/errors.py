@@ -4,6 +4,8 @@ CaptionstreamError
 ├── SettingsError             the environment or a command's arguments are wrong
 ├── DocumentError             one document cannot be processed; the next one can
 │   ├── InvalidImage          `img` is missing, has a wrong type, cannot be decoded or is too large
+│   ├── InvalidUrl            the URL in `img` may not be fetched, or nothing of use is behind it
+│   ├── FetchFailed           its server is away or too slow              (retryable)
 │   ├── InvalidEvent          a record on a topic is not one of ours, or of a schema we do not know
 │   ├── FeatureMismatch       a vector does not fit the model that should read it
 │   ├── WriteRejected         MongoDB refused the outputs of this document (for example over 16 MB)
@@ -44,6 +46,16 @@ class DocumentError(CaptionstreamError):
 
 class InvalidImage(DocumentError):
     """`img` is missing, has a wrong type, cannot be decoded or exceeds a limit."""
+
+
+class InvalidUrl(DocumentError):
+    """The URL in `img` may not be fetched, or nothing of use is behind it."""
+
+
+class FetchFailed(DocumentError):
+    """What is behind the URL in `img` cannot be had now."""
+
+    is_retryable = True
 
 
 class InvalidEvent(DocumentError):

@@ -67,6 +67,14 @@ WAITING = Gauge(
     ["stage"],
 )
 
+# --- images by URL ------------------------------------------------------------------------------
+FETCH_SECONDS = Histogram("captionstream_fetch_seconds", "One fetch of an image by its URL.")
+FETCH_FAILURES = Counter(
+    "captionstream_fetch_failures",
+    "Fetches that failed: refused, status, timeout or connection.",
+    ["reason"],
+)
+
 # --- models -------------------------------------------------------------------------------------
 MODEL_VERSION = Gauge(
     "captionstream_model_version_info", "1 for the version that serves.", ["model", "version"]

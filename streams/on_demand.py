@@ -22,8 +22,10 @@ from streams.documents import (
     Output,
     fingerprint,
     stored_output,
+    url_of,
 )
 from streams.errors import DocumentError, FeatureMismatch, InvalidImage, ModelNotFound
+from streams.fetching.fetcher import Fetcher
 from streams.models import conditional_lm, projection
 from streams.models.clip import ClipEncoder
 from streams.models.image import decode_image, image_bytes
@@ -128,7 +130,11 @@ class OnDemand:
             )
         if document is None:
             return InvalidImage(f"there is neither a file nor a document {item}")
-        return document
+        url = url_of(document)
+        try:
+            return document if url is None else {**document, IMAGE: self._fetcher.fetch(url)}
+        except DocumentError as exc:
+            return exc
 
     def _read_file(self, path: Path) -> Mapping[str, Any] | DocumentError:
         try:
@@ -186,6 +192,10 @@ class OnDemand:
             msg = f"clip has shape {value.shape}, {self.version} reads ({feature.dimension},)"
             return FeatureMismatch(msg)
         return embedding
+
+    @cached_property
+    def _fetcher(self) -> Fetcher:
+        return Fetcher(self._settings.fetch, max_bytes=self._settings.image.max_bytes)
 
     @cached_property
     def _encoder(self) -> ClipEncoder:

@@ -204,6 +204,32 @@ class ImageSettings(Section):
     )
 
 
+class FetchSettings(Section):
+    """Images that documents name by `{"url": ...}`."""
+
+    max_seconds: float = Field(
+        10.0,
+        gt=0,
+        description="How long one fetch may take, redirects included. A batch of nothing but dead"
+        " URLs of one host takes `batch_size` / `per_host` times as long, which must stay below"
+        " `stall_seconds`.",
+    )
+    max_redirects: int = Field(5, ge=0, description="Most redirects of one fetch.")
+    concurrency: int = Field(8, ge=1, le=64, description="Images fetched at once.")
+    per_host: int = Field(4, ge=1, description="Images fetched at once from one host.")
+    allow_hosts: str = Field(
+        "",
+        description="Names of hosts, comma-separated, that may be fetched from although their"
+        " addresses are private or local.",
+    )
+
+    @property
+    def allowed(self) -> frozenset[str]:
+        """The names of `allow_hosts`, in lower case."""
+        names = (name.strip().lower() for name in self.allow_hosts.split(","))
+        return frozenset(name for name in names if name)
+
+
 class ModelSettings(Section):
     """Reading model versions from the registry, and decoding captions."""
 
@@ -337,6 +363,7 @@ class Settings(BaseSettings):
     kafka: KafkaSettings = KafkaSettings()
     clip: ClipSettings = ClipSettings()
     image: ImageSettings = ImageSettings()
+    fetch: FetchSettings = FetchSettings()
     models: ModelSettings = ModelSettings()
     stage: StageSettings = StageSettings()
     publisher: PublisherSettings = PublisherSettings()

@@ -42,6 +42,7 @@ def _featurize(client: Client, settings: Settings) -> Step:
     import torch
 
     from streams.decoding.pool import DecodePool
+    from streams.fetching.fetcher import Fetcher
     from streams.models.clip import ClipEncoder
     from streams.registry import Registry
     from streams.stages.featurize import Featurize
@@ -55,7 +56,8 @@ def _featurize(client: Client, settings: Settings) -> Step:
     metrics.MODEL_VERSION.labels(CLIP.name, encoder.version).set(1)
     store = DocumentStore(client, settings.mongo)
     decoders = DecodePool(settings.image, workers=settings.stage.decode_workers)
-    return Featurize(store, encoder, settings.image, decoders)
+    fetcher = Fetcher(settings.fetch, max_bytes=settings.image.max_bytes)
+    return Featurize(store, encoder, settings.image, decoders, fetcher)
 
 
 def _project(client: Client, settings: Settings) -> Step:

@@ -1,6 +1,7 @@
 """The promise, checked from outside: every live document holds what its current image gives.
 
-Writes nothing. What looks wrong may be on its way, so it is looked at again before it is reported.
+Writes nothing. Of images behind URLs only the state is checked. What looks wrong may be on its way,
+so it is looked at again before it is reported.
 """
 
 import time
@@ -24,6 +25,7 @@ from streams.documents import (
     fingerprint,
     lookup,
     stored_output,
+    url_of,
 )
 from streams.errors import InvalidImage
 from streams.models.image import decode_image
@@ -37,6 +39,10 @@ from streams.store import DocumentStore
 _PAUSE_SECONDS: Final = 0.5
 #: Errors that the publisher writes itself: there is no record that could become a dead letter.
 _WITHOUT_LETTER: Final = frozenset({"InvalidId"})
+
+
+Keys = Collection[bytes]
+"""Keys of documents that have a dead letter."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,7 +116,7 @@ class Verifier:
             suspects = [f for batch in self._batches(again) for f in self._check(batch, letters)]
         return Verification(checked=checked, findings=suspects)
 
-    def _check(self, documents: Sequence[Document], letters: Collection[bytes]) -> list[Finding]:
+    def _check(self, documents: Sequence[Document], letters: Keys) -> list[Finding]:
         """Check one batch.
 
         1. Compare everything but the embeddings, document by document.
@@ -119,15 +125,13 @@ class Verifier:
         serving = self._registry.serving()
         images = [self._pixels(document) for document in documents]
         problems = [  # 1
-            _unfinished(document, serving)
-            or _problem_of_errors(document, image, letters)
-            or self._problem_of_outputs(document)
+            _unfinished(document, serving) or self._problem(document, image, letters)
             for document, image in zip(documents, images, strict=True)
         ]
         todo = {
             i: image
             for i, image in enumerate(images)
-            if isinstance(image, torch.Tensor) and not problems[i]
+            if isinstance(image, torch.Tensor) and not problems[i]  # no URL
         }
         stored = [_outputs(documents[i])[CLIP.name] for i in todo]
         found = self._recomputer.compare_embeddings(list(todo.values()), stored)
@@ -139,7 +143,17 @@ class Verifier:
             if problem
         ]
 
-    def _pixels(self, document: Document) -> torch.Tensor | InvalidImage:
+    def _problem(
+        self, document: Document, image: torch.Tensor | InvalidImage | None, letters: Keys
+    ) -> str:
+        """Return what is wrong with a finished document, its embedding's numbers aside."""
+        problem = _problem_of_errors(document, image, letters)
+        return problem if problem or image is None else self._problem_of_outputs(document)
+
+    def _pixels(self, document: Document) -> torch.Tensor | InvalidImage | None:
+        """Return the image; None for one behind a URL, where by now another may be."""
+        if url_of(document) is not None:
+            return None
         try:
             image = decode_image(document.get(IMAGE), self._settings.image)
         except InvalidImage as exc:
@@ -159,7 +173,7 @@ class Verifier:
                 return problem
         return ""
 
-    def _letters(self) -> Collection[bytes]:
+    def _letters(self) -> Keys:
         return {entry.letter.key or b"" for entry in list_dead_letters(self._settings.kafka)}
 
     def _read(self, sample: int | None) -> Iterator[Document]:
@@ -186,14 +200,14 @@ def _unfinished(document: Document, serving: Serving) -> str:
 
 
 def _problem_of_errors(
-    document: Document, image: torch.Tensor | InvalidImage, letters: Collection[bytes]
+    document: Document, image: torch.Tensor | InvalidImage | None, letters: Keys
 ) -> str:
     """Return what is wrong with the errors that a document carries, or does not carry."""
     errors = _errors(document)
     error = errors.get(CLIP)
     if isinstance(image, InvalidImage) and error is None:
         return f"it has outputs, and yet: {image}"
-    if not isinstance(image, InvalidImage) and error == InvalidImage.__name__:
+    if isinstance(image, torch.Tensor) and error == InvalidImage.__name__:
         return "it carries an error, and yet its image can be decoded"
     failed = {model: kind for model, kind in errors.items() if kind not in _WITHOUT_LETTER}
     if failed and document_key(document["_id"]) not in letters:

@@ -30,11 +30,11 @@ def image_bytes(value: object, limits: ImageSettings) -> bytes:
     if value is None:
         msg = "the document has no `img`; store the encoded image as binary there"
         raise InvalidImage(msg)
-    if isinstance(value, dict) and "url" in value:
-        msg = "`img` is a URL; this version does not fetch URLs, store the encoded image as binary"
-        raise InvalidImage(msg)
     if not isinstance(value, bytes):
-        msg = f"`img` must be binary (the encoded image), got {type(value).__name__}"
+        msg = (
+            "`img` must be binary (the encoded image) or {'url': ...},"
+            f" got {type(value).__name__}"
+        )
         raise InvalidImage(msg)
     if not value:
         msg = "`img` is empty"

@@ -1,12 +1,13 @@
 """The step of `featurize`: from a changed document to its CLIP embedding.
 
-Reads the images from MongoDB (they never travel on Kafka), decodes them side by side in
-processes of their own, encodes them as one batch. An image that cannot be decoded fails alone, also
-if it kills its decoder.
+Reads the images from MongoDB (they never travel on Kafka) or fetches them, decodes them side by
+side in processes of their own, encodes them as one batch. An image that cannot be decoded fails
+alone, also if it kills its decoder.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import cast
 
 import numpy as np
 import torch
@@ -21,15 +22,20 @@ from streams.documents import (
     document_key,
     fingerprint,
     stored_output,
+    url_of,
 )
-from streams.errors import InvalidEvent, InvalidImage, ModelFailed
+from streams.errors import DocumentError, InvalidEvent, InvalidImage, ModelFailed
 from streams.events import DocumentDeleted, ImageChanged, ModelApplied
+from streams.fetching.fetcher import Fetcher
 from streams.models.clip import ClipEncoder
 from streams.models.image import image_bytes
 from streams.mongo import Document
 from streams.settings import ImageSettings
 from streams.stages.outcome import Failed, Input, Ok, Outcome, Result
 from streams.store import DocumentStore
+
+Fetched = Document | DocumentError
+"""A document with its image's bytes, or why they cannot be had."""
 
 
 class Featurize:
@@ -41,6 +47,7 @@ class Featurize:
         encoder: ClipEncoder,
         limits: ImageSettings,
         decoders: DecodePool,
+        fetcher: Fetcher,
     ) -> None:
         """Keep what is needed; each worker of `decoders` has a thread here that prepares tensors.
 
@@ -50,14 +57,17 @@ class Featurize:
         self._encoder = encoder
         self._limits = limits
         self._decoders = decoders
+        self._fetcher = fetcher
         self._threads = ThreadPoolExecutor(decoders.workers, thread_name_prefix="decode")
 
     def run(self, events: Sequence[Input]) -> list[Outcome]:
         """Return one outcome for each event. See `Step.run`."""
-        documents = self._read([event for event in events if isinstance(event, ImageChanged)])
+        documents = self._fetch(
+            self._read([event for event in events if isinstance(event, ImageChanged)])
+        )
         outcomes = [self._without_model(event, documents) for event in events]
         todo = [i for i, outcome in enumerate(outcomes) if outcome is None]
-        images = [documents[document_key(events[i].document_id)] for i in todo]
+        images = [cast(Document, documents[document_key(events[i].document_id)]) for i in todo]
         for i, outcome in zip(todo, self._encode([events[i] for i in todo], images), strict=True):
             outcomes[i] = outcome
         return [outcome for outcome in outcomes if outcome is not None]
@@ -76,7 +86,22 @@ class Featurize:
         newest = max(event.source for event in events)
         return self._store.read_inputs([event.document_id for event in events], after=newest)
 
-    def _without_model(self, event: Input, documents: Mapping[bytes, Document]) -> Outcome | None:
+    def _fetch(self, documents: Mapping[bytes, Document]) -> Mapping[bytes, Fetched]:
+        """Put bytes in the place of URLs. Each is fetched anew: what is there may have changed."""
+        urls = {key: url for key, document in documents.items() if (url := url_of(document))}
+        if not urls:
+            return documents
+        contents = self._fetcher.fetch_all(set(urls.values()))
+        found: dict[bytes, Fetched] = dict(documents)
+        for key, url in urls.items():
+            content = contents[url]
+            if isinstance(content, bytes):
+                found[key] = {**documents[key], IMAGE: content}
+            else:
+                found[key] = content
+        return found
+
+    def _without_model(self, event: Input, documents: Mapping[bytes, Fetched]) -> Outcome | None:
         """Return the outcome if no model is needed for it, else None."""
         if isinstance(event, DocumentDeleted):
             return Ok(event=event, result=Result.DELETED)
@@ -86,10 +111,11 @@ class Featurize:
         if document is None:
             return Ok(event=None, result=Result.DELETED)
         try:
-            data = image_bytes(document.get(IMAGE), self._limits)
-        except InvalidImage as exc:
+            if isinstance(document, DocumentError):
+                raise document
+            digest = fingerprint(image_bytes(document.get(IMAGE), self._limits))
+        except DocumentError as exc:
             return Failed(error=exc, version=self._encoder.version)
-        digest = fingerprint(data)
         stored = stored_output(document, CLIP, digest)
         if stored is None or stored.version != self._encoder.version:
             return None

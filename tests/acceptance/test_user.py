@@ -54,6 +54,7 @@ def stack(tmp_path_factory):
         KAFKA__SESSION_TIMEOUT_SECONDS="6",
         RECONCILER__INTERVAL_SECONDS="2",
         RECONCILER__GRACE_SECONDS="5",
+        FETCH__ALLOW_HOSTS="127.0.0.1",
     )
     running = Stack(root / "data", environment)
     yield running
@@ -72,6 +73,9 @@ def test_a_users_day(stack, tmp_path):
     (tmp_path / "two.png").write_bytes(picture(20, kind="PNG"))
     with serving(tmp_path) as url:
         assert "two.png" in stack.run("insert", f"{url}/two.png")
+        # Or the stage fetches it.
+        third = documents.insert_one({"img": {"url": f"{url}/two.png"}}).inserted_id
+        stack.wait_for_output(third, "clip", input=fingerprint(picture(20, kind="PNG")))
 
     # An unrelated field runs no model.
     stack.run("wait", "--timeout", "60")

@@ -1,6 +1,9 @@
 """The step of `featurize` on a real MongoDB, with a tiny CLIP."""
 
+import http.server
 import io
+import threading
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -11,11 +14,12 @@ from PIL import Image
 from streams import metrics
 from streams.decoding.pool import DecodePool
 from streams.documents import CLIP, CLIP_PROJECTION, Output, fingerprint
-from streams.errors import InvalidEvent, InvalidImage, ModelFailed
+from streams.errors import FetchFailed, InvalidEvent, InvalidImage, InvalidUrl, ModelFailed
 from streams.events import DocumentDeleted, ImageChanged, ModelApplied, Origin
+from streams.fetching.fetcher import Fetcher
 from streams.models.clip import ClipEncoder
 from streams.mongo import connect
-from streams.settings import ClipSettings, ImageSettings
+from streams.settings import ClipSettings, FetchSettings, ImageSettings
 from streams.stages.featurize import Featurize
 from streams.stages.outcome import Failed, Ok, Result
 from streams.store import DocumentStore, OutputWrite
@@ -45,8 +49,13 @@ def decoders():
 
 
 @pytest.fixture
-def step(store, encoder, decoders):
-    return Featurize(store, encoder, ImageSettings(max_bytes=100_000), decoders)
+def fetcher():
+    return Fetcher(FetchSettings(allow_hosts="localhost", max_seconds=5), max_bytes=100_000)
+
+
+@pytest.fixture
+def step(store, encoder, decoders, fetcher):
+    return Featurize(store, encoder, ImageSettings(max_bytes=100_000), decoders, fetcher)
 
 
 @pytest.fixture
@@ -165,7 +174,8 @@ def test_numbers_that_are_not_finite_fail_as_a_broken_model(
 ):
     store.collection.insert_one({"_id": 1, "img": picture(10)})
     monkeypatch.setattr(encoder, "encode", lambda x: np.full((len(x), DIMENSION), np.nan))
-    [outcome] = Featurize(store, encoder, ImageSettings(), decoders).run([changed(1, source)])
+    step = Featurize(store, encoder, ImageSettings(), decoders, fetcher)
+    [outcome] = step.run([changed(1, source)])
     assert isinstance(outcome.error, ModelFailed)
 
 
@@ -186,3 +196,60 @@ def write(document_id, model, event, source):
         input=event.input,
         result=event.outputs[model.name],
     )
+
+
+@contextmanager
+def web(files):
+    """A web server of these bytes by name, that counts what it is asked for."""
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            body = files.get(self.path[1:])
+            self.send_response(200 if body else 404)
+            self.end_headers()
+            self.wfile.write(body or b"")
+
+        def log_message(self, *_):
+            """Nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield f"http://localhost:{server.server_port}", asked
+        server.shutdown()
+        thread.join()
+
+
+def test_image_behind_a_url_is_fetched_once_for_a_batch(step, store, source):
+    """Fails without `_fetch` in `Featurize.run`."""
+    with web({"a.png": picture(10), "b.png": picture(20), "c.png": b"no image"}) as (url, asked):
+        store.collection.insert_many(
+            {"_id": i, "img": {"url": f"{url}/{name}.png"}} for i, name in enumerate("aabcd")
+        )
+        outcomes = step.run([changed(i, source) for i in range(5)])
+        inputs = [outcome.event.input for outcome in outcomes[:3]]
+        assert inputs == [fingerprint(picture(red)) for red in (10, 10, 20)]
+        assert isinstance(outcomes[3].error, InvalidImage)
+        assert isinstance(outcomes[4].error, InvalidUrl)
+        assert sorted(asked) == ["/a.png", "/b.png", "/c.png", "/d.png"]
+
+        # Another URL, and other bytes behind the same one, both mean another embedding.
+        store.write_outputs(
+            [write(i, CLIP, outcome.event, source) for i, outcome in enumerate(outcomes[:3])]
+        )
+        store.collection.update_one({"_id": 0}, {"$set": {"img.url": f"{url}/b.png"}})
+        again = step.run([changed(i, source) for i in range(3)])
+        assert [o.result for o in again] == [Result.DONE, Result.REUSED, Result.REUSED]
+        assert again[0].event.input == fingerprint(picture(20))
+
+
+def test_server_that_is_away_fails_its_own_document_and_may_pass(step, store, source):
+    store.collection.insert_many(
+        [{"_id": 1, "img": {"url": "http://localhost:1/x"}}, {"_id": 2, "img": picture(1)}]
+    )
+    away, good = step.run([changed(1, source), changed(2, source)])
+    assert isinstance(away.error, FetchFailed)
+    assert away.error.is_retryable
+    assert good.result is Result.DONE

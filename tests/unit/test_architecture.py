@@ -28,6 +28,7 @@ LAYERS = (
     "streams.endpoints",
     "streams.models",
     "streams.decoding",
+    "streams.fetching",
     "streams.mongo",
     "streams.store",
     "streams.pointers",

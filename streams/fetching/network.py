@@ -1,0 +1,152 @@
+"""Connections for one fetch: to checked addresses only, and none beyond its deadline.
+
+A name is resolved once, its addresses are checked, and the connection goes to the very address that
+was checked: a name server that answers otherwise the second time is not asked a second time.
+"""
+
+import socket
+import ssl
+import time
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+
+import httpcore
+import httpx
+
+from streams.errors import InvalidUrl
+from streams.fetching.addresses import is_public
+
+Resolve = Callable[[str, int], list[str]]
+"""From host and port to addresses; raises OSError when there are none."""
+
+
+def resolve(host: str, port: int) -> list[str]:
+    """Return the addresses of a host, as the system resolves it.
+
+    Raises:
+        OSError: The name is not known, or no name server answers.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(address[0]) for *_, address in found]
+
+
+class Transport(httpx.HTTPTransport):
+    """httpx's transport over connections of ours."""
+
+    def __init__(self, backend: httpcore.NetworkBackend, context: ssl.SSLContext) -> None:
+        """Make a transport for one fetch.
+
+        Args:
+            backend: Makes the connections.
+            context: Verifies certificates, against the names in the URLs.
+        """
+        super().__init__(verify=context, trust_env=False)
+        # httpx has no argument for it; a test notices when the attribute gets another name.
+        self._pool = httpcore.ConnectionPool(ssl_context=context, network_backend=backend)
+
+
+class CheckedBackend(httpcore.NetworkBackend):
+    """Connects to public addresses, and to hosts that are opened by name."""
+
+    def __init__(
+        self, *, deadline: float, allow_hosts: Collection[str], resolve: Resolve = resolve
+    ) -> None:
+        """Keep what is needed.
+
+        Args:
+            deadline: When everything is over, on the monotonic clock.
+            allow_hosts: Names, in lower case, whose addresses are not checked.
+            resolve: Finds addresses.
+        """
+        self._deadline = deadline
+        self._allow_hosts = allow_hosts
+        self._resolve = resolve
+        self._plain = httpcore.SyncBackend()
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        """Connect to the first address of the host, if all of them may be connected to.
+
+        Raises:
+            InvalidUrl: One of them may not.
+            httpcore.ConnectError: The name has no address, or nobody listens there.
+            httpcore.ConnectTimeout: The time is over.
+        """
+        try:
+            addresses = self._resolve(host, port)
+        except (OSError, UnicodeError) as exc:
+            msg = f"the name {host} cannot be resolved: {exc}"
+            raise httpcore.ConnectError(msg) from exc
+        if host.lower().rstrip(".") not in self._allow_hosts:
+            for address in addresses:
+                if not is_public(address):
+                    msg = (
+                        f"{host} is {address}, which is no public address; open it with"
+                        " CAPTIONSTREAM_FETCH__ALLOW_HOSTS if it is yours"
+                    )
+                    raise InvalidUrl(msg)
+        stream = self._plain.connect_tcp(
+            addresses[0], port, _left(self._deadline, timeout), local_address, socket_options
+        )
+        return _DeadlineStream(stream, self._deadline)
+
+    def connect_unix_socket(
+        self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
+    ) -> httpcore.NetworkStream:
+        """Refuse.
+
+        Raises:
+            InvalidUrl: Always.
+        """
+        msg = "a URL of a document cannot lead to a socket of this machine"
+        raise InvalidUrl(msg)
+
+
+class _DeadlineStream(httpcore.NetworkStream):
+    """Every read and write ends at the deadline: a peer that sends a byte now and then does not."""
+
+    def __init__(self, stream: httpcore.NetworkStream, deadline: float) -> None:
+        self._stream = stream
+        self._deadline = deadline
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, _left(self._deadline, timeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, _left(self._deadline, timeout))
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.NetworkStream:
+        secured = self._stream.start_tls(
+            ssl_context, server_hostname, _left(self._deadline, timeout)
+        )
+        return _DeadlineStream(secured, self._deadline)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+def _left(deadline: float, timeout: float | None) -> float:
+    """Return how long one operation may take.
+
+    Raises:
+        httpcore.TimeoutException: The time is over.
+    """
+    left = deadline - time.monotonic()
+    if left <= 0:
+        msg = "the time for the whole fetch is over"
+        raise httpcore.ReadTimeout(msg)
+    return left if timeout is None else min(left, timeout)

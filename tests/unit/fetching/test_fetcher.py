@@ -1,0 +1,312 @@
+"""Fetching from real servers on this machine that behave in every way but well."""
+
+import gzip
+import http.server
+import socket
+import ssl
+import threading
+from collections import Counter
+from contextlib import contextmanager
+
+import pytest
+import trustme
+
+from streams.errors import FetchFailed, InvalidUrl
+from streams.fetching.fetcher import Fetcher
+from streams.fetching.network import resolve
+from streams.settings import FetchSettings, Settings, child_environment
+
+BODY = b"bytes of an image"
+LIMIT = 100_000
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """What to do stands in the path."""
+
+    def do_GET(self):
+        name, _, argument = self.path.partition("?")[0].strip("/").partition("/")
+        self.server.seen[self.path] += 1
+        self.server.most = max(self.server.most, self.server.running())
+        getattr(self, name)(argument)
+
+    def answer(self, status, body=b"", **headers):
+        self.send_response(status)
+        for key, value in {"Content-Length": len(body), **headers}.items():
+            self.send_header(key.replace("_", "-"), str(value))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def ok(self, _):
+        self.answer(200, BODY)
+
+    def status(self, code):
+        self.answer(int(code))
+
+    def to(self, target):
+        self.answer(302, Location=target)
+
+    def loop(self, _):
+        self.answer(302, Location="/loop")
+
+    def large(self, _):
+        self.answer(200, b"x" * (LIMIT + 1))
+
+    def bomb(self, _):
+        self.answer(200, gzip.compress(b"x" * (50 * LIMIT)), Content_Encoding="gzip")
+
+    def endless(self, _):
+        self.send_response(200)
+        self.end_headers()
+        while True:
+            self.wfile.write(b"x" * 10_000)
+
+    def drip(self, _):
+        """A byte of a header now and then, for ever."""
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+        while not self.server.over.wait(0.05):
+            self.wfile.write(b"x")
+
+    def reset(self, _):
+        self.connection.close()
+
+    def garbage(self, _):
+        self.wfile.write(b"\x00\xff no HTTP at all\r\n\r\n")
+
+    def gather(self, count):
+        """Answer when so many are here at once, or after a second."""
+        self.server.gathered.acquire()
+        self.server.over.wait(0.3)
+        self.answer(200, count.encode())
+
+    def log_message(self, *_):
+        """Nothing."""
+
+
+class Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.seen = Counter()
+        self.over = threading.Event()
+        self.gathered = threading.Semaphore(1000)
+        self.most = 0
+        self._running = 0
+
+    def running(self):
+        return self._running
+
+    def process_request_thread(self, *arguments):
+        self._running += 1
+        try:
+            super().process_request_thread(*arguments)
+        finally:
+            self._running -= 1
+
+    def handle_error(self, *_):
+        """A client that has gone is what is tested."""
+
+
+@contextmanager
+def serving(context=None):
+    with Server() as server:
+        if context is not None:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield server
+        server.over.set()
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serving() as running:
+        yield running
+
+
+def fetcher(max_bytes=LIMIT, resolve=resolve, context=None, **settings):
+    chosen = {"allow_hosts": "localhost", "max_seconds": 0.5, **settings}
+    return Fetcher(FetchSettings(**chosen), max_bytes=max_bytes, resolve=resolve, context=context)
+
+
+def url(server, path, host="localhost"):
+    return f"http://{host}:{server.server_port}/{path}"
+
+
+def test_bytes_behind_a_url_and_behind_redirects(server):
+    assert fetcher().fetch(url(server, "ok")) == BODY
+    assert fetcher().fetch(url(server, "to//ok")) == BODY
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "2130706433", "127.1"])
+def test_local_addresses_are_refused(server, host):
+    """Fails without `is_public` in `connect_tcp`."""
+    before = server.seen.total()
+    with pytest.raises(InvalidUrl, match=r"no public address|cannot be fetched"):
+        fetcher().fetch(url(server, "ok", host))
+    assert server.seen.total() == before
+
+
+def test_redirect_to_a_local_address_is_refused(server):
+    target = url(server, "ok", "127.0.0.1")
+    with pytest.raises(InvalidUrl, match="no public address"):
+        fetcher().fetch(url(server, f"to/{target}"))
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("to/file:///etc/passwd", "no http or https"),
+        ("to/ftp://localhost/x", "no http or https"),
+        ("to/http://user:secret@localhost/x", "user's name"),
+        ("loop", "redirects more than"),
+        ("large", "larger than"),
+        ("bomb", "larger than"),
+        ("endless", "larger than"),
+        ("status/404", "answers 404"),
+        ("status/410", "answers 410"),
+        ("status/204", "answers 204"),
+    ],
+)
+def test_what_no_second_try_would_mend_is_final(server, path, problem):
+    """Fails without `_check` in the hook, the count in `_read`, or the look at the status."""
+    with pytest.raises(InvalidUrl, match=problem) as caught:
+        fetcher(max_seconds=5).fetch(url(server, path))
+    assert not caught.value.is_retryable
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "path", ["status/500", "status/503", "status/429", "status/408", "reset", "garbage", "drip"]
+)
+def test_what_may_pass_is_tried_again_later(server, path):
+    """`drip` fails without the deadline of each read in `_DeadlineStream`."""
+    with pytest.raises(FetchFailed) as caught:
+        fetcher().fetch(url(server, path))
+    assert caught.value.is_retryable
+
+
+def test_nobody_listening_and_unknown_names_may_pass():
+    with pytest.raises(FetchFailed):
+        fetcher().fetch("http://localhost:1/x")
+
+    def unknown(host, port):
+        raise socket.gaierror
+
+    with pytest.raises(FetchFailed, match="cannot be resolved"):
+        fetcher(resolve=unknown).fetch("http://nowhere.example/x")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "file:///etc/passwd",
+        "gopher://localhost",
+        "http://",
+        "",
+        "localhost/x",
+        "http://[::1",
+        "\x00",
+    ],
+)
+def test_what_is_no_url_of_the_web_is_refused(given):
+    with pytest.raises(InvalidUrl):
+        fetcher().fetch(given)
+
+
+def test_user_names_are_refused_and_not_shown():
+    with pytest.raises(InvalidUrl) as caught:
+        fetcher().fetch("http://user:secret@localhost/x?key=hidden")
+    assert "secret" not in str(caught.value)
+
+
+def test_keys_of_a_query_are_not_shown(server):
+    with pytest.raises(InvalidUrl) as caught:
+        fetcher().fetch(url(server, "status/404?key=hidden"))
+    assert "hidden" not in str(caught.value)
+
+
+def test_name_that_changes_its_address_after_the_check_is_not_asked_again():
+    """A public address for the check, loopback for whoever asks again: one question only."""
+    asked = []
+
+    def rebinding(host, port):
+        asked.append(host)
+        return ["192.0.2.1" if len(asked) == 1 else "127.0.0.1"]
+
+    with pytest.raises(InvalidUrl):
+        fetcher(resolve=rebinding).fetch("http://rebinding.example/x")
+    assert asked == ["rebinding.example"]
+
+
+def test_connection_goes_to_the_address_that_was_checked(server):
+    """Fails when `connect_tcp` hands the name on instead of the address."""
+
+    def local(host, port):
+        return ["127.0.0.1"]
+
+    named = fetcher(resolve=local, allow_hosts="images.example")
+    assert named.fetch(url(server, "ok", "images.example")) == BODY
+
+
+def test_one_private_address_among_public_ones_is_enough_to_refuse():
+    def mixed(host, port):
+        return ["93.184.215.14", "10.0.0.1"]
+
+    with pytest.raises(InvalidUrl, match=r"10\.0\.0\.1"):
+        fetcher(resolve=mixed).fetch("http://mixed.example/x")
+
+
+def test_proxy_of_the_environment_is_not_asked(server, monkeypatch):
+    """Fails without `trust_env=False`."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    assert fetcher().fetch(url(server, "ok")) == BODY
+
+
+def test_same_url_is_fetched_once_and_errors_stay_with_their_url(server):
+    once, bad = url(server, "ok?once"), url(server, "status/404")
+    found = fetcher().fetch_all([once, bad, once])
+    assert found[once] == BODY
+    assert isinstance(found[bad], InvalidUrl)
+    assert server.seen["/ok?once"] == 1
+
+
+def test_one_host_is_not_asked_for_more_at_once_than_allowed():
+    """Fails without the semaphore in `fetch_all`."""
+    with serving() as own:
+        urls = [url(own, f"gather/{number}") for number in range(6)]
+        fetcher(per_host=2, concurrency=6, max_seconds=5).fetch_all(urls)
+        assert own.most == 2
+
+
+def test_certificate_is_verified_against_the_name():
+    """Fails with `verify=False`; the address that is connected to stands in no certificate."""
+    authority = trustme.CA()
+    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("images.example").configure_cert(theirs)
+    ours = ssl.create_default_context()
+    authority.configure_trust(ours)
+
+    def local(host, port):
+        return ["127.0.0.1"]
+
+    with serving(theirs) as secured:
+        allowed = {"allow_hosts": "images.example, other.example", "resolve": local}
+        good = fetcher(context=ours, max_seconds=5, **allowed)
+        assert good.fetch(f"https://images.example:{secured.server_port}/ok") == BODY
+        with pytest.raises(FetchFailed, match="certificate"):
+            good.fetch(f"https://other.example:{secured.server_port}/ok")
+        with pytest.raises(FetchFailed, match="certificate"):
+            fetcher(max_seconds=5, **allowed).fetch(
+                f"https://images.example:{secured.server_port}/ok"
+            )
+
+
+def test_allowed_hosts_survive_the_way_to_a_child(monkeypatch):
+    settings = Settings(fetch=FetchSettings(allow_hosts="A.example, b.example"))
+    for name, value in child_environment(settings).items():
+        monkeypatch.setenv(name, value)
+    assert Settings().fetch.allowed == {"a.example", "b.example"}
