@@ -46,5 +46,3 @@ def _with_hidden(address: IPv4Address | IPv6Address) -> Iterator[IPv4Address | I
     yield address
     if address.sixtofour is not None:
         yield address.sixtofour
-    if address.teredo is not None:
-        yield from address.teredo

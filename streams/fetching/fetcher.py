@@ -120,7 +120,6 @@ class Fetcher:
                 raise FetchFailed(msg) from exc
 
     def _fetch(self, url: str) -> bytes:
-        _check(httpx.URL(url))
         backend = CheckedBackend(
             deadline=time.monotonic() + self._settings.max_seconds,
             allow_hosts=self._settings.allowed,

@@ -260,7 +260,6 @@ def test_one_private_address_among_public_ones_is_enough_to_refuse():
 
 
 def test_proxy_of_the_environment_is_not_asked(server, monkeypatch):
-    """Fails without `trust_env=False`."""
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     assert fetcher().fetch(url(server, "ok")) == BODY
