@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 DATA ?= .captionstream/demo
 MINUTES ?= 30
 
-.PHONY: help setup lint demo test bench soak readme clean
+.PHONY: help setup lint demo test bench soak audit readme clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,10 @@ bench: $(STAMP) ## measure; prints ratios as JSON
 
 soak: $(STAMP) ## kill processes at random under load for MINUTES=30, then check every document
 	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES)
+
+audit: $(STAMP) ## known vulnerabilities of what is installed; asks a public service
+	$(BIN)/pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/pip-audit --skip-editable --strict
 
 readme: $(STAMP) ## renew the settings table in README.md
 	$(BIN)/python -m streams.reference README.md
