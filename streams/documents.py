@@ -3,7 +3,7 @@
     { _id,
       img:      encoded image bytes, or {"url": ...}
       _outputs: {
-        img:   { clip:            {value, version, features, input, source, at},
+        img:   { clip:            {value, version, features, input, source, at, url?},
                  clip_projection: {...} },
         _base: { conditional_lm:  {value, score, version, features, input, source, at} } } }
 
@@ -79,12 +79,15 @@ class Output:
         version: Id of the model version that made it.
         features: Version of every upstream model whose output was read, by name.
         score: Mean log-probability per token of a text, natural logarithm; None for vectors.
+        url: Where the image was fetched; None for an image in the document, and for what was made
+            from another output.
     """
 
     value: np.ndarray | str
     version: str
     features: Mapping[str, str] = field(default_factory=dict)
     score: float | None = None
+    url: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -186,12 +189,13 @@ def stored_output(
             return None
     elif not isinstance(value, str):
         return None
-    features = stored.get("features")
+    features, score, url = (stored.get(name) for name in ("features", "score", "url"))
     return Output(
         value=value,
         version=version,
         features=dict(features) if isinstance(features, Mapping) else {},
-        score=stored.get("score"),
+        score=score if isinstance(score, float) else None,
+        url=url if isinstance(url, str) else None,
     )
 
 
@@ -208,6 +212,8 @@ def output_fields(output: Output, *, source: Timestamp, input_fingerprint: str) 
     }
     if output.score is not None:
         fields["score"] = output.score
+    if output.url is not None:
+        fields["url"] = output.url
     return fields
 
 

@@ -46,6 +46,7 @@ def _featurize(client: Client, settings: Settings) -> Step:
     from streams.models.clip import ClipEncoder
     from streams.registry import Registry
     from streams.stages.featurize import Featurize
+    from streams.stages.images import ImageSource
 
     if settings.stage.torch_threads:
         torch.set_num_threads(settings.stage.torch_threads)
@@ -57,7 +58,7 @@ def _featurize(client: Client, settings: Settings) -> Step:
     store = DocumentStore(client, settings.mongo)
     decoders = DecodePool(settings.image, workers=settings.stage.decode_workers)
     fetcher = Fetcher(settings.fetch, max_bytes=settings.image.max_bytes)
-    return Featurize(store, encoder, settings.image, decoders, fetcher)
+    return Featurize(ImageSource(store, fetcher, settings.image), encoder, decoders)
 
 
 def _project(client: Client, settings: Settings) -> Step:

@@ -1,7 +1,7 @@
 """The promise, checked from outside: every live document holds what its current image gives.
 
-Writes nothing. Of images behind URLs only the state is checked. What looks wrong may be on its way,
-so it is looked at again before it is reported.
+Writes nothing and fetches nothing: of images behind URLs the embedding is checked by its URL, not
+by its numbers. What looks wrong may be on its way, so it is looked at again before it is reported.
 """
 
 import time
@@ -147,11 +147,10 @@ class Verifier:
         self, document: Document, image: torch.Tensor | InvalidImage | None, letters: Keys
     ) -> str:
         """Return what is wrong with a finished document, its embedding's numbers aside."""
-        problem = _problem_of_errors(document, image, letters)
-        return problem if problem or image is None else self._problem_of_outputs(document)
+        return _problem_of_errors(document, image, letters) or self._problem_of_outputs(document)
 
     def _pixels(self, document: Document) -> torch.Tensor | InvalidImage | None:
-        """Return the image; None for one behind a URL, where by now another may be."""
+        """Return the image; None for one behind a URL, where other bytes may be by now."""
         if url_of(document) is not None:
             return None
         try:
@@ -216,9 +215,15 @@ def _problem_of_errors(
 
 
 def _outputs(document: Document) -> dict[str, Output]:
-    """Return the outputs that were made from the image that the document holds now."""
-    digest = fingerprint(document[IMAGE])
+    """Return the outputs that were made from the image that the document holds or names now."""
+    url = url_of(document)
+    if url is None:
+        digest = fingerprint(document[IMAGE])
+    else:
+        digest = str(lookup(document, f"{CLIP.path}.input"))
     found = {model.name: stored_output(document, model, digest) for model in MODELS}
+    if url is not None and lookup(document, f"{CLIP.path}.url") != url:
+        return {}
     return {name: output for name, output in found.items() if output is not None}
 
 

@@ -192,6 +192,8 @@ def _pack_output(output: Output) -> dict[str, Any]:
         packed["float32"] = np.ascontiguousarray(output.value, dtype="<f4").tobytes()
     if output.score is not None:
         packed["score"] = output.score
+    if output.url is not None:
+        packed["url"] = output.url
     return packed
 
 
@@ -209,6 +211,7 @@ def _unpack_output(packed: Mapping[str, Any]) -> Output:
         version=_checked(packed["version"], str),
         features=dict(packed["features"]),
         score=packed.get("score"),
+        url=packed.get("url"),
     )
 
 

@@ -74,8 +74,8 @@ def test_a_users_day(stack, tmp_path):
     with serving(tmp_path) as url:
         assert "two.png" in stack.run("insert", f"{url}/two.png")
         # Or the stage fetches it.
-        third = documents.insert_one({"img": {"url": f"{url}/two.png"}}).inserted_id
-        stack.wait_for_output(third, "clip", input=fingerprint(picture(20, kind="PNG")))
+        behind = documents.insert_one({"img": {"url": f"{url}/two.png"}}).inserted_id
+        stack.wait_for_output(behind, "clip", input=fingerprint(picture(20, kind="PNG")))
 
     # An unrelated field runs no model.
     stack.run("wait", "--timeout", "60")
@@ -97,16 +97,17 @@ def test_a_users_day(stack, tmp_path):
     stack.wait_for_output(second, "clip_projection")
 
     # No captioner yet; a version in the registry changes that, for old documents and new ones.
-    assert stack.status()["documents"]["awaiting_model"] == 3
+    assert stack.status()["documents"]["awaiting_model"] == 4
     version = publish_tiny_captioner(stack.info["mongo_uri"], stack.info["database"])
-    stack.wait_for_output(first, "conditional_lm", version=version)
+    for old in (first, behind):
+        stack.wait_for_output(old, "conditional_lm", version=version)
     third = documents.insert_one({"img": picture(60)}).inserted_id
     caption = stack.wait_for_output(third, "conditional_lm", version=version)
     assert isinstance(caption["value"], str)
     stack.run("wait", "--timeout", "60")
     assert stack.status()["documents"] == {
-        "total": 4,
-        "captioned": 4,
+        "total": 5,
+        "captioned": 5,
         "awaiting_model": 0,
         "pending": 0,
         "failed": 0,

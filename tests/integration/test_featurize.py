@@ -21,6 +21,7 @@ from streams.models.clip import ClipEncoder
 from streams.mongo import connect
 from streams.settings import ClipSettings, FetchSettings, ImageSettings
 from streams.stages.featurize import Featurize
+from streams.stages.images import ImageSource
 from streams.stages.outcome import Failed, Ok, Result
 from streams.store import DocumentStore, OutputWrite
 from tests.tiny import DIMENSION, write_tiny_clip
@@ -54,12 +55,21 @@ def fetcher():
 
 
 @pytest.fixture
-def step(store, encoder, decoders, fetcher):
-    return Featurize(store, encoder, ImageSettings(max_bytes=100_000), decoders, fetcher)
+def images(store, fetcher):
+    return ImageSource(store, fetcher, ImageSettings(max_bytes=100_000))
+
+
+@pytest.fixture
+def step(images, encoder, decoders):
+    return Featurize(images, encoder, decoders)
 
 
 @pytest.fixture
 def source(store):
+    return now(store)
+
+
+def now(store):
     return store.collection.database.client.admin.command("ping")["operationTime"]
 
 
@@ -170,11 +180,10 @@ def test_image_that_kills_or_hangs_its_decoder_fails_alone(step, store, source):
 
 
 def test_numbers_that_are_not_finite_fail_as_a_broken_model(
-    store, encoder, decoders, source, monkeypatch
+    step, store, encoder, source, monkeypatch
 ):
     store.collection.insert_one({"_id": 1, "img": picture(10)})
     monkeypatch.setattr(encoder, "encode", lambda x: np.full((len(x), DIMENSION), np.nan))
-    step = Featurize(store, encoder, ImageSettings(), decoders, fetcher)
     [outcome] = step.run([changed(1, source)])
     assert isinstance(outcome.error, ModelFailed)
 
@@ -224,7 +233,8 @@ def web(files):
 
 def test_image_behind_a_url_is_fetched_once_for_a_batch(step, store, source):
     """Fails without `_fetch` in `Featurize.run`."""
-    with web({"a.png": picture(10), "b.png": picture(20), "c.png": b"no image"}) as (url, asked):
+    files = {"a.png": picture(10), "b.png": picture(20), "c.png": b"no image"}
+    with web(files) as (url, asked):
         store.collection.insert_many(
             {"_id": i, "img": {"url": f"{url}/{name}.png"}} for i, name in enumerate("aabcd")
         )
@@ -240,9 +250,34 @@ def test_image_behind_a_url_is_fetched_once_for_a_batch(step, store, source):
             [write(i, CLIP, outcome.event, source) for i, outcome in enumerate(outcomes[:3])]
         )
         store.collection.update_one({"_id": 0}, {"$set": {"img.url": f"{url}/b.png"}})
-        again = step.run([changed(i, source) for i in range(3)])
-        assert [o.result for o in again] == [Result.DONE, Result.REUSED, Result.REUSED]
-        assert again[0].event.input == fingerprint(picture(20))
+        files["b.png"] = picture(30)
+        later = now(store)
+        again = step.run([changed(i, later) for i in range(3)])
+        assert [o.result for o in again] == [Result.DONE, Result.REUSED, Result.DONE]
+        assert [o.event.input for o in again] == [fingerprint(picture(red)) for red in (30, 10, 30)]
+
+
+@pytest.mark.parametrize("origin", [Origin.COPY, Origin.RECONCILE, Origin.REPLAY])
+def test_repeat_does_not_fetch_again(step, store, source, origin):
+    """Fails without `_is_embedded`: a new captioner would not reach documents with dead URLs."""
+    with web({"a.png": picture(10)}) as (url, _):
+        store.collection.insert_one({"_id": 1, "img": {"url": f"{url}/a.png"}})
+        [first] = step.run([changed(1, source)])
+        store.write_outputs([write(1, CLIP, first.event, source)])
+    repeat = ImageChanged(document_id=1, source=now(store), origin=origin)
+    [redelivered, repeated, live] = [
+        step.run([event])[0] for event in (changed(1, source), repeat, changed(1, now(store)))
+    ]
+    assert redelivered.result is repeated.result is Result.REUSED
+    assert repeated.event.input == fingerprint(picture(10))
+    assert repeated.event.outputs["clip"].url == f"{url}/a.png"
+    assert isinstance(live.error, FetchFailed)
+
+    # What was made from another URL, or from an image in the document, does not count.
+    store.collection.update_one({"_id": 1}, {"$set": {"img.url": f"{url}/b.png"}})
+    assert isinstance(step.run([repeat])[0].error, FetchFailed)
+    store.collection.update_one({"_id": 1}, {"$unset": {"_outputs.img.clip.url": 1}})
+    assert isinstance(step.run([repeat])[0].error, FetchFailed)
 
 
 def test_server_that_is_away_fails_its_own_document_and_may_pass(step, store, source):

@@ -147,6 +147,17 @@ def test_each_kind_of_wrong_is_found(world, change, problem):
     assert problem in found[1]
 
 
+def test_image_behind_a_url_is_checked_by_its_url(world):
+    """Fails without the comparison of URLs in `_outputs`."""
+    url = "http://example.org/a.png"
+    world.documents.update_one({"_id": 1}, {"$set": {"img": {"url": url}, f"{CLIP.path}.url": url}})
+    assert world.findings() == {}
+    world.documents.update_one({"_id": 1}, {"$set": {f"{LM}.value": "a red dog"}})
+    assert "conditional_lm is" in world.findings()[1]
+    world.documents.update_one({"_id": 1}, {"$set": {"img.url": f"{url}?other"}})
+    assert world.findings() == {1: "clip was made from another image"}
+
+
 def test_error_that_is_not_true_is_found(world):
     world.write_error(2, InvalidImage.__name__, ClipEncoder(world.settings.clip).version)
     world.send_letter(2)

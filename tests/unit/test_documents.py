@@ -103,6 +103,13 @@ def test_stored_output_of_another_input_is_not_reused():
     assert stored_output(document, CLIP, "b") is None
 
 
+def test_score_and_url_of_another_type_are_ignored():
+    """Fails without the checks in `stored_output`: they could not travel on a topic."""
+    stored = {"input": "a", "version": "v", "value": "x", "score": {1}, "url": b"u"}
+    found = stored_output({"_outputs": {"img": {"clip": stored}}}, CLIP, "a")
+    assert (found.score, found.url) == (None, None)
+
+
 @pytest.mark.parametrize(
     "outputs",
     [None, 5, {"img": 5}, {"img": {"clip": {"input": "a", "version": 3, "value": "x"}}}],

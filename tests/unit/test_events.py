@@ -52,7 +52,7 @@ def test_delete_is_a_tombstone_on_every_topic():
 def test_vectors_and_lineage_survive():
     event = applied(
         model="clip_projection",
-        clip=Output(value=np.array([1.5, -2], np.float32), version="c1"),
+        clip=Output(value=np.array([1.5, -2], np.float32), version="c1", url="http://u"),
         clip_projection=Output(
             value=np.array([0.25], np.float32), version="p1", features={"clip": "c1"}
         ),
@@ -60,6 +60,7 @@ def test_vectors_and_lineage_survive():
     )
     again = round_trip(event, events.IMAGE_PROJECTED)
     assert again.outputs["clip"].value.tolist() == [1.5, -2.0]
+    assert again.outputs["clip"].url == "http://u"
     assert again.outputs["clip_projection"].features == {"clip": "c1"}
     assert again.outputs["conditional_lm"] == event.outputs["conditional_lm"]
     assert (again.input, again.model, again.source) == (event.input, event.model, SOURCE)
