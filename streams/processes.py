@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from pymongo.database import Database
@@ -24,7 +23,7 @@ log = get_logger(__name__)
 
 REPORT_SECONDS: Final = 1.0
 #: A report older than this comes from a dead process. Generous: a busy machine delays threads.
-_STALE_AFTER: Final = timedelta(seconds=15)
+_STALE_AFTER_MS: Final = 15_000
 _COLLECTION: Final = "processes"
 _RATE_WINDOW_SECONDS: Final = 30.0
 
@@ -84,10 +83,14 @@ class Reporter:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            report = {**asdict(self._describe()), "at": datetime.now(UTC)}
+            row = {"$literal": {"_id": self._id, **asdict(self._describe())}}
             try:
                 with mongo_errors("reporting"):
-                    self._reports.replace_one({"_id": self._id}, report, upsert=True)
+                    self._reports.update_one(
+                        {"_id": self._id},
+                        [{"$replaceWith": {"$mergeObjects": [row, {"at": "$$NOW"}]}}],
+                        upsert=True,
+                    )
             except StoreUnavailable as exc:
                 log.warning("process report not written", error=str(exc))
             self._stop.wait(REPORT_SECONDS)
@@ -124,12 +127,13 @@ def is_loaded(versions: Mapping[str, str], reports: Sequence[Report]) -> bool:
 
 
 def read_reports(database: Database[dict[str, Any]]) -> list[Report]:
-    """Return the report of every process that is alive.
+    """Return the report of every process that is alive, by the clock of the server.
 
     Raises:
         StoreUnavailable: MongoDB does not answer.
     """
+    oldest = {"$subtract": ["$$NOW", _STALE_AFTER_MS]}
     with mongo_errors("reading process reports"):
-        rows = list(database[_COLLECTION].find({"at": {"$gte": datetime.now(UTC) - _STALE_AFTER}}))
+        rows = list(database[_COLLECTION].find({"$expr": {"$gte": ["$at", oldest]}}))
     names = Report.__dataclass_fields__
     return [Report(**{key: value for key, value in row.items() if key in names}) for row in rows]

@@ -282,13 +282,14 @@ class Reconciler:
         return chosen
 
     def _retryable(self) -> Iterator[DocumentId]:
-        """Yield documents whose retryable error is old enough."""
-        limit = datetime.now(UTC) - timedelta(seconds=self._limits.retry_after_seconds)
+        """Yield documents whose retryable error is old enough, or of a clock that went ahead."""
+        now = datetime.now(UTC)
+        limit = now - timedelta(seconds=self._limits.retry_after_seconds)
         found: dict[bytes, DocumentId] = {}
         for model in MODELS:
             query: dict[str, Any] = {
                 f"{model.path}.error.retryable": True,
-                f"{model.path}.error.at": {"$lt": limit},
+                f"{model.path}.error.at": {"$not": {"$gte": limit, "$lte": now}},
             }
             with mongo_errors("looking for errors to retry"):
                 cursor = self._store.collection.find(query, {"_id": 1}).hint(STATE_INDEX)

@@ -49,6 +49,7 @@ class Mongod:
         port: int,
         has_test_commands: bool = False,
         cache_gb: float = 0.5,
+        oplog_mb: int = 4096,
     ) -> None:
         """Describe the server; nothing is started.
 
@@ -59,13 +60,14 @@ class Mongod:
             port: Loopback port.
             has_test_commands: Whether `failCommand` and the like are enabled.
             cache_gb: Size of the WiredTiger cache.
+            oplog_mb: Size of the log of changes; a publisher that is away for longer copies all.
         """
         self.port = port
         self._data = data.resolve()
         command = [
             *(str(binary), "--replSet", REPLICA_SET, "--bind_ip", "127.0.0.1"),
             *("--port", str(port), "--dbpath", str(self._data)),
-            *("--wiredTigerCacheSizeGB", str(cache_gb), "--oplogSize", "4096"),
+            *("--wiredTigerCacheSizeGB", str(cache_gb), "--oplogSize", str(oplog_mb)),
             *("--quiet", "--nounixsocket"),  # its socket would lie in /tmp
             *("--setParameter", "diagnosticDataCollectionEnabled=false"),
             # A single node has nobody to hand over to.

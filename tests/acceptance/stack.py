@@ -7,6 +7,7 @@ import subprocess
 import sys
 import urllib.request
 
+import psutil
 from pymongo import MongoClient
 
 from tests.waiting import wait_until
@@ -28,18 +29,30 @@ class Stack:
         self.data_dir = data_dir
         self.environment = environment
         self.log = (data_dir.parent / "up.log").open("w")
+        self._start()
+        self.client = MongoClient(self.info["mongo_uri"])
+        self.documents = self.client[self.info["database"]][self.info["collection"]]
+
+    def _start(self):
         self.process = subprocess.Popen(
-            [*COMMAND, "up", "--data-dir", str(data_dir)],
-            env=environment,
+            [*COMMAND, "up", "--data-dir", str(self.data_dir)],
+            env=self.environment,
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
         )
         line = self.process.stdout.readline()
-        assert line, (data_dir.parent / "up.log").read_text()
+        assert line, (self.data_dir.parent / "up.log").read_text()
         self.info = json.loads(line)
-        self.client = MongoClient(self.info["mongo_uri"])
-        self.documents = self.client[self.info["database"]][self.info["collection"]]
+
+    def kill(self):
+        """SIGKILL of the supervisor: everything goes with it. Then `up` again."""
+        pids = self.pids().values()
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+        wait_until(lambda: not any(map(psutil.pid_exists, pids)), doing="the end of everything")
+        self._start()
 
     def run(self, *arguments, code=0):
         return self._run(COMMAND, arguments, code)

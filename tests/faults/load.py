@@ -26,6 +26,10 @@ def image(generator: random.Random) -> object:
     return generator.choice([b"", b"no image", whole[: len(whole) // 2], "text", 7, None])
 
 
+#: Documents of one transaction; and what keeps their ids apart from the others.
+_SOME, _MANY = 20, 10**6
+
+
 class Load(threading.Thread):
     """Changes documents until it is told to stop. Ids are numbers and never come twice."""
 
@@ -61,11 +65,25 @@ class Load(threading.Thread):
 
     def _change(self, number: int) -> None:
         kind = self._random.random()
-        if kind < 0.5 or len(self._live) < 20:
+        if kind < 0.02:
+            self._change_together(number)
+        elif kind < 0.5 or len(self._live) < 20:
             self._live.append(number)
             self._documents.insert_one({"_id": number, "img": image(self._random)})
-            return
-        chosen = self._random.choice(self._live)
+        else:
+            self._change_one(self._random.choice(self._live), kind)
+
+    def _change_together(self, number: int) -> None:
+        """Insert several in one transaction: one clusterTime, whose events a kill may tear."""
+        rows = [
+            {"_id": number * _MANY + offset, "img": image(self._random)} for offset in range(_SOME)
+        ]
+        client = self._documents.database.client
+        with client.start_session() as session, session.start_transaction():
+            self._documents.insert_many(rows, session=session)
+        self._live += [row["_id"] for row in rows]
+
+    def _change_one(self, chosen: int, kind: float) -> None:
         if kind < 0.75:
             new = {"$set": {"img": image(self._random)}}
             self._documents.update_one({"_id": chosen}, new)

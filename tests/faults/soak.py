@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -25,26 +25,26 @@ from streams.settings import ClipSettings, KafkaSettings, MongoSettings, Setting
 from streams.topics import topic_name
 from tests.acceptance.stack import Stack, user_environment
 from tests.captioner import publish_tiny_captioner
+from tests.faults.clock import JumpingClock
 from tests.faults.load import Load
 from tests.faults.strikes import STRIKES, Strike, Target
 from tests.tiny import write_tiny_clip
 
 
 @contextmanager
-def running(directory: Path) -> Iterator[tuple[Stack, Settings]]:
-    """A stack, and the settings with which one more process of it can be started."""
+def running(directory: Path) -> Iterator[tuple[Stack, Settings, JumpingClock]]:
+    """A stack, the settings with which one more process of it can be started, and its clock."""
+    clock = JumpingClock(directory)
     clip = ClipSettings(model=str(write_tiny_clip(directory)), pretrained="random")
-    stack = Stack(
-        directory / "data",
-        user_environment(
-            CLIP__MODEL=clip.model,
-            CLIP__PRETRAINED="random",
-            STAGE__TORCH_THREADS="1",
-            KAFKA__SESSION_TIMEOUT_SECONDS="6",
-            RECONCILER__INTERVAL_SECONDS="5",
-            RECONCILER__GRACE_SECONDS="10",
-        ),
+    environment = user_environment(
+        CLIP__MODEL=clip.model,
+        CLIP__PRETRAINED="random",
+        STAGE__TORCH_THREADS="1",
+        KAFKA__SESSION_TIMEOUT_SECONDS="6",
+        RECONCILER__INTERVAL_SECONDS="5",
+        RECONCILER__GRACE_SECONDS="10",
     )
+    stack = Stack(directory / "data", environment | clock.environment)
     info = stack.info
     settings = Settings(
         mongo=MongoSettings(uri=SecretStr(info["mongo_uri"]), database=info["database"]),
@@ -53,21 +53,24 @@ def running(directory: Path) -> Iterator[tuple[Stack, Settings]]:
         stage=StageSettings(torch_threads=1),
     )
     try:
-        yield stack, settings
+        yield stack, settings, clock
     finally:
         stack.stop()
 
 
-def random_strikes(generator: random.Random, seconds: float) -> Iterator[Strike]:
+def random_strikes(
+    generator: random.Random, seconds: float, weights: Mapping[Strike, int]
+) -> Iterator[Strike]:
     """Yield strikes until the time is over."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        yield generator.choices(list(STRIKES), weights=list(STRIKES.values()))[0]
+        yield generator.choices(list(weights), weights=list(weights.values()))[0]
 
 
 def soak(
     stack: Stack,
     settings: Settings,
+    clock: JumpingClock,
     generator: random.Random,
     strikes: Iterable[Strike],
     *,
@@ -77,7 +80,7 @@ def soak(
     """Harm a loaded stack, let it recover, verify every document, and report."""
     publish_tiny_captioner(stack.info["mongo_uri"], stack.info["database"])
     load = Load(stack.documents, generator.randrange(2**30))
-    target = Target(stack, settings, generator, freeze_seconds)
+    target = Target(stack, settings, generator, clock, freeze_seconds)
     pause = threading.Event()
     started = time.monotonic()
     load.start()
@@ -146,14 +149,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--only", choices=sorted(s.__name__ for s in STRIKES), help="one strike")
+    parser.add_argument("--pause", type=float, default=12, help="longest pause, in seconds")
     arguments = parser.parse_args()
     generator = random.Random(arguments.seed)  # noqa: S311 - which process dies, no secret
     with (
         tempfile.TemporaryDirectory() as name,
-        running(Path(name)) as (stack, settings),
+        running(Path(name)) as (stack, settings, clock),
     ):
-        strikes = random_strikes(generator, 60 * arguments.minutes)
-        report = {"seed": arguments.seed, **soak(stack, settings, generator, strikes)}
+        weights = {s: n for s, n in STRIKES.items() if arguments.only in (None, s.__name__)}
+        strikes = random_strikes(generator, 60 * arguments.minutes, weights)
+        pause = (1.0, arguments.pause)
+        found = soak(stack, settings, clock, generator, strikes, pause_seconds=pause)
+        report = {"seed": arguments.seed, **found}
     sys.stdout.write(json.dumps(report, indent=2) + "\n")
     sys.exit(0 if is_good(report) else 1)
 

@@ -21,6 +21,7 @@ from streams.settings import Settings, child_environment
 from streams.topics import TOPICS, topic_name
 from tests.acceptance.stack import Stack
 from tests.captioner import publish_tiny_captioner
+from tests.faults.clock import JumpingClock
 
 PROCESSES = ("publisher", "featurize", "project", "caption", "sink")
 STAGES = PROCESSES[1:]
@@ -36,6 +37,7 @@ class Target:
     stack: Stack
     settings: Settings
     random: random.Random
+    clock: JumpingClock
     pause_seconds: float
     seeds: itertools.count = field(default_factory=lambda: itertools.count(1))
     #: Whatever has to be over before the documents are looked at.
@@ -76,6 +78,19 @@ def kill_mongod(target: Target) -> str:
 def kill_broker(target: Target) -> str:
     """SIGKILL; its whole log is gone."""
     return _signal(target, "broker", signal.SIGKILL)
+
+
+def kill_supervisor(target: Target) -> str:
+    """SIGKILL; its processes and servers go with it. It is started again on the same data."""
+    target.stack.kill()
+    return "SIGKILL supervisor"
+
+
+def jump_clock(target: Target) -> str:
+    """The processes' time of day jumps, the servers' and the producers' does not."""
+    hours = target.random.choice([-3, -1, 0, 1, 3])
+    target.clock.jump(3600 * hours)
+    return f"clock off by {hours} h"
 
 
 def step_down(target: Target) -> str:
@@ -156,6 +171,8 @@ STRIKES: Mapping[Strike, int] = {
     freeze_process: 3,
     kill_mongod: 1,
     kill_broker: 1,
+    kill_supervisor: 1,
+    jump_clock: 2,
     step_down: 1,
     repeat_records: 3,
     send_garbage: 1,

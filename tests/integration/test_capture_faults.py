@@ -319,6 +319,15 @@ def test_error_that_comes_again_is_not_retried_in_every_scan(settings, client, s
     assert published.of(1) == ["reconcile"]
 
 
+def test_error_of_a_clock_that_went_ahead_is_retried(settings, client, store, published):
+    """Fails without the upper limit in `_retryable`."""
+    store.collection.insert_one({"_id": 1, "img": b"x"})
+    fail(store, [1], at=datetime(2100, 1, 1, tzinfo=UTC))
+    patient = limited(settings, interval_seconds=0.1, retry_after_seconds=600.0)
+    with Running(patient, client, lambda: SERVING):
+        published.wait_for(1, ["reconcile"])
+
+
 def test_one_scan_retries_one_chunk_at_most(settings, client, store, published):
     """A stored error looks settled, so settling cannot throttle retries."""
     store.collection.insert_many([{"_id": number, "img": b"x"} for number in range(30)])

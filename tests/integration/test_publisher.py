@@ -142,6 +142,43 @@ def test_lost_record_is_read_again_although_later_ones_were_acknowledged(
     assert published.ids() >= set(range(20))
 
 
+class BreakingProducer(EventProducer):
+    """Is cut off from the broker after so many records, once."""
+
+    left = 20
+
+    def send(self, topic, record, done):
+        BreakingProducer.left -= 1
+        if BreakingProducer.left == 0:
+            done(KafkaTimeoutError("scripted"))
+            return
+        super().send(topic, record, done)
+
+
+def test_transaction_torn_in_the_middle_is_finished(settings, client, documents, published):
+    """All events of a transaction have one clusterTime: only the token tells them apart.
+
+    Fails with `start_at_operation_time` in place of the token: all of it comes again.
+    """
+    often = settings.model_copy(
+        update={
+            "publisher": PublisherSettings(
+                window_events=2, commit_interval_seconds=0.001, lease_seconds=3
+            )
+        }
+    )
+    connect = lambda: BreakingProducer(settings.kafka)  # noqa: E731
+    documents.insert_one({"_id": "first", "img": b"x"})
+    with publishing(often, client, connect_producer=connect):
+        with client.start_session() as session, session.start_transaction():
+            rows = [{"_id": number, "img": b"x"} for number in range(50)]
+            documents.insert_many(rows, session=session)
+        published.wait_for(49, ["live"])
+    assert BreakingProducer.left < 0
+    assert published.ids() >= set(range(50))
+    assert published.of(0) == ["live"], "it went on in the middle"
+
+
 def test_collection_dropped_renamed_and_created_again(settings, client, documents, published):
     with publishing(settings, client):
         mark(documents, published, 0)
@@ -292,11 +329,16 @@ def test_broker_away_is_waited_for(settings, client, documents, published):
 
 
 def test_large_documents_do_not_break_the_stream(settings, client, documents, published):
-    """An event with both the old and the new value would have more than 16 MB."""
+    """Each event would have more than 16 MB: the document, and what tells of its change.
+
+    Fails with `full_document="updateLookup"` and without the `$project` of `build_pipeline`.
+    """
+    size = 16 * 1024 * 1024 - 60
     with publishing(settings, client):
-        documents.insert_one({"_id": 1, "img": b"x" * 9_000_000})
-        documents.update_one({"_id": 1}, {"$set": {"img": b"y" * 9_000_000}})
-        published.wait_for(1, ["live", "live"])
+        documents.insert_one({"_id": 1, "img": b"x" * size})
+        documents.update_one({"_id": 1}, {"$set": {"img": b"y" * size}})
+        documents.replace_one({"_id": 1}, {"img": b"z" * size})
+        published.wait_for(1, ["live", "live", "live"])
 
 
 def test_requested_copy_publishes_everything_again(settings, client, documents, published):
