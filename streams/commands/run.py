@@ -1,5 +1,6 @@
 """Commands that run things: the whole stack, or one process of it."""
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -51,6 +52,9 @@ def run(
 
     Example: captionstream run featurize
     """
+    # Until the process has handlers of its own there is nothing to finish.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
     from streams.app import run_process  # noqa: PLC0415 - Faust, which no other command needs
 
     settings = load_settings()

@@ -64,7 +64,7 @@ def _serve(shared: int, size: int, decode: Decode, limits: ImageSettings) -> dic
         return {"error": str(exc), "memory": isinstance(exc.__cause__, MemoryError)}
     except MemoryError:
         return {"error": "", "memory": True}
-    return {"size": image.size, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+    return {"size": image.size}
 
 
 def _read(shared: int, size: int) -> bytes:

@@ -1,0 +1,61 @@
+"""Machines whose clocks differ."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from streams.mongo import connect, state_database
+from streams.processes import Report, Reporter, read_reports
+from streams.settings import child_environment
+from tests.faults.clock import JumpingClock
+from tests.waiting import wait_until
+
+ASK = """
+from streams.mongo import connect, state_database
+from streams.processes import read_reports
+from streams.settings import load_settings
+mongo = load_settings().mongo
+with connect(mongo) as client:
+    print(len(read_reports(state_database(client, mongo))))
+"""
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_process_is_seen_from_a_machine_with_another_clock(settings, tmp_path, hours):
+    """Fails with `datetime.now` in place of `$$NOW` in `processes.py`."""
+    clock = JumpingClock(tmp_path)
+    if not clock.is_here:
+        pytest.skip("no C compiler: the clock of a process cannot be shifted")
+    clock.jump(3600 * hours)
+    with connect(settings.mongo) as client:
+        state = state_database(client, settings.mongo)
+        reporter = Reporter(state, report)
+        reporter.start()
+        wait_until(lambda: read_reports(state), doing="the report")
+        asked = subprocess.run(
+            [sys.executable, "-c", ASK],
+            env={**os.environ, **child_environment(settings), **clock.environment},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        reporter.stop()
+        assert read_reports(state) == []
+    assert asked.stdout.strip() == "1"
+
+
+def report():
+    return Report(
+        stage="sink",
+        url="http://127.0.0.1:1",
+        is_ready=True,
+        reason="",
+        lag=0,
+        documents=0,
+        rate=0.0,
+        versions={},
+        models=[],
+        in_flight=0,
+    )
