@@ -1,5 +1,6 @@
 """A real mongod as a one-node replica set (change streams need one). For trials and tests."""
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +17,8 @@ from streams.settings import LocalSettings
 REPLICA_SET: Final = "rs0"
 _START_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 30.0
+#: With less than this mongod cannot write its journal.
+_LITTLE_BYTES: Final = 64 << 20
 _NOT_YET_INITIALIZED: Final = 94  # error code of replSetGetConfig before replSetInitiate
 
 
@@ -143,6 +146,12 @@ class Mongod:
                 time.sleep(0.05)
         if not self._child.is_alive():
             problem = f"it ended with code {self._child.exit_code}"
+        free = shutil.disk_usage(self._data).free
+        if free < _LITTLE_BYTES:
+            msg = (
+                f"mongod cannot start: the disk of {self._data} has {free >> 20} MB left; free some"
+            )
+            raise StoreUnavailable(msg)
         msg = (
             f"mongod did not start on port {self.port}: {problem}."
             f" From {self._child.log}:\n{_complaints(self._child.last_lines(100))}"

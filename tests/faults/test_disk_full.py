@@ -1,0 +1,89 @@
+"""A data directory whose disk is full, until somebody makes room."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+
+import pytest
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
+
+from tests.acceptance.stack import Stack, user_environment
+from tests.captioner import publish_tiny_captioner
+from tests.faults.load import picture
+from tests.tiny import write_tiny_clip
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 600 MB."""
+    directory = tmp_path / "disk"
+    directory.mkdir()
+    mount = shutil.which("mount")
+    if mount is None or os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system")
+    command = [mount, "-t", "tmpfs", "-o", "size=600m", "tmpfs", str(directory)]
+    if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("this machine does not let us mount a file system")
+    yield directory
+    subprocess.run(["umount", str(directory)], check=True)
+
+
+def fill(path):
+    with path.open("wb", buffering=0) as file:
+        block = bytes(1 << 20)
+        try:
+            while file.write(block):
+                pass
+        except OSError:
+            return
+
+
+def insert_until_refused(documents, generator):
+    """Return the ids that MongoDB confirmed."""
+    confirmed = set()
+    while True:
+        number = len(confirmed)
+        image = picture(generator) + generator.randbytes(100_000)
+        try:
+            documents.insert_one({"_id": number, "img": image})
+        except PyMongoError:
+            return confirmed
+        confirmed.add(number)
+
+
+@pytest.mark.timeout(300)
+def test_nothing_is_lost_while_the_disk_is_full(small_disk, tmp_path):
+    """Fails without the next attempt of `insist`, and without the look at the free space."""
+    stack = Stack(
+        small_disk,
+        user_environment(
+            CLIP__MODEL=str(write_tiny_clip(tmp_path)),
+            CLIP__PRETRAINED="random",
+            STAGE__TORCH_THREADS="1",
+        ),
+    )
+    generator = random.Random(5)  # noqa: S311 - pictures, no secret
+    up_log = tmp_path / "up.log"
+    try:
+        publish_tiny_captioner(stack.info["mongo_uri"], stack.info["database"])
+        stack.documents.insert_many([{"_id": -i, "img": picture(generator)} for i in range(1, 51)])
+        stack.run("wait", "--timeout", "60")
+
+        ballast = small_disk / "ballast"
+        fill(ballast)
+        with MongoClient(stack.info["mongo_uri"], timeoutMS=2000) as client:
+            documents = client[stack.info["database"]][stack.info["collection"]]
+            confirmed = insert_until_refused(documents, generator)
+        wait_until(lambda: "free some" in up_log.read_text(), doing="the reason, said aloud")
+        ballast.unlink()
+
+        stack.run("wait", "--timeout", "120")
+        found = {row["_id"] for row in stack.documents.find({}, {"_id": 1})}
+        assert found >= confirmed
+        assert json.loads(stack.run("verify", "--json", "--patience", "60"))["wrong"] == []
+    finally:
+        assert stack.stop() == 0
