@@ -6,8 +6,11 @@ was checked: a name server that answers otherwise the second time is not asked a
 
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 
 import httpcore
@@ -79,7 +82,7 @@ class CheckedBackend(httpcore.NetworkBackend):
             httpcore.ConnectTimeout: The time is over.
         """
         try:
-            addresses = self._resolve(host, port)
+            addresses = _within(_left(self._deadline, timeout), lambda: self._resolve(host, port))
         except (OSError, UnicodeError) as exc:
             msg = f"the name {host} cannot be resolved: {exc}"
             raise httpcore.ConnectError(msg) from exc
@@ -137,6 +140,28 @@ class _DeadlineStream(httpcore.NetworkStream):
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
+
+
+def _within(seconds: float, action: Callable[[], list[str]]) -> list[str]:
+    """Return what `action` returns; the system's resolver knows no limit of time.
+
+    Raises:
+        httpcore.ConnectTimeout: The time is over; the thread is left to end by itself.
+    """
+    found: Future[list[str]] = Future()
+
+    def run() -> None:
+        try:
+            found.set_result(action())
+        except Exception as exc:  # any error is the caller's
+            found.set_exception(exc)
+
+    threading.Thread(target=run, name="resolve", daemon=True).start()
+    try:
+        return found.result(seconds)
+    except FutureTimeout as exc:
+        msg = "no name server answered in time"
+        raise httpcore.ConnectTimeout(msg) from exc
 
 
 def _left(deadline: float, timeout: float | None) -> float:

@@ -199,6 +199,20 @@ def test_nobody_listening_and_unknown_names_may_pass():
         fetcher(resolve=unknown).fetch("http://nowhere.example/x")
 
 
+def test_name_server_that_does_not_answer_is_given_up():
+    """Fails without `_within` in `connect_tcp`: the fetch would end when the test lets it."""
+    asked = threading.Event()
+
+    def silent(host, port):
+        asked.wait(60)
+        raise socket.gaierror
+
+    with pytest.raises(FetchFailed, match="took longer"):
+        fetcher(resolve=silent, max_seconds=0.3).fetch("http://slow.example/x")
+    assert not asked.is_set()
+    asked.set()
+
+
 @pytest.mark.parametrize(
     "given",
     [
