@@ -21,12 +21,19 @@ from pydantic import SecretStr
 
 from streams.dead_letter_log import read_topics
 from streams.events import IMAGE_FEATURIZED
-from streams.settings import ClipSettings, KafkaSettings, MongoSettings, Settings, StageSettings
+from streams.settings import (
+    ClipSettings,
+    FetchSettings,
+    KafkaSettings,
+    MongoSettings,
+    Settings,
+    StageSettings,
+)
 from streams.topics import topic_name
 from tests.acceptance.stack import Stack, user_environment
 from tests.captioner import publish_tiny_captioner
 from tests.faults.clock import JumpingClock
-from tests.faults.load import Load
+from tests.faults.load import Load, web
 from tests.faults.strikes import STRIKES, Strike, Target
 from tests.tiny import write_tiny_clip
 
@@ -43,6 +50,7 @@ def running(directory: Path) -> Iterator[tuple[Stack, Settings, JumpingClock]]:
         KAFKA__SESSION_TIMEOUT_SECONDS="6",
         RECONCILER__INTERVAL_SECONDS="5",
         RECONCILER__GRACE_SECONDS="10",
+        FETCH__ALLOW_HOSTS="127.0.0.1",
     )
     stack = Stack(directory / "data", environment | clock.environment)
     info = stack.info
@@ -51,6 +59,7 @@ def running(directory: Path) -> Iterator[tuple[Stack, Settings, JumpingClock]]:
         kafka=KafkaSettings(bootstrap_servers=info["kafka"], session_timeout_seconds=6),
         clip=clip,
         stage=StageSettings(torch_threads=1),
+        fetch=FetchSettings(allow_hosts="127.0.0.1"),
     )
     try:
         yield stack, settings, clock
@@ -72,6 +81,7 @@ def soak(
     settings: Settings,
     clock: JumpingClock,
     generator: random.Random,
+    url: str,
     strikes: Iterable[Strike],
     *,
     pause_seconds: tuple[float, float] = (1, 12),
@@ -79,7 +89,7 @@ def soak(
 ) -> dict[str, Any]:
     """Harm a loaded stack, let it recover, verify every document, and report."""
     publish_tiny_captioner(stack.info["mongo_uri"], stack.info["database"])
-    load = Load(stack.documents, generator.randrange(2**30))
+    load = Load(stack.documents, generator.randrange(2**30), url)
     target = Target(stack, settings, generator, clock, freeze_seconds)
     pause = threading.Event()
     started = time.monotonic()
@@ -155,12 +165,13 @@ def main() -> None:
     generator = random.Random(arguments.seed)  # noqa: S311 - which process dies, no secret
     with (
         tempfile.TemporaryDirectory() as name,
+        web() as url,
         running(Path(name)) as (stack, settings, clock),
     ):
         weights = {s: n for s, n in STRIKES.items() if arguments.only in (None, s.__name__)}
         strikes = random_strikes(generator, 60 * arguments.minutes, weights)
         pause = (1.0, arguments.pause)
-        found = soak(stack, settings, clock, generator, strikes, pause_seconds=pause)
+        found = soak(stack, settings, clock, generator, url, strikes, pause_seconds=pause)
         report = {"seed": arguments.seed, **found}
     sys.stdout.write(json.dumps(report, indent=2) + "\n")
     sys.exit(0 if is_good(report) else 1)

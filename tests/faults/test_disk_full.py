@@ -57,7 +57,7 @@ def insert_until_refused(documents, generator):
 
 @pytest.mark.timeout(300)
 def test_nothing_is_lost_while_the_disk_is_full(small_disk, tmp_path):
-    """Fails without the next attempt of `insist`, and without the look at the free space."""
+    """Fails without the look at the free space in `mongod.py`."""
     stack = Stack(
         small_disk,
         user_environment(

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from tests.faults.load import web
 from tests.faults.soak import is_good, running, soak
 from tests.faults.strikes import STRIKES, jump_clock, kill_broker, promote_captioner
 
@@ -19,11 +20,11 @@ def test_every_document_is_right_whatever_was_struck(tmp_path):
     strikes = [strike for strike in STRIKES if strike not in (promote_captioner, kill_broker)]
     generator.shuffle(strikes)
     strikes = [promote_captioner, *strikes, kill_broker]
-    with running(tmp_path) as (stack, settings, clock):
+    with web() as url, running(tmp_path) as (stack, settings, clock):
         if not clock.is_here:
             strikes.remove(jump_clock)
         report = soak(
-            stack, settings, clock, generator, strikes, pause_seconds=(1, 4), freeze_seconds=8
+            stack, settings, clock, generator, url, strikes, pause_seconds=(1, 4), freeze_seconds=8
         )
     assert is_good(report), report
     assert report["strikes"] == len(strikes)
