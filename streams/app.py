@@ -5,7 +5,7 @@ before anything else, so that a slow start can be watched, and waits for neighbo
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import stamina
 from structlog import get_logger
@@ -17,7 +17,10 @@ from streams.offsets import reset_lost_offsets
 from streams.processes import Rate, Report, Reporter
 from streams.settings import Settings
 from streams.stages import PROCESSES, PUBLISHER, STAGE_BY_NAME, StageSpec
+from streams.stages.careful import CarefulStep, Watchdog
+from streams.stages.outcome import Step
 from streams.stages.stage import Stage
+from streams.stages.suspects import Suspects
 from streams.stages.worker import StageWorker
 from streams.steps import build_step
 from streams.topics import group_name, topic_name
@@ -25,6 +28,8 @@ from streams.topics import group_name, topic_name
 log = get_logger(__name__)
 
 T = TypeVar("T")
+
+_SHARE_OF_STALL: Final = 0.8
 
 
 def run_process(name: str, settings: Settings) -> None:
@@ -68,11 +73,14 @@ class StageProcess:
             SettingsError: A setting is wrong.
             SystemExit: At the end; code 0 after a signal.
         """
+        name = self._spec.name
         endpoints = serve_endpoints(  # 1
             self._settings.http, health=self.health, readiness=self.readiness
         )
         client = connect(self._settings.mongo)
         step = wait_for(lambda: build_step(self._spec, client, self._settings))  # 2
+        if self._spec.model is not None:
+            step = self._watch(step, Suspects(state_database(client, self._settings.mongo), name))
         stage = Stage(
             self._spec,
             step,
@@ -86,12 +94,24 @@ class StageProcess:
             state_database(client, self._settings.mongo), lambda: self._report(stage, endpoints)
         )
         reporter.start()
-        log.info("stage starts", stage=self._spec.name, versions=dict(step.versions()))
+        log.info("stage starts", stage=name, versions=dict(step.versions()))
         try:
             self._worker.run(stage)  # 4
         finally:
             reporter.stop()
             endpoints.close()
+
+    def _watch(self, step: Step, suspects: Suspects) -> Step:
+        wait_for(suspects.refresh)
+        careful = CarefulStep(step, suspects, beat=self._beat)
+        # Before anybody finds the process unhealthy and ends it without a note.
+        seconds = _SHARE_OF_STALL * self._settings.stage.stall_seconds
+        Watchdog(careful, suspects, seconds=seconds).start()
+        return careful
+
+    def _beat(self) -> None:
+        if self._stage is not None:
+            self._stage.progress.beat()
 
     def _reset_lost_offsets(self) -> None:
         kafka = self._settings.kafka

@@ -9,7 +9,8 @@ CaptionstreamError
 │   ├── InvalidEvent          a record on a topic is not one of ours, or of a schema we do not know
 │   ├── FeatureMismatch       a vector does not fit the model that should read it
 │   ├── WriteRejected         MongoDB refused the outputs of this document (for example over 16 MB)
-│   └── ModelFailed           the model raised on this document, again and again   (retryable)
+│   ├── ModelFailed           the model raised on this document, again and again   (retryable)
+│   └── ModelHung             the model does not finish on this document
 ├── ModelError                a model version cannot serve
 │   ├── InvalidBundle         hashes, manifest, weights or golden output do not hold
 │   ├── ModelNotFound         no such model or version
@@ -74,6 +75,10 @@ class ModelFailed(DocumentError):
     """A model raised on this document in every attempt."""
 
     is_retryable = True
+
+
+class ModelHung(DocumentError):
+    """A model does not finish on this document."""
 
 
 class ModelError(CaptionstreamError):

@@ -257,7 +257,10 @@ class StageSettings(Section):
         2, ge=1, description="Processes of `featurize` that decode images, each one at a time."
     )
     stall_seconds: float = Field(
-        120.0, gt=0, description="Work waiting and no progress for so long: not healthy."
+        150.0,
+        gt=0,
+        description="Work waiting and no progress for so long: not healthy. A model that is at one"
+        " batch for four fifths of it counts as hanging.",
     )
 
 

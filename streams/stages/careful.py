@@ -1,0 +1,143 @@
+"""A step whose model may hang: what it has in hand is watched, and suspects run alone."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from structlog import get_logger
+
+from streams.errors import ModelHung, StoreUnavailable, Unavailable
+from streams.events import Origin
+from streams.stages.outcome import Failed, Input, Outcome, Step
+from streams.stages.suspects import Standing, Suspects
+
+log = get_logger(__name__)
+
+#: Exit code of a process whose model hangs (EX_SOFTWARE of sysexits.h).
+HUNG: Final = 70
+_TICK_SECONDS: Final = 1.0
+_REFRESH_SECONDS: Final = 5.0
+
+
+class CarefulStep:
+    """Runs a step; events on which it hung before run alone, or not at all."""
+
+    def __init__(self, step: Step, suspects: Suspects, *, beat: Callable[[], None]) -> None:
+        """Keep what is needed; `beat` is called when an event has run alone: that takes its time."""
+        self._step = step
+        self._beat = beat
+        self._suspects = suspects
+        #: What the step has now; a new object for each call of it.
+        self.in_hand: Sequence[Input] = ()
+
+    def run(self, events: Sequence[Input]) -> list[Outcome]:
+        """Return one outcome for each event. See `Step.run`."""
+        versions = self.versions()
+        standings = [self._suspects.standing(event, versions) for event in events]
+        good = [i for i, standing in enumerate(standings) if standing is Standing.GOOD]
+        found = dict(zip(good, self._watched([events[i] for i in good]), strict=True))
+        return [
+            found[i] if i in found else self._run_alone(event, standing, versions)
+            for i, (event, standing) in enumerate(zip(events, standings, strict=True))
+        ]
+
+    def self_test(self) -> bool:
+        """Whether the step's model is well."""
+        return self._step.self_test()
+
+    def versions(self) -> Mapping[str, str]:
+        """Return the versions that the step serves."""
+        return self._step.versions()
+
+    def _run_alone(self, event: Input, standing: Standing, versions: Mapping[str, str]) -> Outcome:
+        is_replay = getattr(event, "origin", None) is Origin.REPLAY
+        if standing is Standing.GUILTY and not is_replay:
+            msg = (
+                "the model does not finish on this document: it ran alone until the process was"
+                " given up; another image, another version of the model or a replay tries again"
+            )
+            return Failed(error=ModelHung(msg), version=next(iter(versions.values()), ""))
+        try:
+            [outcome] = self._watched([event])
+        except Unavailable:
+            raise
+        except Exception:
+            self._suspects.clear(event, versions)  # it raises, but does not hang
+            raise
+        self._suspects.clear(event, versions)
+        self._beat()
+        return outcome
+
+    def _watched(self, events: Sequence[Input]) -> list[Outcome]:
+        self.in_hand = events
+        try:
+            return self._step.run(events) if events else []
+        finally:
+            self.in_hand = ()
+
+
+class Watchdog:
+    """Ends the process when its step has the same events in hand for too long."""
+
+    def __init__(
+        self,
+        step: CarefulStep,
+        suspects: Suspects,
+        *,
+        seconds: float,
+        end: Callable[[int], None] = os._exit,
+    ) -> None:
+        """Keep what is needed.
+
+        Args:
+            step: What is watched.
+            suspects: Where its events are noted before the end.
+            seconds: How long a step may take.
+            end: Ends the process with an exit code.
+        """
+        self._step = step
+        self._suspects = suspects
+        self._seconds = seconds
+        self._end = end
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+
+    def start(self) -> None:
+        """Watch until the process ends."""
+        self._thread.start()
+
+    def _run(self) -> None:
+        tick = min(_TICK_SECONDS, self._seconds / 10)
+        pause = threading.Event()
+        seen: Sequence[Input] = ()
+        spent = 0.0
+        last, due = time.monotonic(), 0.0
+        while True:
+            now = time.monotonic()
+            # A process that was itself stopped for a while must not take that for the model's time.
+            spent += min(now - last, 2 * tick)
+            last = now
+            if self._step.in_hand is not seen:
+                seen, spent = self._step.in_hand, 0.0
+            if seen and spent > self._seconds:
+                self._give_up(seen)
+                return
+            if now >= due:
+                self._refresh()
+                due = now + _REFRESH_SECONDS
+            pause.wait(tick)
+
+    def _give_up(self, events: Sequence[Input]) -> None:
+        log.error("the model hangs; ending the process", events=len(events))
+        try:
+            self._suspects.accuse(events, self._step.versions())
+        except StoreUnavailable as exc:
+            log.warning("suspects not noted", error=str(exc))
+        self._end(HUNG)
+
+    def _refresh(self) -> None:
+        try:
+            self._suspects.refresh()
+        except StoreUnavailable as exc:
+            log.debug("suspects not read", error=str(exc))

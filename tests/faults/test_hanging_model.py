@@ -1,0 +1,91 @@
+"""A model that does not finish on one document."""
+
+import io
+import random
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from streams.capture.producer import publish_all
+from streams.dead_letter_log import list_dead_letters, read_topics
+from streams.documents import document_id_of
+from streams.events import IMAGE_CHANGED, IMAGE_FEATURIZED, ImageChanged
+from streams.mongo import state_database
+from streams.settings import ClipSettings, StageSettings, child_environment
+from streams.stages.careful import HUNG
+from streams.topics import create_topics, topic_name
+from streams.wire import encode_event
+from tests.faults.load import picture
+from tests.tiny import write_tiny_clip
+from tests.waiting import wait_until
+
+
+def white():
+    data = io.BytesIO()
+    Image.new("RGB", (80, 60), (255, 255, 255)).save(data, "PNG")
+    return data.getvalue()
+
+
+def done(settings):
+    """Return the documents that have an embedding."""
+    name = topic_name(IMAGE_FEATURIZED, settings.kafka)
+    return {document_id_of(record.key) for _, record in read_topics([name], settings.kafka)}
+
+
+@pytest.mark.timeout(300)
+def test_document_on_which_the_model_hangs_fails_alone(settings, mongo_client, tmp_path):
+    """The first process dies with a batch in hand, the second with the culprit, the third goes on.
+
+    Fails without the watchdog: the first process never ends. And without `accuse`: they all do.
+    """
+    settings = settings.model_copy(
+        update={
+            "clip": ClipSettings(model=str(write_tiny_clip(tmp_path)), pretrained="random"),
+            "stage": StageSettings(torch_threads=1, decode_workers=1, stall_seconds=4),
+        }
+    )
+    create_topics(settings.kafka)
+    mongo = settings.mongo
+    documents = mongo_client[mongo.database][mongo.collection]
+    generator = random.Random(2)  # noqa: S311 - pictures, no secret
+    images = [picture(generator) for _ in range(20)]
+    images[7] = white()
+    documents.insert_many([{"_id": i, "img": image} for i, image in enumerate(images)])
+
+    def publish(document_id):
+        now = mongo_client.admin.command("ping")["operationTime"]
+        event = ImageChanged(document_id=document_id, source=now)
+        record = encode_event(event, event_type=IMAGE_CHANGED, tenant=mongo.tenant)
+        publish_all([(IMAGE_CHANGED, record)], settings.kafka)
+
+    for document_id in range(20):
+        publish(document_id)
+
+    def start():
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.hanging"],
+            env=child_environment(settings),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    for _ in range(2):
+        assert start().wait(timeout=120) == HUNG
+    third = start()
+    try:
+        wait_until(lambda: done(settings) == {*range(20)} - {7}, doing="all the others")
+        [letter] = list_dead_letters(settings.kafka)
+        assert (letter.letter.document_id, letter.letter.error.type) == (7, "ModelHung")
+        marks = state_database(mongo_client, mongo)["suspects"]
+        assert [row["standing"] for row in marks.find()] == ["guilty"]
+
+        # Another image is another matter.
+        documents.update_one({"_id": 7}, {"$set": {"img": picture(generator)}})
+        publish(7)
+        wait_until(lambda: 7 in done(settings), doing="the other image")
+        assert third.poll() is None
+    finally:
+        third.kill()
+        third.wait()
