@@ -25,7 +25,7 @@ class CarefulStep:
     """Runs a step; events on which it hung before run alone, or not at all."""
 
     def __init__(self, step: Step, suspects: Suspects, *, beat: Callable[[], None]) -> None:
-        """Keep what is needed; `beat` is called when an event has run alone: that takes its time."""
+        """Keep what is needed; `beat` is called when an event has run alone, which takes time."""
         self._step = step
         self._beat = beat
         self._suspects = suspects
