@@ -245,27 +245,6 @@ def test_reload_under_load_loses_nothing_and_mixes_nothing(stack):
     assert stack.metric("featurize", "captionstream_model_inputs_total") == calls
 
 
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("server", ["mongod", "broker"])
-def test_server_killed_loses_no_change(stack, server):
-    """The broker loses its whole log with it: updates that nobody has processed yet among it."""
-    documents = stack.documents
-    publish_tiny_captioner(stack.info["mongo_uri"], stack.info["database"])
-    ids = [documents.insert_one({"img": picture(i)}).inserted_id for i in range(30)]
-    stack.run("wait", "--timeout", "120")
-    new = picture(33, 210)
-    documents.update_many({"_id": {"$in": ids}}, {"$set": {"img": new}})
-    victim = stack.pids()[server]
-    os.kill(victim, signal.SIGKILL)
-    wait_until(lambda: stack.pids()[server] != victim, deadline_seconds=120, doing="the restart")
-    for document_id in ids:
-        stack.wait_for_output(document_id, "conditional_lm", input=fingerprint(new))
-    last = documents.insert_one({"img": picture(1, 1)}).inserted_id
-    stack.wait_for_output(last, "conditional_lm")
-    stack.run("wait", "--timeout", "120")
-    assert stack.status()["documents"]["pending"] == 0
-
-
 def test_metrics_of_the_readme_are_served(stack):
     served = set()
     for url in stack.info["metrics"].values():
