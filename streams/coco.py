@@ -5,9 +5,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from streams.errors import SettingsError
+
+_ID_LIMIT: Final = 2**63
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +59,7 @@ def read_annotations(annotations: Path, images: Path) -> list[CocoImage]:
     except OSError as exc:
         msg = f"cannot read annotations {annotations}: {exc.strerror}"
         raise SettingsError(msg) from exc
-    except (ValueError, KeyError, TypeError) as exc:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as exc:
         msg = f"{annotations} is no COCO captions file (images, annotations): {exc!r}"
         raise SettingsError(msg) from exc
 
@@ -68,6 +70,9 @@ def _images(
     root = images.resolve()
     for row in rows:
         image_id = int(row["id"])
+        if abs(image_id) >= _ID_LIMIT:
+            msg = f"id {image_id} does not fit into 64 bits, which MongoDB has for it"
+            raise SettingsError(msg)
         name = row["file_name"]
         if not isinstance(name, str):
             msg = f"file_name of image {image_id} must be a string, got {name!r}"

@@ -13,7 +13,7 @@ from typing import Final, Self
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from streams.errors import InvalidSnapshot
 
@@ -84,7 +84,7 @@ class SnapshotManifest(BaseModel):
     collection: str
     cluster_time: ClusterTime
     clip_version: str
-    dimension: int = Field(ge=1)
+    dimension: int = Field(ge=1, le=1_000_000)
     counts: Counts
     folds: dict[str, int]
     content_hash: str
@@ -130,7 +130,7 @@ class Snapshot:
         except FileNotFoundError as exc:
             msg = f"no snapshot at {directory}; take one by `captionstream-trainer snapshot`"
             raise InvalidSnapshot(msg) from exc
-        except (OSError, ValidationError, pa.ArrowException) as exc:
+        except (OSError, ValueError, pa.ArrowException) as exc:
             raise _damaged(directory, exc) from exc
         if manifest.format_version != FORMAT_VERSION:
             msg = f"snapshot format {manifest.format_version} is unknown, expected {FORMAT_VERSION}"
@@ -160,7 +160,7 @@ class Snapshot:
                     if fold is not None:
                         chosen = batch.filter(pc.equal(batch["fold"], fold))
                     yield chosen if columns is None else chosen.select(list(columns))
-        except (OSError, pa.ArrowException) as exc:
+        except (OSError, ValueError, pa.ArrowException) as exc:
             raise _damaged(self.directory, exc) from exc
 
 

@@ -47,7 +47,7 @@ class Golden(_Part):
         texts: Expected texts.
     """
 
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
     count: int = Field(ge=1, le=64)
     vectors: list[list[float]] | None = None
     tokens: list[list[int]] | None = None

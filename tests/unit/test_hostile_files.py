@@ -1,0 +1,216 @@
+"""Files of strangers: annotations, bundles and snapshots of any content give a clear error."""
+
+import hashlib
+import json
+import math
+import shutil
+import struct
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from streams.coco import read_annotations
+from streams.errors import InvalidBundle, InvalidSnapshot, SettingsError
+from streams.models.bundle import MANIFEST, from_directory, to_directory
+from streams.models.conditional_lm import from_bundle
+from streams.models.manifest import WEIGHTS, Bundle, parse_manifest
+from tests.captioner import tiny_captioner
+from tests.unit.trainer.snapshots import colour_rows, write_snapshot
+from trainer.snapshot import DOCUMENTS, Snapshot
+from trainer.snapshot import MANIFEST as SNAPSHOT_MANIFEST
+
+fuzz = settings(
+    max_examples=100,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=8,
+)
+ODD = JSON | st.sampled_from([math.inf, math.nan, 2**70, -1, "", "\0", "../x", "a/../../b", "."])
+
+
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def places(value, path=()):
+    """Every place in a JSON value."""
+    yield path
+    inside = {dict: dict.items, list: enumerate}.get(type(value), lambda _: ())
+    for key, inner in inside(value):
+        yield from places(inner, (*path, key))
+
+
+def replaced(value, path, new):
+    if not path:
+        return new
+    copy = value.copy()
+    copy[path[0]] = replaced(copy[path[0]], path[1:], new)
+    return copy
+
+
+def damaged(data, draw):
+    """Cut, or with some bytes changed."""
+    if draw(st.booleans()):
+        return data[: draw(st.integers(0, len(data) - 1))]
+    changed = bytearray(data)
+    for place in draw(st.sets(st.integers(0, len(data) - 1), min_size=1, max_size=3)):
+        changed[place] ^= draw(st.integers(1, 255))
+    return bytes(changed)
+
+
+COCO = {
+    "images": [{"id": 9, "file_name": "9.jpg"}, {"id": 8, "file_name": "8.jpg"}],
+    "annotations": [{"image_id": 9, "caption": "one"}, {"image_id": 8, "caption": "two"}],
+}
+
+
+def check_coco(directory, text):
+    path = directory / "captions.json"
+    path.write_bytes(text)
+    try:
+        images = read_annotations(path, directory)
+    except SettingsError:
+        return
+    for image in images:
+        assert image.path.is_relative_to(directory)
+        assert -(2**63) <= image.image_id < 2**63
+
+
+@fuzz
+@given(place=st.sampled_from(list(places(COCO))), new=ODD)
+def test_coco_file_with_anything_in_any_place(tmp_path, place, new):
+    """Fails without `OverflowError` in `read_annotations`, and without the range of ids."""
+    check_coco(tmp_path, json.dumps(replaced(COCO, place, new)).encode())
+
+
+@fuzz
+@given(data=st.data())
+def test_damaged_coco_file(tmp_path, data):
+    check_coco(tmp_path, damaged(json.dumps(COCO).encode(), data.draw))
+
+
+def test_coco_file_that_is_nested_too_deep(tmp_path):
+    """Fails without `RecursionError` in `read_annotations`."""
+    path = tmp_path / "captions.json"
+    path.write_text("[" * 200_000)
+    with pytest.raises(SettingsError, match="no COCO captions file"):
+        read_annotations(path, tmp_path)
+
+
+def test_link_that_leaves_the_image_directory_is_refused(tmp_path):
+    """Fails without `resolve` in `_images`."""
+    (tmp_path / "secret").write_bytes(b"secret")
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "9.jpg").symlink_to(tmp_path / "secret")
+    (tmp_path / "captions.json").write_text(json.dumps(COCO))
+    with pytest.raises(SettingsError, match="leaves"):
+        read_annotations(tmp_path / "captions.json", images)
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    return tiny_captioner()
+
+
+def is_taken(manifest, weights):
+    try:
+        from_bundle(Bundle(manifest=parse_manifest(manifest), weights=weights))
+    except InvalidBundle:
+        return False
+    return True
+
+
+@fuzz
+@given(data=st.data())
+def test_manifest_with_anything_in_any_place(bundle, data):
+    """Fails without the range of `Golden.seed`."""
+    whole = json.loads(bundle.manifest.canonical())
+    place = data.draw(st.sampled_from(list(places(whole))))
+    changed = json.dumps(replaced(whole, place, data.draw(ODD)))
+    if is_taken(changed, bundle.weights):  # words and notes may be others
+        assert place[0] not in ("config", "parts", "name")
+
+
+@fuzz
+@given(data=st.data())
+def test_damaged_weights(bundle, data):
+    """Fails without the hash in `check_hash`."""
+    assert not is_taken(bundle.manifest.canonical(), damaged(bundle.weights, data.draw))
+
+
+@fuzz
+@given(data=st.data())
+def test_damaged_weights_with_the_right_hash(bundle, data):
+    """Somebody made the hash fit: safetensors, the shapes and the golden output are left."""
+    weights = damaged(bundle.weights, data.draw)
+    manifest = bundle.manifest.model_copy(update={"parts": {WEIGHTS: sha256(weights)}})
+    is_taken(manifest.canonical(), weights)  # the golden output leaves room for the last digits
+
+
+def test_weights_that_promise_more_than_they_hold(bundle):
+    header = json.dumps(
+        {"w": {"dtype": "F32", "shape": [2**40, 2**20], "data_offsets": [0, 2**62]}}
+    ).encode()
+    weights = struct.pack("<Q", len(header)) + header
+    manifest = bundle.manifest.model_copy(update={"parts": {WEIGHTS: sha256(weights)}})
+    assert not is_taken(manifest.canonical(), weights)
+
+
+def test_config_of_a_giant_takes_no_memory(bundle):
+    """Fails without the meta device in `build`: a module of terabytes would be made."""
+    config = {**bundle.manifest.config, "n_hidden": 1_000_000}
+    manifest = bundle.manifest.model_copy(update={"config": config})
+    assert not is_taken(manifest.canonical(), bundle.weights)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, MANIFEST])
+def test_bundle_directory_with_a_file_that_is_a_directory(bundle, tmp_path, name):
+    to_directory(bundle, tmp_path / "b")
+    (tmp_path / "b" / name).unlink()
+    (tmp_path / "b" / name).mkdir()
+    with pytest.raises(InvalidBundle, match="cannot read"):
+        from_directory(tmp_path / "b")
+
+
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory):
+    return write_snapshot(tmp_path_factory.mktemp("snapshot"), colour_rows(30)).directory
+
+
+def check_snapshot(directory):
+    try:
+        found = Snapshot.open(directory)
+        rows = [row for batch in found.batches() for row in batch.to_pylist()]
+    except InvalidSnapshot:
+        return
+    assert len(rows) == found.manifest.counts.included
+
+
+@fuzz
+@given(data=st.data())
+def test_snapshot_whose_manifest_holds_anything_in_any_place(snapshot, tmp_path, data):
+    """Fails without the range of `dimension`."""
+    whole = json.loads((snapshot / SNAPSHOT_MANIFEST).read_text())
+    place = data.draw(st.sampled_from([p for p in places(whole) if p]))
+    changed = json.dumps(replaced(whole, place, data.draw(ODD)))
+    shutil.copy(snapshot / DOCUMENTS, tmp_path / DOCUMENTS)
+    (tmp_path / SNAPSHOT_MANIFEST).write_text(changed)
+    check_snapshot(tmp_path)
+
+
+@fuzz
+@given(data=st.data(), name=st.sampled_from([DOCUMENTS, SNAPSHOT_MANIFEST]))
+def test_damaged_snapshot(snapshot, tmp_path, data, name):
+    """Fails without `ValueError` in `Snapshot.open`: names of columns that are no text."""
+    for each in (DOCUMENTS, SNAPSHOT_MANIFEST):
+        shutil.copy(snapshot / each, tmp_path / each)
+    (tmp_path / name).write_bytes(damaged((snapshot / name).read_bytes(), data.draw))
+    check_snapshot(tmp_path)
