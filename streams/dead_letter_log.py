@@ -19,7 +19,7 @@ from streams.dead_letters import (
 from streams.documents import document_key
 from streams.errors import BrokerUnavailable, InvalidEvent
 from streams.events import ImageChanged, Origin, Record
-from streams.kafka_security import client_arguments
+from streams.kafka_security import broker_unavailable, client_arguments
 from streams.settings import KafkaSettings, Settings
 from streams.topics import TOPICS, dead_letter_topic, topic_name
 from streams.wire import decode_event, encode_event
@@ -58,19 +58,15 @@ def list_dead_letters(settings: KafkaSettings) -> list[Entry]:
     """
     topics = {topic_name(dead_letter_topic(topic), settings): topic for topic in TOPICS}
     found: dict[tuple[str, str], Entry] = {}
-    try:
-        for position, message in read_topics(list(topics), settings):
-            topic = topics[message.topic]
-            replayed = replayed_position(list(message.headers or ()))
-            if replayed is not None:
-                found.pop((topic, replayed), None)
-                continue
-            entry = _entry(topic, position, message)
-            if entry is not None:
-                found[topic, position] = entry
-    except (KafkaError, OSError) as exc:
-        msg = f"cannot read dead letters from {settings.bootstrap_servers}: {exc}"
-        raise BrokerUnavailable(msg) from exc
+    for position, message in read_topics(list(topics), settings):
+        topic = topics[message.topic]
+        replayed = replayed_position(list(message.headers or ()))
+        if replayed is not None:
+            found.pop((topic, replayed), None)
+            continue
+        entry = _entry(topic, position, message)
+        if entry is not None:
+            found[topic, position] = entry
     return sorted(merge_causes(found.values()), key=lambda entry: entry.letter.at)
 
 
@@ -153,9 +149,12 @@ def read_topics(topics: Sequence[str], settings: KafkaSettings) -> Iterator[tupl
     The records of one partition come in order.
 
     Raises:
-        BrokerUnavailable: It took longer than a minute.
+        BrokerUnavailable: No broker answers, or it took longer than a minute.
     """
-    consumer = KafkaConsumer(**client_arguments(settings), enable_auto_commit=False)
+    try:
+        consumer = KafkaConsumer(**client_arguments(settings), enable_auto_commit=False)
+    except (KafkaError, OSError) as exc:
+        raise broker_unavailable(settings, exc) from exc
     try:
         partitions = [
             TopicPartition(topic, number)
@@ -175,6 +174,8 @@ def read_topics(topics: Sequence[str], settings: KafkaSettings) -> Iterator[tupl
                     yield f"{message.partition}:{message.offset}", message
             # Fetches carry the right high watermark; asking for LATEST does not everywhere.
             waiting = {part for part in waiting if not _is_read(consumer, part)}
+    except KafkaError as exc:
+        raise broker_unavailable(settings, exc) from exc
     finally:
         consumer.close()
 

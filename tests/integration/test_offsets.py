@@ -4,6 +4,8 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
 
 from streams import events
+from streams.dead_letter_log import read_topics
+from streams.errors import BrokerUnavailable
 from streams.offsets import reset_lost_offsets
 from streams.topics import create_topics, topic_name
 
@@ -49,3 +51,12 @@ def test_only_a_position_beyond_the_end_is_set_back(settings, topic, group, offs
 def test_group_that_never_committed_is_left_alone(settings, topic, group):
     assert reset_lost_offsets(settings.kafka.prefix + GROUP, [topic], settings.kafka) == 0
     assert group.committed(TopicPartition(topic, 0)) is None
+
+
+def test_topics_of_a_broker_that_is_away_cannot_be_read(settings):
+    """Fails without the translation of the first error in `read_topics`."""
+    away = settings.kafka.model_copy(
+        update={"bootstrap_servers": "127.0.0.1:1", "request_timeout_seconds": 0.5}
+    )
+    with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:1.*BOOTSTRAP_SERVERS"):
+        list(read_topics(["any"], away))
