@@ -101,6 +101,7 @@ def stored_error(documents, document_id):
 
 
 def test_collection_renamed_onto_ours_is_copied(settings, client, documents, published):
+    """Fails without `brings_documents` in `_follow`."""
     with publishing(settings, client):
         mark(documents, published, 0)
         other = documents.database[f"{documents.name}_other"]

@@ -182,6 +182,7 @@ def test_image_that_kills_or_hangs_its_decoder_fails_alone(step, store, source):
 def test_numbers_that_are_not_finite_fail_as_a_broken_model(
     step, store, encoder, source, monkeypatch
 ):
+    """Fails without the check for finite numbers in `_outcome`."""
     store.collection.insert_one({"_id": 1, "img": picture(10)})
     monkeypatch.setattr(encoder, "encode", lambda x: np.full((len(x), DIMENSION), np.nan))
     [outcome] = step.run([changed(1, source)])

@@ -189,6 +189,7 @@ def test_collection_dropped_renamed_and_created_again(settings, client, document
 
 
 def test_database_dropped_and_created_again(settings, client, documents, published):
+    """Fails without `_reopen_behind` for an `invalidate`."""
     with publishing(settings, client):
         mark(documents, published, 0)
         client.drop_database(settings.mongo.database)
@@ -209,6 +210,7 @@ def test_database_dropped_and_created_again(settings, client, documents, publish
 def test_token_of_no_use_is_replaced_by_its_cluster_time(
     settings, client, documents, published, change
 ):
+    """Fails without the second try by clusterTime in `ChangeStream.open`."""
     with publishing(settings, client):
         mark(documents, published, 0)
     state_database(client, settings.mongo)["positions"].update_one({}, {"$set": change})
@@ -246,6 +248,7 @@ def fail_command(client, code, **options):
 def test_lost_history_is_counted_and_everything_is_copied(
     settings, client, documents, published, mongo_client, code
 ):
+    """Fails without the code in `_HISTORY_LOST`."""
     before = metrics.HISTORY_LOST._value.get()
     with publishing(settings, client):
         documents.insert_one({"_id": 1, "img": b"x"})
@@ -296,6 +299,7 @@ def test_second_publisher_stands_by_and_takes_over(settings, client, documents, 
 
 
 def test_fenced_publisher_cannot_commit(settings, client):
+    """Fails without owner and epoch in the filter of `_write`."""
     state = state_database(client, settings.mongo)
     first, second = (Leadership(state, tenant="a.b", lease_seconds=0.2) for _ in range(2))
     assert first.acquire()

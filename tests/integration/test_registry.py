@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from gridfs import GridFS
 
 from streams import metrics
 from streams.errors import InvalidBundle, ModelNotFound, PointerConflict, StoreUnavailable
@@ -60,10 +61,24 @@ def test_published_bundle_comes_back_whole(registry):
     assert [info.version for info in registry.versions(NAME)] == [version]
 
 
-def test_half_published_version_is_not_seen(registry, database):
-    """The weights are there, the version's document is not yet: as after a kill in between."""
-    version = registry.publish(tiny_captioner())
-    database["model_versions"].delete_many({})
+@pytest.mark.parametrize("chunks", [0, 1])
+def test_half_published_version_is_not_seen(registry, database, monkeypatch, chunks):
+    """The process dies with some or all of the weights written.
+
+    Fails when `publish` writes the version's document before them.
+    """
+    version = tiny_captioner().version
+
+    def put(self, *arguments, **options):
+        if chunks:
+            original(self, *arguments, **options)
+        raise KeyboardInterrupt
+
+    original = GridFS.put
+    with monkeypatch.context() as patch:
+        patch.setattr(GridFS, "put", put)
+        with pytest.raises(KeyboardInterrupt):
+            registry.publish(tiny_captioner())
     assert registry.versions() == []
     with pytest.raises(ModelNotFound, match="known: none"):
         registry.promote(NAME, version, reason="test")

@@ -83,11 +83,13 @@ def test_caption_is_json_for_anyone():
 
 
 def test_record_of_another_tenant_is_refused():
+    """Fails without the comparison of `ce_source`."""
     with pytest.raises(InvalidEvent, match=r"belongs to '/captions\.documents'"):
         round_trip(applied(), events.IMAGE_FEATURIZED, tenant="other.documents")
 
 
 def test_unknown_schema_version_is_refused_by_name():
+    """Fails without the error at the end of `_decode_data`."""
     record = encode_event(applied(), event_type=events.IMAGE_FEATURIZED, tenant=TENANT)
     headers = [
         (name, b"captions.image.featurized.v2" if name == "ce_type" else value)

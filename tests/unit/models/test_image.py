@@ -136,6 +136,7 @@ def test_what_is_no_image_is_refused_with_the_reason(value, message):
 
 
 def test_too_many_bytes_are_refused_before_decoding():
+    """Fails without the limit in `image_bytes`."""
     with pytest.raises(InvalidImage, match=r"11 bytes, the limit is 10"):
         image_bytes(b"x" * 11, ImageSettings(max_bytes=10))
 

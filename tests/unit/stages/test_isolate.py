@@ -104,6 +104,7 @@ def test_stopping_while_a_neighbour_is_away_leaves_the_batch_unfinished():
 
 
 def test_broken_model_holds_the_batch_instead_of_filling_the_dead_letters():
+    """Fails without the self-test in `apply`."""
     step = ScriptedStep(poison=range(4), is_well=False)
     with pytest.raises(Unavailable, match="model is broken"):
         isolator(step, stop_after=20).apply(events(4))

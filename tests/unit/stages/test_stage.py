@@ -107,6 +107,7 @@ def test_dead_letter_keeps_the_record_and_says_why():
 
 @pytest.mark.parametrize("value", [b"", b"junk", None])
 def test_garbage_becomes_a_dead_letter_and_the_rest_goes_on(value):
+    """Fails without `InvalidEvent` in `_decode`."""
     junk = Message(
         topic=events.IMAGE_CHANGED, partition=0, offset=0, key=b"?", value=value, headers=[]
     )
@@ -131,6 +132,7 @@ def test_delete_drops_what_stands_before_it_and_travels_on():
 
 
 def test_late_delete_does_not_drop_a_newer_insert():
+    """Fails when `newest_by_document` takes the last instead of the newest."""
     inputs = [changed("a", 3), DocumentDeleted(document_id="a", source=Timestamp(2, 1))]
     assert newest_by_document(inputs) == [0]
 
@@ -163,6 +165,8 @@ def test_replay_mark_is_ignored_by_the_sink():
 
 
 def test_delivery_that_fails_leaves_the_batch_in_flight():
+    """Fails when `handle` does not wait for the delivery."""
+
     async def deliver(records):
         msg = "broker is gone"
         raise Unavailable(msg)
