@@ -13,9 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from itertools import islice
-from typing import Any, Final
+from typing import Final
 
 from bson.timestamp import Timestamp
 from pymongo import MongoClient
@@ -23,14 +21,15 @@ from structlog import get_logger
 
 from streams import events, metrics
 from streams.capture.producer import EventProducer
+from streams.capture.retries import Retries
 from streams.capture.staleness import Staleness
-from streams.documents import CLIP, MODELS, DocumentId, document_key, lookup
+from streams.documents import CLIP, MODELS, DocumentId, lookup
 from streams.errors import CaptionstreamError
 from streams.events import ImageChanged, Origin
 from streams.mongo import Document, cluster_time, mongo_errors
 from streams.settings import Settings
 from streams.states import Serving, pending_model
-from streams.store import STATE_INDEX, DocumentStore
+from streams.store import DocumentStore
 from streams.wire import encode_event
 
 log = get_logger(__name__)
@@ -92,7 +91,7 @@ class Reconciler:
         self._store = DocumentStore(client, settings.mongo)
         self._tenant = settings.mongo.tenant
         self._size = self._limits.chunk_size
-        self._retried: dict[bytes, float] = {}
+        self._retries = Retries(self._store, self._limits)
 
     def run(self, stop: threading.Event, *, is_leading: Callable[[], bool]) -> None:
         """Scan again and again, at once when another version serves, until `stop` is set.
@@ -133,7 +132,7 @@ class Reconciler:
         counts = Counter(model.name for model in models if model is not None)
         return ReconcilePlan(
             by_model={m.name: counts[m.name] for m in MODELS if counts[m.name]},
-            retries=len(list(self._retryable())),
+            retries=len(list(self._retries.due())),
         )
 
     def reconcile_now(self, stop: threading.Event | None = None) -> int:
@@ -147,7 +146,7 @@ class Reconciler:
         before = cluster_time(self._client)
         rows = self._store.scan_states()
         ids = [row["_id"] for row in rows if pending_model(row, serving) is not None]
-        chosen = [*ids, *self._retryable()]
+        chosen = [*ids, *self._retries.due()]
         return self._publish(chosen, serving, before, stop or threading.Event())
 
     def _pass(self, serving: Serving, staleness: Staleness, stop: threading.Event) -> bool:
@@ -170,7 +169,7 @@ class Reconciler:
         metrics.RECONCILER_PENDING.set(unfinished)
         is_full = len(ids) >= _SCAN_LIMIT
         ids.sort(key=staleness.repeats)  # those that never get through must not hold up others
-        ids += self._to_retry()
+        ids += self._retries.take_chunk()
         if not ids:
             return False
         published = self._publish(ids, serving, before, stop, staleness.note_repeated)
@@ -266,33 +265,3 @@ class Reconciler:
                 return False
         self._store.prepare()
         return True
-
-    def _to_retry(self) -> list[DocumentId]:
-        """Return one chunk of documents to retry.
-
-        An error that comes again leaves the stored one as it is, its time included, and a stored
-        error looks settled: so neither tells when a document was retried last, nor throttles.
-        """
-        now = time.monotonic()
-        limit = now - self._limits.retry_after_seconds
-        self._retried = {key: at for key, at in self._retried.items() if at > limit}
-        found = (i for i in self._retryable() if document_key(i) not in self._retried)
-        chosen = list(islice(found, self._limits.chunk_size))
-        self._retried.update((document_key(i), now) for i in chosen)
-        return chosen
-
-    def _retryable(self) -> Iterator[DocumentId]:
-        """Yield documents whose retryable error is old enough, or of a clock that went ahead."""
-        now = datetime.now(UTC)
-        limit = now - timedelta(seconds=self._limits.retry_after_seconds)
-        found: dict[bytes, DocumentId] = {}
-        for model in MODELS:
-            query: dict[str, Any] = {
-                f"{model.path}.error.retryable": True,
-                f"{model.path}.error.at": {"$not": {"$gte": limit, "$lte": now}},
-            }
-            with mongo_errors("looking for errors to retry"):
-                cursor = self._store.collection.find(query, {"_id": 1}).hint(STATE_INDEX)
-                for row in cursor.limit(_SCAN_LIMIT):
-                    found[document_key(row["_id"])] = row["_id"]
-        yield from found.values()

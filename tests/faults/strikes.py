@@ -18,14 +18,13 @@ from streams.dead_letter_log import read_topics
 from streams.errors import BrokerUnavailable
 from streams.events import Record
 from streams.settings import Settings, child_environment
-from streams.topics import TOPICS, topic_name
+from streams.topics import TOPICS, dead_letter_topic, topic_name
 from tests.acceptance.stack import Stack
 from tests.captioner import publish_tiny_captioner
 from tests.faults.clock import JumpingClock
 
 PROCESSES = ("publisher", "featurize", "project", "caption", "sink")
-STAGES = PROCESSES[1:]
-SERVERS = ("mongod", "broker")
+EVERY_TOPIC = (*TOPICS, *(dead_letter_topic(topic) for topic in TOPICS))
 #: Records that one strike takes from a topic and sends again.
 _TAKEN = 30
 
@@ -102,7 +101,7 @@ def step_down(target: Target) -> str:
 
 def repeat_records(target: Target) -> str:
     """Old records of a topic come again, late and in another order."""
-    topic = target.random.choice(TOPICS)
+    topic = target.random.choice(EVERY_TOPIC)
     name = topic_name(topic, target.settings.kafka)
     with suppress(BrokerUnavailable):
         found = [
@@ -125,7 +124,7 @@ def send_garbage(target: Target) -> str:
     ]
     records = [
         (topic, Record(key=target.random.randbytes(8), value=value, headers=chosen))
-        for topic in TOPICS
+        for topic in EVERY_TOPIC
         for chosen in headers
         for value in (junk, None)
     ]

@@ -321,7 +321,7 @@ def test_error_that_comes_again_is_not_retried_in_every_scan(settings, client, s
 
 
 def test_error_of_a_clock_that_went_ahead_is_retried(settings, client, store, published):
-    """Fails without the upper limit in `_retryable`."""
+    """Fails without the upper limit in `Retries.due`."""
     store.collection.insert_one({"_id": 1, "img": b"x"})
     fail(store, [1], at=datetime(2100, 1, 1, tzinfo=UTC))
     patient = limited(settings, interval_seconds=0.1, retry_after_seconds=600.0)
