@@ -94,7 +94,7 @@ def insert(documents, document):
 def test_documents_of_any_content(tmp_path):
     """Fails without `datetime_conversion` in `mongo.py`."""
     generator = random.Random(3)  # noqa: S311 - pictures
-    with running(tmp_path) as (stack, _):
+    with running(tmp_path) as (stack, _, _):
         publish_tiny_captioner(stack.info["mongo_uri"], stack.info["database"])
         before = stack.pids()
         documents = stack.documents
