@@ -22,6 +22,8 @@ from streams.settings import HttpSettings
 
 #: Requests that are answered at once; a scraper and a supervisor need two.
 _MOST_CONNECTIONS: Final = 32
+#: How often the server looks whether it is to end.
+_POLL_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,7 +134,9 @@ def serve_endpoints(
             " set CAPTIONSTREAM_HTTP__PORT to a free port, or to 0"
         )
         raise SettingsError(msg) from exc
-    threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
+    threading.Thread(
+        target=server.serve_forever, args=(_POLL_SECONDS,), name="http", daemon=True
+    ).start()
 
     def close() -> None:
         server.shutdown()
