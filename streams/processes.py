@@ -24,6 +24,7 @@ log = get_logger(__name__)
 REPORT_SECONDS: Final = 1.0
 #: A report older than this comes from a dead process. Generous: a busy machine delays threads.
 _STALE_AFTER_MS: Final = 15_000
+_FORGOTTEN_AFTER_MS: Final = 24 * 3600 * 1000
 _COLLECTION: Final = "processes"
 _RATE_WINDOW_SECONDS: Final = 30.0
 
@@ -82,6 +83,7 @@ class Reporter:
             log.warning("process report not withdrawn", error=str(exc))
 
     def _run(self) -> None:
+        self._forget_the_dead()
         while not self._stop.is_set():
             row = {"$literal": {"_id": self._id, **asdict(self._describe())}}
             try:
@@ -94,6 +96,15 @@ class Reporter:
             except StoreUnavailable as exc:
                 log.warning("process report not written", error=str(exc))
             self._stop.wait(REPORT_SECONDS)
+
+    def _forget_the_dead(self) -> None:
+        """Remove reports that killed processes left behind long ago."""
+        oldest = {"$subtract": ["$$NOW", _FORGOTTEN_AFTER_MS]}
+        try:
+            with mongo_errors("removing old process reports"):
+                self._reports.delete_many({"$expr": {"$lt": ["$at", oldest]}})
+        except StoreUnavailable as exc:
+            log.debug("old process reports not removed", error=str(exc))
 
 
 class Rate:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -20,6 +21,21 @@ mongo = load_settings().mongo
 with connect(mongo) as client:
     print(len(read_reports(state_database(client, mongo))))
 """
+
+
+def test_reports_of_processes_long_dead_are_removed(settings, mongo_client):
+    """Fails without `_forget_the_dead`: each killed process would leave one for ever."""
+    state = state_database(mongo_client, settings.mongo)
+    old = datetime.now(UTC) - timedelta(days=2)
+    state["processes"].insert_many(
+        [{"_id": "long dead", "at": old}, {"_id": "dead", "at": datetime.now(UTC)}]
+    )
+    reporter = Reporter(state, report)
+    reporter.start()
+    wait_until(lambda: state["processes"].count_documents({}) == 2, doing="the new report")
+    assert {row["_id"] for row in state["processes"].find()} >= {"dead"}
+    reporter.stop()
+    assert [row["_id"] for row in state["processes"].find()] == ["dead"]
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
