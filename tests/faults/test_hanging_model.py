@@ -43,7 +43,7 @@ def test_document_on_which_the_model_hangs_fails_alone(settings, mongo_client, t
     settings = settings.model_copy(
         update={
             "clip": ClipSettings(model=str(write_tiny_clip(tmp_path)), pretrained="random"),
-            "stage": StageSettings(torch_threads=1, decode_workers=1, stall_seconds=4),
+            "stage": StageSettings(torch_threads=1, decode_workers=1, stall_seconds=10),
         }
     )
     create_topics(settings.kafka)

@@ -23,7 +23,8 @@ from tests.faults.load import picture
 from tests.tiny import write_tiny_clip
 from tests.waiting import wait_until
 
-DOCUMENTS = 200
+#: Enough for a signal to come in the middle, also on a slow machine.
+DOCUMENTS = 800
 BATCH = 4
 
 
