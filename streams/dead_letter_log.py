@@ -16,9 +16,9 @@ from streams.dead_letters import (
     replay_mark,
     replayed_position,
 )
-from streams.documents import document_key
 from streams.errors import BrokerUnavailable, InvalidEvent
 from streams.events import ImageChanged, Origin, Record
+from streams.ids import document_key
 from streams.kafka_security import broker_unavailable, client_arguments
 from streams.settings import KafkaSettings, Settings
 from streams.topics import TOPICS, dead_letter_topic, topic_name

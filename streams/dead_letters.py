@@ -11,13 +11,15 @@ from typing import Final
 
 from bson.timestamp import Timestamp
 
-from streams.documents import DocumentId, OutputError, document_id_of
+from streams.documents import OutputError
 from streams.errors import InvalidEvent
 from streams.events import Headers, Record
+from streams.ids import DocumentId, document_id_of
 from streams.wire import parse_source
 
 _PREFIX: Final = "dl_"
 _REPLAYED: Final = "dl_replayed"
+_MOST_ATTEMPTS: Final = 2**31
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,7 +94,7 @@ def parse_dead_letter(key: bytes | None, headers: Headers) -> DeadLetter:
         InvalidEvent: The headers are not those of a dead letter.
     """
     found = {
-        name.removeprefix(_PREFIX): value.decode("utf-8", errors="replace")
+        name.removeprefix(_PREFIX): _decoded(value)
         for name, value in headers
         if name.startswith(_PREFIX)
     }
@@ -105,10 +107,13 @@ def parse_dead_letter(key: bytes | None, headers: Headers) -> DeadLetter:
             is_retryable=found["retryable"] == "true",
             version=found["version"],
         )
-        at = datetime.fromisoformat(found["at"])
-    except (KeyError, ValueError) as exc:
+        at = datetime.fromisoformat(found["at"]).astimezone(UTC)
+    except (KeyError, ValueError, OverflowError) as exc:
         msg = f"not a dead letter of ours: {exc}"
         raise InvalidEvent(msg) from exc
+    if not 0 <= error.attempts < _MOST_ATTEMPTS:
+        msg = f"not a dead letter of ours: {error.attempts} attempts"
+        raise InvalidEvent(msg)
     return DeadLetter(
         stage=found.get("stage", ""),
         topic=found.get("topic", ""),
@@ -133,7 +138,12 @@ def is_replay_mark(headers: Headers) -> bool:
 
 def replayed_position(headers: Headers) -> str | None:
     """Return the `partition:offset` that a mark is about; None when it is no mark."""
-    return next((value.decode() for name, value in headers if name == _REPLAYED), None)
+    return next((_decoded(value) for name, value in headers if name == _REPLAYED), None)
+
+
+def _decoded(value: bytes | None) -> str:
+    """Kafka's headers may hold anything, or nothing."""
+    return (value or b"").decode("utf-8", errors="replace")
 
 
 def _source(raw: bytes | None) -> Timestamp | None:

@@ -18,27 +18,18 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import numpy as np
-from bson import json_util
 from bson.binary import Binary, BinaryVectorDtype
-from bson.codec_options import DatetimeConversion
 from bson.timestamp import Timestamp
 
-from streams.errors import InvalidEvent
+from streams.ids import document_key
 
 OUTPUTS: Final = "_outputs"
 IMAGE: Final = "img"
 CAPTIONS: Final = "captions"
 FOLD: Final = "_fold"
 
-#: Dates that Python cannot hold stay what they are, instead of failing.
-_KEY_JSON: Final = json_util.CANONICAL_JSON_OPTIONS.with_options(
-    datetime_conversion=DatetimeConversion.DATETIME_AUTO
-)
 #: Share of documents (of 256) whose fold is "valid" when none is given.
 _VALID_OF_256: Final = 13  # about 5 %
-
-DocumentId = Any
-"""Any BSON value that MongoDB accepts as `_id`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,25 +98,6 @@ class OutputError:
     attempts: int
     is_retryable: bool
     version: str = ""
-
-
-def document_key(document_id: DocumentId) -> bytes:
-    """Return the canonical extended JSON of an `_id`: the key of every record about it."""
-    text = json_util.dumps(document_id, json_options=_KEY_JSON, separators=(",", ":"))
-    return text.encode()
-
-
-def document_id_of(key: bytes) -> DocumentId:
-    """Return the `_id` that `document_key` wrote.
-
-    Raises:
-        InvalidEvent: The key is not extended JSON.
-    """
-    try:
-        return json_util.loads(key.decode(), json_options=_KEY_JSON)
-    except (ValueError, TypeError) as exc:
-        msg = f"record key is not canonical extended JSON: {key[:80]!r}"
-        raise InvalidEvent(msg) from exc
 
 
 def fingerprint(image: bytes) -> str:

@@ -7,7 +7,8 @@ from typing import Final
 
 from bson.timestamp import Timestamp
 
-from streams.documents import DocumentId, Output
+from streams.documents import Output
+from streams.ids import DocumentId
 
 Headers = Sequence[tuple[str, bytes]]
 

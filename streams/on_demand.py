@@ -18,7 +18,6 @@ from streams.documents import (
     IMAGE,
     MODEL_BY_NAME,
     OUTPUTS,
-    DocumentId,
     Output,
     fingerprint,
     stored_output,
@@ -26,6 +25,7 @@ from streams.documents import (
 )
 from streams.errors import DocumentError, FeatureMismatch, InvalidImage, ModelNotFound
 from streams.fetching.fetcher import Fetcher
+from streams.ids import DocumentId
 from streams.models import conditional_lm, projection
 from streams.models.clip import ClipEncoder
 from streams.models.image import decode_image, image_bytes

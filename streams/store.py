@@ -22,16 +22,15 @@ from pymongo.write_concern import WriteConcern
 from streams.documents import (
     IMAGE,
     OUTPUTS,
-    DocumentId,
     Model,
     Output,
     OutputError,
-    document_key,
     error_fields,
     error_guard,
     output_fields,
     output_guard,
 )
+from streams.ids import DocumentId, document_key
 from streams.mongo import Document, mongo_errors
 from streams.settings import MongoSettings
 from streams.states import STATE_PATHS, DocumentState, Serving, document_state

@@ -18,16 +18,15 @@ from streams.documents import (
     IMAGE,
     MODELS,
     OUTPUTS,
-    DocumentId,
     Model,
     Output,
-    document_key,
     fingerprint,
     lookup,
     stored_output,
     url_of,
 )
 from streams.errors import InvalidImage
+from streams.ids import DocumentId, document_key
 from streams.models.image import decode_image
 from streams.mongo import Document, mongo_errors
 from streams.recompute import Recomputer

@@ -10,13 +10,14 @@ import time
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from types import UnionType
 from typing import Any, Final
 
 import msgpack
 import numpy as np
 from bson.timestamp import Timestamp
 
-from streams.documents import DocumentId, Output, document_id_of, document_key
+from streams.documents import MODEL_BY_NAME, Output
 from streams.errors import InvalidEvent
 from streams.events import (
     CAPTION_GENERATED,
@@ -32,6 +33,7 @@ from streams.events import (
     Origin,
     Record,
 )
+from streams.ids import DocumentId, document_id_of, document_key
 
 #: A clusterTime further ahead than this cannot be; it would beat every later change for ever.
 _FUTURE_SECONDS: Final = 86_400
@@ -80,9 +82,6 @@ def decode_event(key: bytes | None, value: bytes | None, headers: Headers, *, te
         raise InvalidEvent(msg)
     document_id = document_id_of(key)
     source = parse_source(attributes.get("ce_clustertime", ""))
-    if source.time > time.time() + _FUTURE_SECONDS:
-        msg = f"clusterTime {format_source(source)} lies in the future"
-        raise InvalidEvent(msg)
     if event_type == DOCUMENT_DELETED:
         return DocumentDeleted(document_id=document_id, source=source)
     if value is None:
@@ -106,14 +105,18 @@ def parse_source(text: str) -> Timestamp:
     """Return the clusterTime that `format_source` wrote.
 
     Raises:
-        InvalidEvent: The text is not `seconds.increment`.
+        InvalidEvent: The text is not `seconds.increment`, or lies in the future.
     """
     try:
         seconds, increment = text.split(".")
-        return Timestamp(int(seconds), int(increment))
+        source = Timestamp(int(seconds), int(increment))
     except ValueError as exc:
         msg = f"clusterTime must be 'seconds.increment', got {text[:40]!r}"
         raise InvalidEvent(msg) from exc
+    if source.time > time.time() + _FUTURE_SECONDS:
+        msg = f"clusterTime {text} lies in the future"
+        raise InvalidEvent(msg)
+    return source
 
 
 def _encode_data(event: Event, event_type: str) -> tuple[bytes | None, str]:
@@ -178,8 +181,8 @@ def _caption_output(data: Mapping[str, Any]) -> Output:
     return Output(
         value=_checked(data["caption"], str),
         version=_checked(data["version"], str),
-        features=dict(data["features"]),
-        score=data["score"],
+        features=_features(data["features"]),
+        score=_checked(data["score"], float | None),
     )
 
 
@@ -209,16 +212,27 @@ def _unpack_output(packed: Mapping[str, Any]) -> Output:
     return Output(
         value=value,
         version=_checked(packed["version"], str),
-        features=dict(packed["features"]),
-        score=packed.get("score"),
-        url=packed.get("url"),
+        features=_features(packed["features"]),
+        score=_checked(packed.get("score"), float | None),
+        url=_checked(packed.get("url"), str | None),
     )
 
 
-def _checked(value: Any, kind: type) -> Any:
-    if not isinstance(value, kind):
-        msg = f"expected {kind.__name__}, got {type(value).__name__}"
+def _features(value: Any) -> dict[str, str]:
+    """Return versions by model; a name that is no model's may be an operator of MongoDB."""
+    unknown = set(value) - set(MODEL_BY_NAME)
+    if unknown:
+        msg = f"record names features of no model of ours: {sorted(unknown, key=str)}"
         raise InvalidEvent(msg)
+    return {name: _checked(version, str) for name, version in value.items()}
+
+
+def _checked(value: Any, kind: type | UnionType) -> Any:
+    if not isinstance(value, kind):
+        msg = f"expected {getattr(kind, '__name__', kind)}, got {type(value).__name__}"
+        raise InvalidEvent(msg)
+    if isinstance(value, str):
+        value.encode()  # half a surrogate pair can be written in JSON, but not be stored
     return value
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from pymongo import MongoClient
 
-from streams.documents import IMAGE, document_id_of, document_key
+from streams.documents import IMAGE
+from streams.ids import document_id_of, document_key
 from streams.mongo import cluster_time
 from streams.settings import MongoSettings
 from streams.store import DocumentStore

@@ -10,16 +10,9 @@ from bson.timestamp import Timestamp
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 
-from streams.documents import (
-    CAPTIONS,
-    CLIP,
-    FOLD,
-    decode_vector,
-    document_key,
-    fold_of,
-    lookup,
-)
+from streams.documents import CAPTIONS, CLIP, FOLD, decode_vector, fold_of, lookup
 from streams.errors import StoreUnavailable
+from streams.ids import document_key
 from streams.mongo import Document, mongo_errors
 from streams.settings import MongoSettings
 

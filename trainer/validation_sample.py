@@ -7,16 +7,9 @@ from typing import Any, Final
 
 from pymongo import MongoClient
 
-from streams.documents import (
-    CAPTIONS,
-    CLIP,
-    FOLD,
-    DocumentId,
-    document_id_of,
-    document_key,
-    fold_of,
-)
+from streams.documents import CAPTIONS, CLIP, FOLD, fold_of
 from streams.errors import InvalidValidationSet, TooLittleData
+from streams.ids import DocumentId, document_id_of, document_key
 from streams.mongo import Document, mongo_errors, state_database
 from streams.settings import MongoSettings
 from streams.store import DocumentStore

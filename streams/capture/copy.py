@@ -8,7 +8,7 @@ from pymongo.collection import Collection
 from structlog import get_logger
 
 from streams.capture.leadership import CopyState
-from streams.documents import DocumentId, document_key
+from streams.ids import DocumentId, document_key
 from streams.mongo import Document, mongo_errors
 
 log = get_logger(__name__)

@@ -16,8 +16,8 @@ from bson.timestamp import Timestamp
 from pymongo import ReturnDocument
 from pymongo.database import Database
 
-from streams.documents import DocumentId
 from streams.errors import CaptureError, LeaseLost
+from streams.ids import DocumentId
 from streams.mongo import mongo_errors
 
 _COLLECTION: Final = "positions"

@@ -23,9 +23,10 @@ from streams import events, metrics
 from streams.capture.producer import EventProducer
 from streams.capture.retries import Retries
 from streams.capture.staleness import Staleness
-from streams.documents import CLIP, MODELS, DocumentId, lookup
+from streams.documents import CLIP, MODELS, lookup
 from streams.errors import CaptionstreamError
 from streams.events import ImageChanged, Origin
+from streams.ids import DocumentId
 from streams.mongo import Document, cluster_time, mongo_errors
 from streams.settings import Settings
 from streams.states import Serving, pending_model

@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, Final
 
-from streams.documents import MODELS, DocumentId, document_key
+from streams.documents import MODELS
+from streams.ids import DocumentId, document_key
 from streams.mongo import mongo_errors
 from streams.settings import ReconcilerSettings
 from streams.store import STATE_INDEX, DocumentStore

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from streams.documents import DocumentId, Model, document_key, lookup
+from streams.documents import Model, lookup
+from streams.ids import DocumentId, document_key
 from streams.states import STATE_PATHS, Serving
 
 #: A document that was repeated in vain waits twice as long each time, up to 64 times the grace.

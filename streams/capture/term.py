@@ -20,9 +20,9 @@ from streams.capture.pipeline import DOCUMENT_OPERATIONS, Change, brings_documen
 from streams.capture.producer import EventProducer
 from streams.capture.refusals import note_refused
 from streams.capture.sender import Sender
-from streams.documents import DocumentId
 from streams.errors import HistoryLost
 from streams.events import DocumentDeleted, ImageChanged, Origin
+from streams.ids import DocumentId
 from streams.mongo import Document, cluster_time, state_database
 from streams.registry import Registry
 from streams.settings import Settings

@@ -12,8 +12,9 @@ from rich.table import Table
 
 from streams.commands.context import AsJson, DataDir, open_state, out, settings_of
 from streams.commands.ids import parse_id
-from streams.documents import MODELS, DocumentId, Output
+from streams.documents import MODELS, Output
 from streams.errors import DocumentError
+from streams.ids import DocumentId
 from streams.logs import configure_logging
 from streams.registry import Registry
 from streams.store import DocumentStore

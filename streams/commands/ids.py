@@ -2,8 +2,8 @@
 
 from bson import ObjectId
 
-from streams.documents import DocumentId, document_id_of
 from streams.errors import InvalidEvent
+from streams.ids import DocumentId, document_id_of
 
 
 def parse_id(text: str) -> DocumentId:

@@ -15,9 +15,10 @@ import torch
 
 from streams import metrics
 from streams.decoding.pool import DecodePool
-from streams.documents import CLIP, MODELS, Output, document_key, stored_output
+from streams.documents import CLIP, MODELS, Output, stored_output
 from streams.errors import DocumentError, InvalidEvent, InvalidImage, ModelFailed
 from streams.events import DocumentDeleted, ImageChanged, ModelApplied
+from streams.ids import document_key
 from streams.models.clip import ClipEncoder
 from streams.stages.images import FoundImage, ImageSource
 from streams.stages.outcome import Failed, Input, Ok, Outcome, Result

@@ -8,18 +8,11 @@ dead, and no copy turns captions into errors.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from streams.documents import (
-    CLIP,
-    IMAGE,
-    document_key,
-    fingerprint,
-    lookup,
-    stored_output,
-    url_of,
-)
+from streams.documents import CLIP, IMAGE, fingerprint, lookup, stored_output, url_of
 from streams.errors import DocumentError
 from streams.events import ImageChanged, Origin
 from streams.fetching.fetcher import Fetcher
+from streams.ids import document_key
 from streams.models.image import image_bytes
 from streams.mongo import Document
 from streams.settings import ImageSettings

@@ -20,9 +20,10 @@ from streams.dead_letters import (
     is_replay_mark,
     parse_dead_letter,
 )
-from streams.documents import OutputError, document_key
+from streams.documents import OutputError
 from streams.errors import CaptionstreamError, InvalidEvent
 from streams.events import Headers, Record
+from streams.ids import document_key
 from streams.settings import StageSettings
 from streams.stages import StageSpec
 from streams.stages.isolate import Isolator

@@ -13,7 +13,7 @@ from typing import Any, Final
 from pymongo import UpdateOne
 from pymongo.database import Database
 
-from streams.documents import document_key
+from streams.ids import document_key
 from streams.mongo import mongo_errors
 from streams.stages.outcome import Input
 from streams.wire import format_source

@@ -16,7 +16,7 @@ from pymongo.errors import PyMongoError
 from streams.capture.producer import publish_all
 from streams.dead_letter_log import read_topics
 from streams.errors import BrokerUnavailable
-from streams.events import Record
+from streams.events import IMAGE_CHANGED, Record
 from streams.settings import Settings, child_environment
 from streams.topics import TOPICS, dead_letter_topic, topic_name
 from tests.acceptance.stack import Stack
@@ -25,6 +25,15 @@ from tests.faults.clock import JumpingClock
 
 PROCESSES = ("publisher", "featurize", "project", "caption", "sink")
 EVERY_TOPIC = (*TOPICS, *(dead_letter_topic(topic) for topic in TOPICS))
+#: Keys that break a decoder of extended JSON, that would match other documents, or fail a query.
+_HOSTILE_KEYS = (
+    b'{"$oid":"f"}',
+    b'{"$binary":{}}',
+    b"[" * 100_000,
+    b'{"$gt":""}',
+    b'{"$regularExpression":{"pattern":".","options":""}}',
+    b'{"a":' * 200 + b"1" + b"}" * 200,
+)
 #: Records that one strike takes from a topic and sends again.
 _TAKEN = 30
 
@@ -127,6 +136,16 @@ def send_garbage(target: Target) -> str:
         for topic in EVERY_TOPIC
         for chosen in headers
         for value in (junk, None)
+    ]
+    ours = [
+        ("ce_type", IMAGE_CHANGED.encode()),
+        ("ce_source", f"/{target.settings.mongo.tenant}".encode()),
+        ("ce_clustertime", b"1.1"),
+    ]
+    records += [
+        (topic, Record(key=key, value=b'{"origin":"live"}', headers=ours))
+        for topic in EVERY_TOPIC
+        for key in _HOSTILE_KEYS
     ]
     with suppress(BrokerUnavailable):
         publish_all(records, target.settings.kafka)

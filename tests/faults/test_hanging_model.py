@@ -10,8 +10,8 @@ from PIL import Image
 
 from streams.capture.producer import publish_all
 from streams.dead_letter_log import list_dead_letters, read_topics
-from streams.documents import document_id_of
 from streams.events import IMAGE_CHANGED, IMAGE_FEATURIZED, ImageChanged
+from streams.ids import document_id_of
 from streams.mongo import state_database
 from streams.settings import ClipSettings, StageSettings, child_environment
 from streams.stages.careful import HUNG

@@ -8,8 +8,8 @@ import pytest
 from streams import events
 from streams.capture.publisher import Publisher
 from streams.dead_letter_log import read_topics
-from streams.documents import document_id_of
 from streams.events import DocumentDeleted
+from streams.ids import document_id_of
 from streams.mongo import connect
 from streams.store import DocumentStore
 from streams.topics import create_topics, topic_name

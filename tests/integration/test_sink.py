@@ -5,9 +5,10 @@ import pytest
 from bson.timestamp import Timestamp
 
 from streams.dead_letters import dead_letter_record, parse_dead_letter
-from streams.documents import Output, OutputError, document_key
+from streams.documents import Output, OutputError
 from streams.errors import WriteRejected
 from streams.events import IMAGE_CHANGED, ImageChanged, ModelApplied, Origin
+from streams.ids import document_key
 from streams.mongo import connect
 from streams.stages.outcome import Failed, Result
 from streams.stages.sink import Sink

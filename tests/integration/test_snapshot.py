@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from streams.documents import CLIP, OutputError, document_key, fold_of
+from streams.documents import CLIP, OutputError, fold_of
 from streams.errors import (
     InvalidSnapshot,
     ModelNotFound,
@@ -15,6 +15,7 @@ from streams.errors import (
     TooLittleData,
     TrainerError,
 )
+from streams.ids import document_key
 from streams.store import DocumentStore, OutputWrite
 from tests.integration.trainer_data import SOURCE, announce_clip, clip_write, seed_documents
 from trainer import snapshot_writer

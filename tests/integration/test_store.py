@@ -13,8 +13,8 @@ from streams.documents import (
     Output,
     OutputError,
     decode_vector,
-    document_key,
 )
+from streams.ids import document_key
 from streams.mongo import connect
 from streams.states import DocumentState, Serving
 from streams.store import STATE_INDEX, DocumentStore, OutputWrite

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from streams.documents import document_id_of, document_key, fold_of
+from streams.documents import fold_of
 from streams.errors import InvalidValidationSet, TooLittleData
+from streams.ids import document_id_of, document_key
 from streams.mongo import state_database
 from streams.store import DocumentStore
 from tests.integration.trainer_data import announce_clip, clip_write, seed_documents

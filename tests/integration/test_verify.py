@@ -11,16 +11,10 @@ from streams import events
 from streams.capture.producer import publish_all
 from streams.dead_letter_log import list_dead_letters
 from streams.dead_letters import dead_letter_record
-from streams.documents import (
-    CLIP,
-    MODELS,
-    OutputError,
-    document_key,
-    encode_vector,
-    fingerprint,
-)
+from streams.documents import CLIP, MODELS, OutputError, encode_vector, fingerprint
 from streams.errors import InvalidImage
 from streams.events import Record
+from streams.ids import document_key
 from streams.models.clip import ClipEncoder
 from streams.models.image import decode_image
 from streams.models.projection import orthogonal_projection, to_bundle

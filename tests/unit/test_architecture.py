@@ -16,6 +16,7 @@ LAYERS = (
     "streams.settings",
     "streams.reference",
     "streams.roles",
+    "streams.ids",
     "streams.documents",
     "streams.states",
     "streams.events",

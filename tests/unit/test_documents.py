@@ -1,11 +1,7 @@
 """Identity, folds, guards and states, without a server."""
 
-import datetime
-import uuid
-
 import numpy as np
 import pytest
-from bson import Binary, Int64, ObjectId
 from bson.timestamp import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,8 +12,6 @@ from streams.documents import (
     CONDITIONAL_LM,
     Output,
     decode_vector,
-    document_id_of,
-    document_key,
     encode_vector,
     error_guard,
     fingerprint,
@@ -25,41 +19,9 @@ from streams.documents import (
     output_fields,
     stored_output,
 )
-from streams.errors import InvalidEvent
 from streams.states import DocumentState, Serving, document_state
 
 T1 = Timestamp(100, 1)
-
-
-@pytest.mark.parametrize(
-    "document_id",
-    [
-        ObjectId("65f1c0ffee65f1c0ffee65f1"),
-        7,
-        Int64(7),
-        1.5,
-        "a name",
-        {"b": 1, "a": 2},
-        datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC),
-        Binary(uuid.UUID(int=7).bytes, 4),
-        None,
-        True,
-    ],
-    ids=repr,
-)
-def test_every_kind_of_id_survives_the_key(document_id):
-    key = document_key(document_id)
-    assert document_key(document_id_of(key)) == key
-
-
-def test_number_types_have_different_keys():
-    assert document_key(7) != document_key(Int64(7))
-
-
-@pytest.mark.parametrize("key", [b"", b"{", b"\xff\xfe", b"{'a': 1}"])
-def test_key_that_is_no_json_is_an_invalid_event(key):
-    with pytest.raises(InvalidEvent, match="canonical extended JSON"):
-        document_id_of(key)
 
 
 def test_fingerprint_is_blake2b_of_16_bytes():

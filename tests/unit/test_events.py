@@ -129,3 +129,26 @@ def test_source_from_the_future_is_refused():
     event = ImageChanged(document_id=ID, source=Timestamp(4_000_000_000, 1))
     with pytest.raises(InvalidEvent, match="future"):
         round_trip(event, events.IMAGE_CHANGED)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"features": {"$set": "c1"}},
+        {"features": {"clip": 2**70}},
+        {"features": [1]},
+        {"score": "high"},
+        {"score": 2**70},
+        {"caption": "\ud800"},
+        {"version": "\udfff"},
+    ],
+    ids=repr,
+)
+def test_caption_that_mongodb_could_not_store_is_an_invalid_event(change):
+    """Fails without the checks in `_caption_output`."""
+    caption = Output(value="a cat", version="l1", features={"clip": "c1"}, score=-0.25)
+    event = applied(model="conditional_lm", conditional_lm=caption)
+    record = encode_event(event, event_type=events.CAPTION_GENERATED, tenant=TENANT)
+    value = json.dumps({**json.loads(record.value), **change}).encode()
+    with pytest.raises(InvalidEvent):
+        decode_event(record.key, value, record.headers, tenant=TENANT)

@@ -8,9 +8,10 @@ from bson.timestamp import Timestamp
 
 from streams import events
 from streams.dead_letters import parse_dead_letter, replay_mark
-from streams.documents import Output, document_key
+from streams.documents import Output
 from streams.errors import InvalidImage, Unavailable
 from streams.events import DocumentDeleted, ImageChanged, ModelApplied, Origin
+from streams.ids import document_key
 from streams.settings import StageSettings
 from streams.stages import FEATURIZE, SINK
 from streams.stages.outcome import Failed, Ok, Result
