@@ -102,6 +102,7 @@ class StageProcess:
             endpoints.close()
 
     def _watch(self, step: Step, suspects: Suspects) -> Step:
+        wait_for(suspects.prepare)
         wait_for(suspects.refresh)
         careful = CarefulStep(step, suspects, beat=self._beat)
         # Before anybody finds the process unhealthy and ends it without a note.

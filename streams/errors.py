@@ -10,7 +10,8 @@ CaptionstreamError
 │   ├── FeatureMismatch       a vector does not fit the model that should read it
 │   ├── WriteRejected         MongoDB refused the outputs of this document (for example over 16 MB)
 │   ├── ModelFailed           the model raised on this document, again and again   (retryable)
-│   └── ModelHung             the model does not finish on this document
+│   ├── ModelHung             the model does not finish on this document
+│   └── ModelCrashed          the model's process dies on this document
 ├── ModelError                a model version cannot serve
 │   ├── InvalidBundle         hashes, manifest, weights or golden output do not hold
 │   ├── ModelNotFound         no such model or version
@@ -79,6 +80,10 @@ class ModelFailed(DocumentError):
 
 class ModelHung(DocumentError):
     """A model does not finish on this document."""
+
+
+class ModelCrashed(DocumentError):
+    """The process of a model dies on this document."""
 
 
 class ModelError(CaptionstreamError):

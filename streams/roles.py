@@ -21,7 +21,7 @@ _INDEX: Final = ("createIndex", "listIndexes")
 _POSITIONS: Final = ("positions",)
 _REQUESTS: Final = ("requests",)
 _REPORTS: Final = ("processes",)
-_SUSPECTS: Final = ("suspects",)
+_SUSPECTS: Final = ("suspects", "in_hand")
 _VERSIONS: Final = ("model_versions",)
 _FILES: Final = ("model_files.files", "model_files.chunks")
 _POINTERS: Final = ("model_pointers",)
@@ -57,18 +57,18 @@ def roles(settings: MongoSettings) -> dict[str, list[Privilege]]:
         "featurize": [  # announces its version
             *watched.may(_READ, documents),
             *state.may(_KEEP, _VERSIONS + _POINTERS + _HISTORY),
-            *state.may(_ALL, _SUSPECTS),
+            *state.may((*_ALL, *_INDEX), _SUSPECTS),
             *report,
         ],
         "project": [
             *publish_model,
-            *state.may(_ALL, _SUSPECTS),
+            *state.may((*_ALL, *_INDEX), _SUSPECTS),
             *report,
         ],  # publishes the projection of the first start
         "caption": [  # notes beside the pointer that it refused a version
             *state.may(_READ, _VERSIONS + _FILES + _HISTORY),
             *state.may(("find", "update"), _POINTERS),
-            *state.may(_ALL, _SUSPECTS),
+            *state.may((*_ALL, *_INDEX), _SUSPECTS),
             *report,
         ],
         "sink": [*watched.may(("find", "update", *_INDEX), documents), *report],

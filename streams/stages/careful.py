@@ -1,4 +1,7 @@
-"""A step whose model may hang: what it has in hand is watched, and suspects run alone."""
+"""A step whose model may hang or crash: what it has in hand is noted and watched.
+
+Suspects run alone.
+"""
 
 import os
 import threading
@@ -8,7 +11,7 @@ from typing import Final
 
 from structlog import get_logger
 
-from streams.errors import ModelHung, StoreUnavailable, Unavailable
+from streams.errors import DocumentError, ModelCrashed, ModelHung, StoreUnavailable, Unavailable
 from streams.events import Origin
 from streams.stages.outcome import Failed, Input, Outcome, Step
 from streams.stages.suspects import Standing, Suspects
@@ -19,10 +22,20 @@ log = get_logger(__name__)
 HUNG: Final = 70
 _TICK_SECONDS: Final = 1.0
 _REFRESH_SECONDS: Final = 5.0
+_REMEDY: Final = "another image, another version of the model or a replay tries again"
+_GUILTY: Final[Mapping[Standing, DocumentError]] = {
+    Standing.HANGS: ModelHung(
+        f"the model does not finish on this document: alone it ran until its process was given up;"
+        f" {_REMEDY}"
+    ),
+    Standing.CRASHES: ModelCrashed(
+        f"the model's process dies on this document: two died while it ran alone; {_REMEDY}"
+    ),
+}
 
 
 class CarefulStep:
-    """Runs a step; events on which it hung before run alone, or not at all."""
+    """Runs a step; events that it did not survive before run alone, or not at all."""
 
     def __init__(self, step: Step, suspects: Suspects, *, beat: Callable[[], None]) -> None:
         """Keep what is needed; `beat` is called when an event has run alone, which takes time."""
@@ -53,12 +66,9 @@ class CarefulStep:
 
     def _run_alone(self, event: Input, standing: Standing, versions: Mapping[str, str]) -> Outcome:
         is_replay = getattr(event, "origin", None) is Origin.REPLAY
-        if standing is Standing.GUILTY and not is_replay:
-            msg = (
-                "the model does not finish on this document: it ran alone until the process was"
-                " given up; another image, another version of the model or a replay tries again"
-            )
-            return Failed(error=ModelHung(msg), version=next(iter(versions.values()), ""))
+        if standing in _GUILTY and not is_replay:
+            return Failed(error=_GUILTY[standing], version=next(iter(versions.values()), ""))
+        self._suspects.try_alone(event, versions)
         try:
             [outcome] = self._watched([event])
         except Unavailable:
@@ -71,11 +81,22 @@ class CarefulStep:
         return outcome
 
     def _watched(self, events: Sequence[Input]) -> list[Outcome]:
+        if not events:
+            return []
+        self._note(lambda: self._suspects.take(events, self.versions()))
         self.in_hand = events
         try:
-            return self._step.run(events) if events else []
+            return self._step.run(events)
         finally:
             self.in_hand = ()
+            self._note(self._suspects.put_down)
+
+    def _note(self, write: Callable[[], None]) -> None:
+        """Write a note; a model that is well needs none, so it does not wait for MongoDB."""
+        try:
+            write()
+        except StoreUnavailable as exc:
+            log.debug("what is in hand is not noted", error=str(exc))
 
 
 class Watchdog:
@@ -93,7 +114,7 @@ class Watchdog:
 
         Args:
             step: What is watched.
-            suspects: Where its events are noted before the end.
+            suspects: Where an event that hangs alone is noted before the end.
             seconds: How long a step may take.
             end: Ends the process with an exit code.
         """
@@ -130,10 +151,11 @@ class Watchdog:
 
     def _give_up(self, events: Sequence[Input]) -> None:
         log.error("the model hangs; ending the process", events=len(events))
-        try:
-            self._suspects.accuse(events, self._step.versions())
-        except StoreUnavailable as exc:
-            log.warning("suspects not noted", error=str(exc))
+        if len(events) == 1:
+            try:
+                self._suspects.convict(events[0], self._step.versions())
+            except StoreUnavailable as exc:
+                log.warning("the hanging event is not noted", error=str(exc))
         self._end(HUNG)
 
     def _refresh(self) -> None:

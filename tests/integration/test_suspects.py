@@ -1,11 +1,11 @@
-"""What is remembered of events on which a model hung, and what is done about them."""
+"""What is remembered of events that a model did not survive, and what is done about them."""
 
 from dataclasses import replace
 
 import pytest
 from bson.timestamp import Timestamp
 
-from streams.errors import ModelHung, StoreUnavailable
+from streams.errors import ModelCrashed, ModelHung, StoreUnavailable
 from streams.events import ImageChanged, Origin
 from streams.mongo import state_database
 from streams.stages.careful import CarefulStep
@@ -22,9 +22,11 @@ class RecordingStep:
     def __init__(self):
         self.calls = []
         self.error = None
+        self.watch = lambda: None
 
     def run(self, events):
         self.calls.append([event.document_id for event in events])
+        self.watch()
         if self.error is not None and len(events) == 1:
             raise self.error
         return [Ok(event=None, result=Result.DONE) for _ in events]
@@ -38,10 +40,12 @@ class RecordingStep:
 
 @pytest.fixture
 def make(settings, mongo_client):
+    """Make what a further process of the stage knows."""
     state = state_database(mongo_client, settings.mongo)
 
     def make():
         made = Suspects(state, "featurize")
+        made.prepare()
         made.refresh()
         return made
 
@@ -54,53 +58,96 @@ def careful(suspects):
     return step, CarefulStep(step, suspects, beat=lambda: beats.append(1)), beats
 
 
-def test_batch_is_suspected_and_a_single_event_is_guilty(make):
-    make().accuse(EVENTS, V1)
-    make().accuse(EVENTS[1:2], V1)
-    known = make()
-    assert [known.standing(event, V1).value for event in EVENTS] == [
-        "suspected",
-        "guilty",
-        "suspected",
-    ]
-    assert {known.standing(event, V2) for event in EVENTS} == {Standing.GOOD}
+def standings(suspects, versions=V1):
+    return [suspects.standing(event, versions).value for event in EVENTS]
+
+
+def test_what_another_process_has_in_hand_is_suspected(make):
+    mine = make()
+    mine.take(EVENTS[:2], V1)
+    other = make()
+    assert standings(other) == ["suspected", "suspected", "good"]
+    assert standings(other, V2) == ["good"] * 3
     changed = replace(EVENTS[1], source=Timestamp(6, 1))
-    assert known.standing(changed, V1) is Standing.GOOD
+    assert other.standing(changed, V1) is Standing.GOOD
+    mine.refresh()
+    assert standings(mine) == ["good"] * 3
+    mine.put_down()
+    other.refresh()
+    assert standings(other) == ["good"] * 3
+
+
+def test_two_processes_that_end_alone_with_an_event_make_it_guilty(make):
+    """The same process may try as often as it likes: a neighbour may be away in between."""
+    first = make()
+    first.try_alone(EVENTS[0], V1)
+    first.try_alone(EVENTS[0], V1)
+    assert standings(make()) == ["suspected", "good", "good"]
+    make().try_alone(EVENTS[0], V1)
+    assert standings(make()) == ["crashes", "good", "good"]
+    make().convict(EVENTS[0], V1)
+    assert standings(make()) == ["hangs", "good", "good"]
 
 
 def test_suspects_run_alone_after_the_others_and_are_cleared(make):
     """Fails without `clear` in `_run_alone`."""
-    make().accuse(EVENTS[:2], V1)
+    make().take(EVENTS[:2], V1)
     step, subject, beats = careful(make())
     assert [type(outcome) for outcome in subject.run(EVENTS)] == [Ok] * 3
     assert step.calls == [[2], [0], [1]]
     assert len(beats) == 2
-    assert {make().standing(event, V1) for event in EVENTS} == {Standing.GOOD}
+    assert standings(make()) == ["good"] * 3
 
 
-def test_guilty_event_fails_without_the_model_unless_it_is_replayed(make):
-    make().accuse(EVENTS[:1], V1)
+def test_batch_is_noted_while_the_step_has_it_and_no_longer(make):
+    step, subject, _ = careful(make())
+    seen = []
+    step.watch = lambda: seen.append(standings(make()))
+    subject.run(EVENTS)
+    assert seen == [["suspected"] * 3]
+    assert standings(make()) == ["good"] * 3
+
+
+@pytest.mark.parametrize("error", [ModelHung, ModelCrashed])
+def test_guilty_event_fails_without_the_model_unless_it_is_replayed(make, error):
+    if error is ModelHung:
+        make().convict(EVENTS[0], V1)
+    else:
+        make().try_alone(EVENTS[0], V1)
+        make().try_alone(EVENTS[0], V1)
     step, subject, _ = careful(make())
     [failed, _, _] = subject.run(EVENTS)
     assert isinstance(failed, Failed)
-    assert isinstance(failed.error, ModelHung)
+    assert type(failed.error) is error
     assert not failed.error.is_retryable
     assert step.calls == [[1, 2]]
     subject.run([replace(EVENTS[0], origin=Origin.REPLAY)])
     assert step.calls[-1] == [0]
-    assert make().standing(EVENTS[0], V1) is Standing.GOOD
+    assert standings(make()) == ["good"] * 3
 
 
 @pytest.mark.parametrize(
-    ("error", "standing"),
-    [(RuntimeError("x"), Standing.GOOD), (StoreUnavailable("x"), Standing.SUSPECTED)],
+    ("error", "standing"), [(RuntimeError("x"), "good"), (StoreUnavailable("x"), "suspected")]
 )
 def test_suspect_that_raises_does_not_hang(make, error, standing):
     """Unless a neighbour was away: then nothing was tried."""
-    make().accuse(EVENTS[:2], V1)
+    make().take(EVENTS[:1], V1)
     step, subject, _ = careful(make())
     step.error = error
     with pytest.raises(type(error)):
         subject.run(EVENTS[:1])
-    assert make().standing(EVENTS[0], V1) is standing
+    assert standings(make())[0] == standing
     assert subject.in_hand == ()
+
+
+def test_model_that_is_well_does_not_wait_for_a_note(make, monkeypatch):
+    step, subject, _ = careful(suspects := make())
+
+    def refuse(*_):
+        msg = "away"
+        raise StoreUnavailable(msg)
+
+    monkeypatch.setattr(suspects, "take", refuse)
+    monkeypatch.setattr(suspects, "put_down", refuse)
+    assert [type(outcome) for outcome in subject.run(EVENTS)] == [Ok] * 3
+    assert step.calls == [[0, 1, 2]]

@@ -1,7 +1,8 @@
-"""A model that does not finish on one document."""
+"""A model that does not survive one document."""
 
 import io
 import random
+import signal
 import subprocess
 import sys
 
@@ -35,10 +36,20 @@ def done(settings):
 
 
 @pytest.mark.timeout(300)
-def test_document_on_which_the_model_hangs_fails_alone(settings, mongo_client, tmp_path):
-    """The first process dies with a batch in hand, the second with the culprit, the third goes on.
+@pytest.mark.parametrize(
+    ("how", "codes", "error", "standing"),
+    [
+        ("hangs", [HUNG] * 2, "ModelHung", {"hangs": True}),
+        ("crashes", [-signal.SIGABRT] * 3, "ModelCrashed", {}),
+    ],
+)
+def test_document_that_the_model_does_not_survive_fails_alone(
+    how, codes, error, standing, settings, mongo_client, tmp_path
+):
+    """The first process dies with a batch in hand, the next with the culprit, the last goes on.
 
-    Fails without the watchdog: the first process never ends. And without `accuse`: they all do.
+    Hanging fails without the watchdog: the first process never ends. Both fail without `take` in
+    `careful.py`: all processes die of the whole batch.
     """
     settings = settings.model_copy(
         update={
@@ -65,27 +76,26 @@ def test_document_on_which_the_model_hangs_fails_alone(settings, mongo_client, t
 
     def start():
         return subprocess.Popen(
-            [sys.executable, "-m", "tests.hanging"],
+            [sys.executable, "-m", "tests.deadly", how],
             env=child_environment(settings),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
 
-    for _ in range(2):
-        assert start().wait(timeout=120) == HUNG
-    third = start()
+    assert [start().wait(timeout=120) for _ in codes] == codes
+    last = start()
     try:
         wait_until(lambda: done(settings) == {*range(20)} - {7}, doing="all the others")
         [letter] = list_dead_letters(settings.kafka)
-        assert (letter.letter.document_id, letter.letter.error.type) == (7, "ModelHung")
-        marks = state_database(mongo_client, mongo)["suspects"]
-        assert [row["standing"] for row in marks.find()] == ["guilty"]
+        assert (letter.letter.document_id, letter.letter.error.type) == (7, error)
+        [mark] = state_database(mongo_client, mongo)["suspects"].find()
+        assert standing.items() <= mark.items()
 
         # Another image is another matter.
         documents.update_one({"_id": 7}, {"$set": {"img": picture(generator)}})
         publish(7)
         wait_until(lambda: 7 in done(settings), doing="the other image")
-        assert third.poll() is None
+        assert last.poll() is None
     finally:
-        third.kill()
-        third.wait()
+        last.kill()
+        last.wait()
