@@ -161,6 +161,8 @@ def read_topics(topics: Sequence[str], settings: KafkaSettings) -> Iterator[tupl
             for topic in topics
             for number in sorted(consumer.partitions_for_topic(topic) or ())
         ]
+        if not partitions:  # no such topics yet, so nothing in them
+            return
         consumer.assign(partitions)
         consumer.seek_to_beginning()
         waiting = set(partitions)

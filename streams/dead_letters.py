@@ -84,7 +84,7 @@ def dead_letter_record(
 
 def original_headers(headers: Headers) -> list[tuple[str, bytes]]:
     """Return the headers that the record had before it was dead-lettered."""
-    return [(name, value) for name, value in headers if not name.startswith(_PREFIX)]
+    return [(name, value or b"") for name, value in headers if not name.startswith(_PREFIX)]
 
 
 def parse_dead_letter(key: bytes | None, headers: Headers) -> DeadLetter:

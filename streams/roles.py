@@ -85,6 +85,7 @@ def roles(settings: MongoSettings) -> dict[str, list[Privilege]]:
             *publish_model,
             *state.may(("listCollections",), ("",)),
             *state.may(_KEEP, _REQUESTS),
+            *state.may(("remove",), _SUSPECTS),
             *state.may(_READ, _POSITIONS + _REPORTS + _DECISIONS + _RUNS),
         ],
     }

@@ -9,7 +9,15 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableSettings
 
@@ -137,6 +145,12 @@ class KafkaSettings(Section):
         description="How long a fetch waits at the broker for a first record. The embedded broker"
         " looks for one only twice in this time, so it gets at most 0.1.",
     )
+
+    @field_validator("bootstrap_servers")
+    @classmethod
+    def _without_spaces(cls, value: str) -> str:
+        """`a:9092, b:9092` is what people write; a space would be part of a host's name."""
+        return ",".join(server.strip() for server in value.split(","))
 
     @model_validator(mode="after")
     def _nothing_is_left_unprotected_by_mistake(self) -> Self:

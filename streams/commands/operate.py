@@ -2,7 +2,8 @@
 
 import json
 from collections import Counter
-from typing import Annotated
+from contextlib import suppress
+from typing import Annotated, Final
 
 import typer
 from rich.table import Table
@@ -12,9 +13,11 @@ from streams.capture.reconciler import Reconciler
 from streams.commands.context import AsJson, DataDir, err, open_state, out, settings_of
 from streams.commands.ids import parse_id
 from streams.dead_letter_log import Entry, list_dead_letters, replay
-from streams.errors import InvalidEvent
+from streams.errors import InvalidEvent, ModelCrashed, ModelHung
 from streams.registry import Registry
+from streams.settings import Settings
 from streams.stages import PROCESSES
+from streams.stages.suspects import Suspects
 from streams.states import DocumentState
 from streams.status import Status, read_status, wait_until_settled
 from streams.store import DocumentStore
@@ -22,6 +25,8 @@ from streams.topics import create_topics
 
 dead_letters = typer.Typer(help="Records that could not be processed.", no_args_is_help=True)
 topics = typer.Typer(help="Topics on the broker.", no_args_is_help=True)
+
+_FATAL: Final = (ModelHung.__name__, ModelCrashed.__name__)
 
 
 def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
@@ -182,7 +187,19 @@ def dead_letters_replay(
     """
     settings = settings_of(data_dir)
     entries = _select(list_dead_letters(settings.kafka), stage, reason, item)
+    _pardon(entries, settings)
     out.print(f"{replay(entries, settings)} dead letters replayed")
+
+
+def _pardon(entries: list[Entry], settings: Settings) -> None:
+    """What a model did not survive is remembered, and would fail again without being tried."""
+    fatal = [entry.letter for entry in entries if entry.letter.error.type in _FATAL]
+    if not fatal:
+        return
+    _, state = open_state(settings)
+    for letter in fatal:
+        with suppress(InvalidEvent):  # a letter of nobody's document
+            Suspects(state, letter.stage).pardon(letter.document_id)
 
 
 def _select(

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
@@ -61,6 +61,7 @@ class Supervisor:
         self._workers: list[Worker] = []
         self._stop = threading.Event()
         self._written: StackInfo | None = None
+        self._complaint = ""
         self._ask_copy_at: float | None = None
 
     @contextmanager
@@ -162,7 +163,13 @@ class Supervisor:
         info = self._describe()
         if info == self._written:
             return
-        write_stack(self._directory, info)
+        try:
+            write_stack(self._directory, info)
+        except OSError as exc:  # a full disk; it is tried again at the next tick
+            if self._complaint != str(exc):
+                self._complaint = str(exc)
+                say(f"cannot say who runs here: {exc}")
+            return
         if self._written is None:
             say(f"ready; logs are in {self._directory / 'logs'}")
             print(info.announcement(), file=self._out, flush=True)
@@ -221,6 +228,7 @@ class Supervisor:
 
 
 def say(text: str) -> None:
-    """Tell the user on stderr what happens."""
+    """Tell the user on stderr what happens, if somebody still listens."""
     now = datetime.now().astimezone().strftime("%H:%M:%S")
-    print(f"{now} {text}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # `up 2>&1 | tee log`: Ctrl-C ends tee first
+        print(f"{now} {text}", file=sys.stderr, flush=True)

@@ -12,7 +12,6 @@ from typing import Final
 from structlog import get_logger
 
 from streams.errors import DocumentError, ModelCrashed, ModelHung, StoreUnavailable, Unavailable
-from streams.events import Origin
 from streams.stages.outcome import Failed, Input, Outcome, Step
 from streams.stages.suspects import Standing, Suspects
 
@@ -48,7 +47,7 @@ class CarefulStep:
     def run(self, events: Sequence[Input]) -> list[Outcome]:
         """Return one outcome for each event. See `Step.run`."""
         versions = self.versions()
-        standings = [self._suspects.standing(event, versions) for event in events]
+        standings = self._standings(events, versions)
         good = [i for i, standing in enumerate(standings) if standing is Standing.GOOD]
         found = dict(zip(good, self._watched([events[i] for i in good]), strict=True))
         return [
@@ -64,14 +63,23 @@ class CarefulStep:
         """Return the versions that the step serves."""
         return self._step.versions()
 
+    def _standings(
+        self, events: Sequence[Input], versions: Mapping[str, str]
+    ) -> Sequence[Standing]:
+        found = [self._suspects.standing(event, versions) for event in events]
+        if any(standing in _GUILTY for standing in found):  # or pardoned, a moment ago
+            self._suspects.refresh()
+            found = [self._suspects.standing(event, versions) for event in events]
+        return found
+
     def _run_alone(self, event: Input, standing: Standing, versions: Mapping[str, str]) -> Outcome:
-        is_replay = getattr(event, "origin", None) is Origin.REPLAY
-        if standing in _GUILTY and not is_replay:
+        if standing in _GUILTY:
             return Failed(error=_GUILTY[standing], version=next(iter(versions.values()), ""))
         self._suspects.try_alone(event, versions)
         try:
             [outcome] = self._watched([event])
         except Unavailable:
+            self._note(lambda: self._suspects.excuse(event, versions))
             raise
         except Exception:
             self._suspects.clear(event, versions)  # it raises, but does not hang

@@ -3,7 +3,7 @@
 A model that hangs ends its process, since a thread cannot be stopped from outside; one that crashes
 does so by itself. So each process notes what it has in hand. What another process has noted and did
 not finish is suspected, and runs alone. One that hangs alone, or that ends two processes alone, is
-guilty. With another version of the model it is another matter.
+guilty. With another version of the model it is another matter, and a replay begins anew.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from pymongo.database import Database
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-from streams.ids import document_key
+from streams.ids import DocumentId, document_key
 from streams.mongo import mongo_errors
 from streams.stages.outcome import Input
 from streams.wire import format_source
@@ -25,7 +25,7 @@ _NOTES: Final = "in_hand"
 _TRIED: Final = "suspects"
 #: Processes end for other reasons, too; that two do so just while it runs alone is no accident.
 _CRASHES: Final = 2
-_NOTES_KEPT_SECONDS: Final = 24 * 3600
+_KEPT_SECONDS: Final = 7 * 24 * 3600
 
 
 class Standing(Enum):
@@ -52,13 +52,14 @@ class Suspects:
         self._known: Mapping[str, Standing] = {}
 
     def prepare(self) -> None:
-        """Have MongoDB forget notes that nobody came back to.
+        """Have MongoDB forget after a week what nobody came back to.
 
         Raises:
             StoreUnavailable: MongoDB does not answer.
         """
         with mongo_errors("preparing the notes of what is in hand"):
-            self._notes.create_index("at", expireAfterSeconds=_NOTES_KEPT_SECONDS)
+            for rows in (self._notes, self._tried):
+                rows.create_index("at", expireAfterSeconds=_KEPT_SECONDS)
 
     def refresh(self) -> None:
         """Read what any process of this stage has noted.
@@ -103,9 +104,15 @@ class Suspects:
         Raises:
             StoreUnavailable: MongoDB does not answer.
         """
-        change = {"$set": {"stage": self._stage}, "$addToSet": {"tried_by": self._process}}
-        with mongo_errors("noting that a suspect runs alone"):
-            self._tried.update_one({"_id": self._id(event, versions)}, change, upsert=True)
+        self._note_tried(event, versions, {"$addToSet": {"tried_by": self._process}})
+
+    def excuse(self, event: Input, versions: Mapping[str, str]) -> None:
+        """Take `try_alone` back: this process was kept from trying.
+
+        Raises:
+            StoreUnavailable: MongoDB does not answer.
+        """
+        self._note_tried(event, versions, {"$pull": {"tried_by": self._process}})
 
     def convict(self, event: Input, versions: Mapping[str, str]) -> None:
         """Note that the model hangs on an event that it has alone.
@@ -113,9 +120,7 @@ class Suspects:
         Raises:
             StoreUnavailable: MongoDB does not answer.
         """
-        change = {"$set": {"stage": self._stage, "hangs": True}}
-        with mongo_errors("noting a hanging event"):
-            self._tried.update_one({"_id": self._id(event, versions)}, change, upsert=True)
+        self._note_tried(event, versions, {"$set": {"hangs": True}})
 
     def clear(self, event: Input, versions: Mapping[str, str]) -> None:
         """Forget an event that was finished, or not tried at all.
@@ -129,6 +134,23 @@ class Suspects:
             self._notes.update_many({"events": name}, {"$pull": {"events": name}})
         self._known = {key: value for key, value in self._known.items() if key != name}
 
+    def pardon(self, document_id: DocumentId) -> None:
+        """Forget what is known of a document, so that every process tries it again.
+
+        Raises:
+            StoreUnavailable: MongoDB does not answer.
+        """
+        with mongo_errors("pardoning a document"):
+            self._tried.delete_many({"stage": self._stage, "document": _digest(document_id)})
+
+    def _note_tried(
+        self, event: Input, versions: Mapping[str, str], change: Mapping[str, Any]
+    ) -> None:
+        about = {"stage": self._stage, "document": _digest(event.document_id)}
+        update = {**change, "$setOnInsert": about, "$currentDate": {"at": True}}
+        with mongo_errors("noting what became of a suspect"):
+            self._tried.update_one({"_id": self._id(event, versions)}, update, upsert=True)
+
     def _standing(self, row: Mapping[str, Any]) -> Standing:
         if row.get("hangs"):
             return Standing.HANGS
@@ -137,13 +159,10 @@ class Suspects:
 
     def _id(self, event: Input, versions: Mapping[str, str]) -> str:
         source = format_source(event.source) if event.source is not None else ""
-        parts = (
-            self._stage.encode(),
-            document_key(event.document_id),
-            source.encode(),
-            repr(sorted(versions.items())).encode(),
-        )
-        digest = hashlib.blake2b(digest_size=16)
-        for part in parts:
-            digest.update(len(part).to_bytes(4) + part)
-        return digest.hexdigest()
+        parts = (self._stage, _digest(event.document_id), source, repr(sorted(versions.items())))
+        return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
+
+
+def _digest(document_id: DocumentId) -> str:
+    """An `_id` may be megabytes long, or contain whatever an `_id` may."""
+    return hashlib.blake2b(document_key(document_id), digest_size=16).hexdigest()

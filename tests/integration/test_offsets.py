@@ -61,3 +61,10 @@ def test_topics_of_a_broker_that_is_away_cannot_be_read(settings):
     )
     with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:1.*BOOTSTRAP_SERVERS"):
         list(read_topics(["any"], away))
+
+
+def test_broker_without_topics_has_no_records(settings):
+    """Fails without the look at `partitions` in `read_topics`."""
+    assert (
+        list(read_topics([topic_name(events.IMAGE_CHANGED, settings.kafka)], settings.kafka)) == []
+    )

@@ -49,13 +49,13 @@ class Stack:
         self.err = directory / "err"
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        with self.out.open("wb") as out, self.err.open("wb") as err:
+    def start(self, err: int | None = None) -> None:
+        with self.out.open("wb") as out, self.err.open("wb") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tests.integration.tiny_stack", json.dumps(self.arguments)],
                 cwd=ROOT,
                 stdout=out,
-                stderr=err,
+                stderr=file if err is None else err,
             )
 
     def start_ready(self) -> StackInfo:
@@ -236,6 +236,30 @@ def test_a_signal_ends_everything_in_the_order_of_the_pipeline(
     assert stops == ["first", "second", "broker", "mongod"]
     with pytest.raises(SettingsError, match="no stack is ready"):
         stack.info()
+
+
+def test_everything_ends_in_order_when_nobody_listens_any_more(stack: Stack) -> None:
+    """`up 2>&1 | tee log` and Ctrl-C: tee ends first. Fails without `suppress` in `say`."""
+    listener, err = os.pipe()
+    stack.start(err)
+    os.close(err)
+    wait_until(stack.is_ready, doing="starting the stack")
+    os.close(listener)
+    stack.send(signal.SIGINT)
+    assert stack.wait_for_end() == 0
+    assert stack.events()[-2:] == ["first ends", "second ends"]
+
+
+def test_stack_goes_on_when_its_file_cannot_be_written(stack: Stack) -> None:
+    """As on a full disk. Fails without the `except` in `_announce`."""
+    old = stack.start_ready().pids["first"]
+    obstacle = stack.directory / "stack.json.new"
+    obstacle.mkdir()
+    os.kill(old, signal.SIGKILL)
+    wait_until(lambda: "cannot say who runs here" in stack.err.read_text(), doing="the complaint")
+    assert stack.err.read_text().count("cannot say who runs here") == 1
+    obstacle.rmdir()
+    stack.wait_for_new_pid("first", old)
 
 
 def test_a_second_signal_ends_everything_at_once(stack: Stack) -> None:

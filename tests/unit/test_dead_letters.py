@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from streams.dead_letters import (
     dead_letter_record,
+    original_headers,
     parse_dead_letter,
     replay_mark,
     replayed_position,
@@ -49,6 +50,11 @@ def test_headers_that_nobody_could_store_or_sort_are_refused(changed):
     """Fails without the range of `attempts`, `OverflowError`, and `_decoded`."""
     with pytest.raises(InvalidEvent, match="not a dead letter"):
         letter(**changed)
+
+
+def test_headers_without_a_value_can_be_sent_again():
+    """Fails without `or b""` in `original_headers`: the producer takes bytes only."""
+    assert original_headers([("theirs", None)]) == [("theirs", b"")]
 
 
 def test_letters_can_be_sorted_by_their_time():

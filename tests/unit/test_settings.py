@@ -12,6 +12,11 @@ def test_nested_variable_sets_a_nested_setting(monkeypatch):
     assert load_settings().clip.pretrained == "random"
 
 
+def test_brokers_may_be_written_with_spaces(monkeypatch):
+    monkeypatch.setenv("CAPTIONSTREAM_KAFKA__BOOTSTRAP_SERVERS", "a:9092, b:9092 ")
+    assert load_settings().kafka.bootstrap_servers == "a:9092,b:9092"
+
+
 def test_wrong_value_names_the_variable(monkeypatch):
     monkeypatch.setenv("CAPTIONSTREAM_KAFKA__PARTITIONS", "many")
     with pytest.raises(SettingsError, match="CAPTIONSTREAM_KAFKA__PARTITIONS"):
