@@ -21,7 +21,7 @@ from tests.tiny import write_tiny_clip
 from tests.waiting import wait_until
 
 #: Enough for a signal to come in the middle, also on a slow machine.
-DOCUMENTS = 800
+DOCUMENTS = 400
 BATCH = 4
 
 

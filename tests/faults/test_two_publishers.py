@@ -13,7 +13,10 @@ LEADS = "captionstream_publisher_leader"
 
 @pytest.mark.timeout(300)
 def test_publisher_that_slept_beyond_its_lease_stands_by(settings, client, documents, published):
-    """Fails without owner and epoch in the filter of `Leadership._write`: both would lead."""
+    """Fails without owner and epoch in the filter of `Leadership._write`: both would lead.
+
+    The end fails without the handlers of signals in `run_publisher`.
+    """
     lease = settings.publisher.model_copy(update={"lease_seconds": 2.0})
     settings = settings.model_copy(update={"publisher": lease})
     name = "publisher"
@@ -33,3 +36,5 @@ def test_publisher_that_slept_beyond_its_lease_stands_by(settings, client, docum
             assert second.metric(LEADS) == 1
             now = position_row(client, settings)
             assert (now["owner"], now["epoch"]) == (row["owner"], row["epoch"])
+            second.send_signal(signal.SIGTERM)
+            assert second.wait(timeout=60) == 0
