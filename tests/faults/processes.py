@@ -1,4 +1,4 @@
-"""One process of the pipeline, as `captionstream run` starts it."""
+"""One process of the pipeline, as `captionstream run` starts it, and what it has done."""
 
 import subprocess
 import sys
@@ -6,8 +6,17 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from kafka import KafkaConsumer, TopicPartition
+from pymongo import MongoClient
+
+from streams.kafka_security import client_arguments
 from streams.local.ports import free_port
-from streams.settings import HttpSettings, Settings, child_environment
+from streams.settings import HttpSettings, KafkaSettings, Settings, child_environment
+from streams.stages import StageSpec
+from streams.topics import group_name, topic_name
+
+#: Events that a process has finished.
+DONE = "captionstream_documents_total"
 
 
 class Process(subprocess.Popen):
@@ -43,3 +52,37 @@ def running(name: str, settings: Settings) -> Iterator[Process]:
             yield process
         finally:
             process.kill()
+
+
+@contextmanager
+def held_writes(client: MongoClient, settings: Settings, milliseconds: int) -> Iterator[None]:
+    """Each write of outputs takes so long that its batch stays in hand."""
+    data = {
+        "failCommands": ["update"],
+        "appName": "captionstream",
+        "namespace": settings.mongo.tenant,
+        "blockConnection": True,
+        "blockTimeMS": milliseconds,
+    }
+    command = {"configureFailPoint": "failCommand"}
+    client.admin.command({**command, "mode": "alwaysOn", "data": data})
+    try:
+        yield
+    finally:
+        client.admin.command({**command, "mode": "off"})
+
+
+def acknowledged(stage: StageSpec, settings: KafkaSettings) -> int:
+    """Return how many records the group of a stage has acknowledged."""
+    consumer = KafkaConsumer(
+        **client_arguments(settings), group_id=group_name(stage.name, settings)
+    )
+    try:
+        partitions = [
+            TopicPartition(name, number)
+            for name in (topic_name(topic, settings) for topic in stage.inputs)
+            for number in consumer.partitions_for_topic(name)
+        ]
+        return sum(consumer.committed(partition) or 0 for partition in partitions)
+    finally:
+        consumer.close()

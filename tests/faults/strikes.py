@@ -1,5 +1,6 @@
 """Ways to do harm to running processes and servers, and the table of every strike there is."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from tests.faults.target import Strike, Target
 PROCESSES = ("publisher", "featurize", "project", "caption", "sink")
 #: Frozen servers hold up everybody; the supervisor has to bear with that, not to act.
 _SERVER_FREEZE_SECONDS = 5.0
+_LATE = re.compile(r"(\w+) did not end within")
 #: A change stream's lost history, fatal error, lost cursor, and a primary that is none.
 _STREAM_ERRORS = (286, 136, 280, 43, 10107)
 
@@ -54,7 +56,8 @@ def freeze_process(target: Target) -> str:
     pid = target.signal(name, signal.SIGSTOP)
     if pid is None:
         return f"{name} was not running"
-    target.later(target.pause_seconds, lambda: target.resume(pid))
+    target.frozen.add(name)
+    target.later(target.pause_seconds, lambda: target.resume(name, pid))
     return f"SIGSTOP {name}"
 
 
@@ -77,7 +80,7 @@ def freeze_server(target: Target) -> str:
         return f"{name} was not running"
 
     def resume() -> None:
-        target.resume(pid)
+        target.resume(name, pid)
         target.outages.spans.append((began, time.monotonic()))
 
     began = time.monotonic()
@@ -96,10 +99,13 @@ def kill_supervisor(target: Target) -> str:
 def end_supervisor(target: Target) -> str:
     """SIGTERM: everything ends in order, the supervisor with 0. It is started again."""
     target.count_sent_twice()
+    frozen, said = set(target.frozen), len(target.stack.said())
     with target.outages.during():
         code = target.stack.restart()
     if code != 0:
         target.problems.append(f"the supervisor ended with code {code} after SIGTERM")
+    late = set(_LATE.findall(target.stack.said()[said:])) - frozen
+    target.problems += [f"{name} had to be killed when all was to end" for name in sorted(late)]
     return "SIGTERM supervisor"
 
 

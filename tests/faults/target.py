@@ -38,6 +38,7 @@ class Target:
         pending: Whatever has to be over before the documents are looked at.
         problems: What went wrong, in words.
         asked: Ends of processes that strikes have asked for.
+        frozen: Processes that are stopped now.
         sent_twice: Embeddings that logs which are gone by now held more than once.
     """
 
@@ -52,6 +53,7 @@ class Target:
     problems: list[str] = field(default_factory=list)
     asked: Counter[Ending] = field(default_factory=Counter)
     outages: Outages = field(default_factory=Outages)
+    frozen: set[str] = field(default_factory=set)
     sent_twice: int = 0
 
     def signal(self, name: str, number: signal.Signals) -> int | None:
@@ -71,8 +73,9 @@ class Target:
         timer.start()
         self.pending.append(timer)
 
-    def resume(self, pid: int) -> None:
+    def resume(self, name: str, pid: int) -> None:
         """SIGCONT."""
+        self.frozen.discard(name)
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
 

@@ -2,21 +2,18 @@
 
 import random
 import signal
-from contextlib import contextmanager
 
 import pytest
-from kafka import KafkaConsumer, TopicPartition
 from pydantic import SecretStr
 
 from streams.capture.producer import publish_all
 from streams.events import IMAGE_CHANGED, ImageChanged
-from streams.kafka_security import client_arguments
 from streams.settings import ClipSettings, StageSettings
 from streams.stages import FEATURIZE, SINK
-from streams.topics import create_topics, group_name, topic_name
+from streams.topics import create_topics
 from streams.wire import encode_event
 from tests.faults.load import picture
-from tests.faults.processes import running
+from tests.faults.processes import DONE, acknowledged, held_writes, running
 from tests.tiny import write_tiny_clip
 from tests.waiting import wait_until
 
@@ -25,42 +22,7 @@ DOCUMENTS = 400
 BATCH = 4
 
 
-DONE = "captionstream_documents_total"
 OLDEST = "captionstream_oldest_unacknowledged_seconds"
-
-
-@contextmanager
-def held_writes(client, settings):
-    """MongoDB takes no output in time: a batch stays in hand, longer than positions wait."""
-    data = {
-        "failCommands": ["update"],
-        "appName": "captionstream",
-        "namespace": settings.mongo.tenant,
-        "blockConnection": True,
-        "blockTimeMS": 5000,
-    }
-    command = {"configureFailPoint": "failCommand"}
-    client.admin.command({**command, "mode": "alwaysOn", "data": data})
-    try:
-        yield
-    finally:
-        client.admin.command({**command, "mode": "off"})
-
-
-def acknowledged(stage, settings):
-    """Return how many records the group of a stage has acknowledged."""
-    consumer = KafkaConsumer(
-        **client_arguments(settings), group_id=group_name(stage.name, settings)
-    )
-    try:
-        partitions = [
-            TopicPartition(name, number)
-            for name in (topic_name(topic, settings) for topic in stage.inputs)
-            for number in consumer.partitions_for_topic(name)
-        ]
-        return sum(consumer.committed(partition) or 0 for partition in partitions)
-    finally:
-        consumer.close()
 
 
 def test_process_that_waits_for_its_neighbours_ends_cleanly(settings):
@@ -91,7 +53,7 @@ def test_what_was_finished_is_not_done_again_and_what_was_in_hand_is(
     )
     documents = insert_and_publish(settings, mongo_client)
     end_in_the_middle(FEATURIZE, settings)
-    with held_writes(mongo_client, settings), running(SINK.name, settings) as process:
+    with held_writes(mongo_client, settings, 5000), running(SINK.name, settings) as process:
         wait_until(lambda: (process.metric(OLDEST) or 0) > 1, doing="a batch in hand")
         process.kill()
     end_in_the_middle(SINK, settings)

@@ -14,7 +14,7 @@ from streams.capture.leadership import Leadership, Position
 from streams.capture.producer import EventProducer
 from streams.capture.publisher import Publisher
 from streams.errors import CaptureError, LeaseLost
-from streams.mongo import state_database
+from streams.mongo import connect, state_database
 from streams.settings import PublisherSettings
 from tests.integration.conftest import publishing
 from tests.waiting import wait_until
@@ -115,6 +115,8 @@ def test_clean_stop_repeats_nothing(settings, client, documents, published):
         commit_interval_seconds=600, heartbeat_interval_seconds=600, lease_seconds=3
     )
     with publishing(settings.model_copy(update={"publisher": seldom}), client):
+        # The first heartbeat commits at once.
+        wait_until(lambda: position_row(client, settings)["position"]["token"], doing="it")
         documents.insert_many([{"_id": number, "img": b"x"} for number in range(50)])
         published.wait_for(49, ["live"])
     with publishing(settings, client):
@@ -287,11 +289,15 @@ def test_broken_stream_goes_on_without_a_gap(
 def test_primary_that_steps_down_is_waited_for(
     settings, client, documents, published, mongo_client
 ):
-    """Fails without `except Unavailable` in `Publisher.run`: the lease cannot be kept meanwhile."""
-    with publishing(settings, client) as publisher:
+    """Fails without `except Unavailable` in `Publisher.run`.
+
+    The driver waits for a primary by itself; here it may not wait for so long.
+    """
+    hasty = settings.mongo.model_copy(update={"timeout_seconds": 1.0})
+    with connect(hasty) as impatient, publishing(settings, impatient) as publisher:
         mark(documents, published, 0)
         with suppress(AutoReconnect):  # it closes the connection that asks
-            mongo_client.admin.command("replSetStepDown", 1, force=True)
+            mongo_client.admin.command("replSetStepDown", 3, force=True)
         wait_until(lambda: publisher.waits_for, doing="the publisher to notice")
         mark(documents, published, 1)
 
