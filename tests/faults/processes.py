@@ -3,12 +3,14 @@
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from kafka import KafkaConsumer, TopicPartition
 from pymongo import MongoClient
 
+from streams.capture.producer import EventProducer
+from streams.events import Record
 from streams.kafka_security import client_arguments
 from streams.local.ports import free_port
 from streams.settings import HttpSettings, KafkaSettings, Settings, child_environment
@@ -52,6 +54,15 @@ def running(name: str, settings: Settings) -> Iterator[Process]:
             yield process
         finally:
             process.kill()
+
+
+def publish(topic: str, records: Iterable[Record], settings: KafkaSettings) -> None:
+    """Send many records together."""
+    producer = EventProducer(settings)
+    try:
+        producer.publish(topic, records)
+    finally:
+        producer.close()
 
 
 @contextmanager

@@ -7,17 +7,16 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 
-from streams.capture.producer import publish_all
 from streams.documents import Output
 from streams.events import IMAGE_FEATURIZED, ModelApplied, Origin
 from streams.settings import StageSettings
 from streams.stages import SINK
 from streams.topics import create_topics
 from streams.wire import encode_event
-from tests.faults.processes import DONE, acknowledged, held_writes, running
+from tests.faults.processes import DONE, acknowledged, held_writes, publish, running
 from tests.waiting import wait_until
 
-DOCUMENTS, BATCH, TOGETHER, LEAVES = 1500, 4, 3, 4
+DOCUMENTS, BATCH, TOGETHER, LEAVES = 1200, 4, 3, 3
 VECTOR = np.ones(4, np.float32)
 
 
@@ -50,7 +49,7 @@ def test_processes_that_join_and_leave_lose_nothing(settings, mongo_client):
     documents = mongo_client[settings.mongo.database][settings.mongo.collection]
     documents.insert_many([{"_id": number} for number in range(DOCUMENTS)])
     now = mongo_client.admin.command("ping")["operationTime"]
-    publish_all([(IMAGE_FEATURIZED, record) for record in records(settings, now)], kafka)
+    publish(IMAGE_FEATURIZED, records(settings, now), kafka)
 
     how = itertools.cycle([signal.SIGKILL, signal.SIGTERM])
     with ExitStack() as stack:

@@ -6,22 +6,19 @@ import signal
 import pytest
 from pydantic import SecretStr
 
-from streams.capture.producer import publish_all
 from streams.events import IMAGE_CHANGED, ImageChanged
 from streams.settings import ClipSettings, StageSettings
 from streams.stages import FEATURIZE, SINK
 from streams.topics import create_topics
 from streams.wire import encode_event
 from tests.faults.load import picture
-from tests.faults.processes import DONE, acknowledged, held_writes, running
+from tests.faults.processes import DONE, acknowledged, held_writes, publish, running
 from tests.tiny import write_tiny_clip
 from tests.waiting import wait_until
 
 #: Enough for a signal to come in the middle, also on a slow machine.
 DOCUMENTS = 400
 BATCH = 4
-
-
 OLDEST = "captionstream_oldest_unacknowledged_seconds"
 
 
@@ -72,7 +69,7 @@ def insert_and_publish(settings, client):
     events = [ImageChanged(document_id=number, source=now) for number in range(DOCUMENTS)]
     tenant = settings.mongo.tenant
     records = [encode_event(event, event_type=IMAGE_CHANGED, tenant=tenant) for event in events]
-    publish_all([(IMAGE_CHANGED, record) for record in records], settings.kafka)
+    publish(IMAGE_CHANGED, records, settings.kafka)
     return documents
 
 
