@@ -145,13 +145,12 @@ def soak(
 
 
 def wrong_documents(findings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Count what `verify` found: lost are those where a model has to run, stale all others."""
-    lost = [row for row in findings if row["problem"].endswith("has to run")]
-    return {
-        "lost": len(lost),
-        "stale": len(findings) - len(lost),
-        "examples": findings[:10],
-    }
+    """Count what `verify` found: outputs that are not there, of an image gone by, and all else."""
+    problems = [row["problem"] for row in findings]
+    lost = sum(problem.endswith("has to run") for problem in problems)
+    stale = sum(problem.endswith("was made from another image") for problem in problems)
+    wrong = len(problems) - lost - stale
+    return {"lost": lost, "stale": stale, "wrong": wrong, "examples": findings[:10]}
 
 
 def errors_by_type(stack: Stack) -> dict[str, int]:
@@ -167,7 +166,7 @@ def errors_by_type(stack: Stack) -> dict[str, int]:
 
 def is_good(report: dict[str, Any]) -> bool:
     """Whether nothing was lost, stale, risen again, stuck, or laid at a model's door."""
-    bad = ("lost", "stale", "risen", "standing_still", "problems")
+    bad = ("lost", "stale", "wrong", "risen", "standing_still", "problems")
     blamed = [name for name in report["errors_by_type"] if name.startswith("Model")]
     return not any(report[name] for name in bad) and not blamed
 
