@@ -9,14 +9,13 @@ import pytest
 
 from streams.documents import Output
 from streams.events import IMAGE_FEATURIZED, ModelApplied, Origin
-from streams.settings import StageSettings
 from streams.stages import SINK
 from streams.topics import create_topics
 from streams.wire import encode_event
 from tests.faults.processes import DONE, acknowledged, held_writes, publish, running
 from tests.waiting import wait_until
 
-DOCUMENTS, BATCH, TOGETHER, LEAVES = 1200, 4, 3, 3
+DOCUMENTS, TOGETHER, LEAVES = 4000, 3, 3
 VECTOR = np.ones(4, np.float32)
 
 
@@ -42,9 +41,7 @@ def test_processes_that_join_and_leave_lose_nothing(settings, mongo_client):
     Fails with `stream.ack` before `stage.handle` in `StageWorker`.
     """
     kafka = settings.kafka.model_copy(update={"session_timeout_seconds": 3.0, "partitions": 3})
-    settings = settings.model_copy(
-        update={"kafka": kafka, "stage": StageSettings(batch_size=BATCH)}
-    )
+    settings = settings.model_copy(update={"kafka": kafka})
     create_topics(kafka)
     documents = mongo_client[settings.mongo.database][settings.mongo.collection]
     documents.insert_many([{"_id": number} for number in range(DOCUMENTS)])
@@ -57,7 +54,7 @@ def test_processes_that_join_and_leave_lose_nothing(settings, mongo_client):
         def join():
             return stack.enter_context(running(SINK.name, settings))
 
-        with held_writes(mongo_client, settings, 250):
+        with held_writes(mongo_client, settings, 1000):
             members = [join() for _ in range(TOGETHER)]
             for _ in range(LEAVES):
                 oldest = members.pop(0)
