@@ -40,4 +40,5 @@ if __name__ == "__main__":
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         sys.stdout.write(f"{code}\n")
         sys.stdout.flush()
+    os.dup2(2, 1)  # its log belongs elsewhere
     run_process("featurize", load_settings())
