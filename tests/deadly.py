@@ -1,6 +1,8 @@
-"""A process of `featurize` whose CLIP does not survive white images. `python -m tests.deadly HOW`.
+"""Processes of `featurize` whose CLIP does not survive white images.
 
-HOW is `hangs`, or `crashes`, as a fault in native code or an exhausted memory would.
+`python -m tests.deadly HOW COUNT`. HOW is `hangs`, or `crashes`, as a fault in native code or an
+exhausted memory would. COUNT of them run, one after the other; the exit code of each is a line of
+the output. What runs then is the process itself.
 """
 
 import os
@@ -31,4 +33,12 @@ def encode_or_die(self: ClipEncoder, images: torch.Tensor) -> np.ndarray:
 
 if __name__ == "__main__":
     ClipEncoder.encode = encode_or_die  # type: ignore[method-assign]
+    for _ in range(int(sys.argv[2])):
+        child = os.fork()  # what is imported need not be imported again
+        if child == 0:
+            break
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        sys.stdout.write(f"{code}\n")
+        sys.stdout.flush()
+    os.dup2(2, 1)  # its log belongs elsewhere
     run_process("featurize", load_settings())

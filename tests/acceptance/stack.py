@@ -42,7 +42,7 @@ class Stack:
             text=True,
         )
         line = self.process.stdout.readline()
-        assert line, (self.data_dir.parent / "up.log").read_text()
+        assert line, self.said()
         self.info = json.loads(line)
 
     def kill(self):
@@ -53,6 +53,18 @@ class Stack:
         self.process.stdout.close()
         wait_until(lambda: not any(map(psutil.pid_exists, pids)), doing="the end of everything")
         self._start()
+
+    def restart(self):
+        """SIGTERM of the supervisor, and `up` again. Return its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(timeout=300)
+        self.process.stdout.close()
+        self._start()
+        return code
+
+    def said(self):
+        """Everything that `up` has told its user so far, over all its starts."""
+        return (self.data_dir.parent / "up.log").read_text()
 
     def run(self, *arguments, code=0):
         return self._run(COMMAND, arguments, code)

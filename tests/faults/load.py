@@ -55,7 +55,7 @@ _SOME, _MANY = 20, 10**6
 
 
 class Load(threading.Thread):
-    """Changes documents until it is told to stop. Ids are numbers and never come twice."""
+    """Changes documents until it is told to stop. Ids are numbers; some are used again."""
 
     def __init__(self, documents: Collection[Any], seed: int, url: str) -> None:
         super().__init__(name="load", daemon=True)
@@ -64,24 +64,40 @@ class Load(threading.Thread):
         self._random = random.Random(seed)  # noqa: S311 - pictures, no secret
         self._live: list[int] = []
         self._stop_asked = threading.Event()
+        self._lock = threading.Lock()
         self.deleted: set[int] = set()
         self.changes = 0
+        self.used_again = 0
+        self.dropped = 0
 
     def run(self) -> None:
         """One change about every 30 ms; one that MongoDB did not confirm is in doubt."""
         number = 0
         while not self._stop_asked.wait(0.03):
             number += 1
-            try:
-                self._change(number)
-            except PyMongoError:
-                continue  # it happened or not: `verify` looks at what is there
-            self.changes += 1
+            with self._lock:
+                try:
+                    self._change(number)
+                except PyMongoError:
+                    continue  # it happened or not: `verify` looks at what is there
+                self.changes += 1
 
     def finish(self) -> None:
         """Stop, and wait for the change under way."""
         self._stop_asked.set()
         self.join()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Change nothing as long as the context lasts."""
+        with self._lock:
+            yield
+
+    def note_dropped(self) -> None:
+        """Take note, while held, that the collection is gone."""
+        self.dropped += len(self._live)
+        self.deleted |= set(self._live)
+        self._live.clear()
 
     def risen(self) -> set[int]:
         """Return documents that were deleted, which MongoDB confirmed, and are there again."""
@@ -119,3 +135,12 @@ class Load(threading.Thread):
             self._live.remove(chosen)
             self._documents.delete_one({"_id": chosen})
             self.deleted.add(chosen)
+            if kind > 0.97:
+                self._use_again(chosen)
+
+    def _use_again(self, chosen: int) -> None:
+        """Insert another document under the id of a deleted one."""
+        self.deleted.remove(chosen)
+        self._live.append(chosen)
+        self._documents.insert_one({"_id": chosen, "img": self._image()})
+        self.used_again += 1

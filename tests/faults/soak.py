@@ -11,16 +11,14 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
 
-from streams.dead_letter_log import read_topics
-from streams.events import IMAGE_FEATURIZED
+from streams.documents import MODELS
 from streams.settings import (
     ClipSettings,
     FetchSettings,
@@ -29,12 +27,15 @@ from streams.settings import (
     Settings,
     StageSettings,
 )
-from streams.topics import topic_name
 from tests.acceptance.stack import Stack, user_environment
 from tests.captioner import publish_tiny_captioner
 from tests.faults.clock import JumpingClock
+from tests.faults.endings import endings, unasked
 from tests.faults.load import Load, web
-from tests.faults.strikes import STRIKES, Strike, Target
+from tests.faults.programs import TEST_COMMANDS, write_mongod
+from tests.faults.progress import Writes, longest_gap
+from tests.faults.strikes import STRIKES
+from tests.faults.target import Strike, Target
 from tests.tiny import write_tiny_clip
 
 
@@ -51,6 +52,7 @@ def running(directory: Path) -> Iterator[tuple[Stack, Settings, JumpingClock]]:
         RECONCILER__INTERVAL_SECONDS="5",
         RECONCILER__GRACE_SECONDS="10",
         FETCH__ALLOW_HOSTS="127.0.0.1",
+        LOCAL__MONGOD=str(write_mongod(directory, *TEST_COMMANDS)),
     )
     stack = Stack(directory / "data", environment | clock.environment)
     info = stack.info
@@ -88,12 +90,16 @@ def soak(
     freeze_seconds: float = 30,
 ) -> dict[str, Any]:
     """Harm a loaded stack, let it recover, verify every document, and report."""
-    publish_tiny_captioner(stack.info["mongo_uri"], stack.info["database"])
+    info = stack.info
+    publish_tiny_captioner(info["mongo_uri"], info["database"])
     load = Load(stack.documents, generator.randrange(2**30), url)
-    target = Target(stack, settings, generator, clock, freeze_seconds)
+    writes = Writes(info["mongo_uri"], info["database"], info["collection"])
+    target = Target(stack, settings, load, generator, clock, freeze_seconds)
     pause = threading.Event()
-    started = time.monotonic()
+    writes.start()
+    writes.is_open.wait(60)
     load.start()
+    started = time.monotonic()
     done: Counter[str] = Counter()
     for strike in strikes:
         pause.wait(generator.uniform(*pause_seconds))
@@ -102,56 +108,67 @@ def soak(
         sys.stderr.write(f"{time.strftime('%H:%M:%S')} {what}\n")
     pause.wait(pause_seconds[1])
     load.finish()
+    seconds = time.monotonic() - started
+    written = [started, *writes.times, started + seconds]
     for thread in target.pending:
         thread.join()
-    seconds = time.monotonic() - started
     recovering = time.monotonic()
     stack.run("wait", "--timeout", "300", code=None)
     recovered = time.monotonic() - recovering
+    writes.finish()
     verified = json.loads(stack.run("verify", "--json", "--patience", "60", code=None))
+    target.count_sent_twice()
+    ends = endings(stack.said())
     return {
         "seconds": round(seconds),
         "changes": load.changes,
+        "ids_used_again": load.used_again,
+        "documents_dropped": load.dropped,
         "documents": verified["checked"],
         "strikes": done.total(),
         "strikes_by_kind": dict(sorted(done.items())),
-        "wrong": len(verified["wrong"]),
-        "examples": verified["wrong"][:10],
+        **wrong_documents(verified["wrong"]),
         "standing_still": verified["standing_still"],
         "risen": len(load.risen()),
-        "problems": target.problems,
-        "records_twice": records_twice(settings),
-        "longest_stall_seconds": longest_stall(stack),
+        "errors_by_type": errors_by_type(stack),
+        "ends": {f"{name} {code}": count for (name, code), count in sorted(ends.items())},
+        "problems": [*target.problems, *unasked(ends, target.asked)],
+        "embeddings_sent_twice": target.sent_twice,
+        "outputs_written": len(writes.times),
+        "longest_stall_seconds": round(longest_gap(written), 1),
+        "longest_stall_outside_outages_seconds": round(
+            longest_gap(written, target.outages.spans), 1
+        ),
         "seconds_to_recover": round(recovered, 1),
         "documents_by_state": stack.status()["documents"],
     }
 
 
-def records_twice(settings: Settings) -> int:
-    """Count embeddings that were sent again for the same change: the price of at-least-once.
-
-    Only those that the broker still holds: its log is gone when it was killed.
-    """
-    seen: Counter[tuple[bytes, bytes]] = Counter()
-    name = topic_name(IMAGE_FEATURIZED, settings.kafka)
-    for _, message in read_topics([name], settings.kafka):
-        headers = dict(message.headers)
-        seen[message.key or b"", headers.get("ce_clustertime", b"")] += 1
-    return seen.total() - len(seen)
+def wrong_documents(findings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Count what `verify` found: outputs that are not there, of an image gone by, and all else."""
+    problems = [row["problem"] for row in findings]
+    lost = sum(problem.endswith("has to run") for problem in problems)
+    stale = sum(problem.endswith("was made from another image") for problem in problems)
+    wrong = len(problems) - lost - stale
+    return {"lost": lost, "stale": stale, "wrong": wrong, "examples": findings[:10]}
 
 
-def longest_stall(stack: Stack) -> float:
-    """Return the longest time in which no embedding was written that is still there, in seconds."""
-    path = "_outputs.img.clip.at"
-    rows = stack.documents.find({path: {"$exists": True}}, {path: 1})
-    times = sorted(row["_outputs"]["img"]["clip"]["at"] for row in rows)
-    return max(((b - a).total_seconds() for a, b in pairwise(times)), default=0.0)
+def errors_by_type(stack: Stack) -> dict[str, int]:
+    """Count the errors that documents carry."""
+    found: Counter[str] = Counter()
+    for model in MODELS:
+        path = f"{model.path}.error.type"
+        group = [{"$match": {path: {"$exists": True}}}, {"$sortByCount": f"${path}"}]
+        for row in stack.documents.aggregate(group):
+            found[row["_id"]] += row["count"]
+    return dict(sorted(found.items()))
 
 
 def is_good(report: dict[str, Any]) -> bool:
-    """Whether nothing was lost, stale, risen again or stuck."""
-    bad = ("wrong", "risen", "standing_still", "problems")
-    return not any(report[name] for name in bad)
+    """Whether nothing was lost, stale, risen again, stuck, or laid at a model's door."""
+    bad = ("lost", "stale", "wrong", "risen", "standing_still", "problems")
+    blamed = [name for name in report["errors_by_type"] if name.startswith("Model")]
+    return not any(report[name] for name in bad) and not blamed
 
 
 def main() -> None:

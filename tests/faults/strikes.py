@@ -1,97 +1,112 @@
-"""Ways to do harm to a running stack. Each does one thing and returns what it did, in words."""
+"""Ways to do harm to running processes and servers, and the table of every strike there is."""
 
-import itertools
-import os
-import random
+import re
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 from pymongo.errors import PyMongoError
 
-from streams.capture.producer import publish_all
-from streams.dead_letter_log import read_topics
-from streams.errors import BrokerUnavailable
-from streams.events import IMAGE_CHANGED, Record
-from streams.settings import Settings, child_environment
-from streams.topics import TOPICS, dead_letter_topic, topic_name
-from tests.acceptance.stack import Stack
-from tests.captioner import publish_tiny_captioner
-from tests.faults.clock import JumpingClock
+from streams.settings import child_environment
+from tests.faults.data_strikes import (
+    drop_collection,
+    insert_large,
+    promote_captioner,
+    rename_collection,
+    repeat_records,
+    send_garbage,
+    tear_registry,
+)
+from tests.faults.target import Strike, Target
 
 PROCESSES = ("publisher", "featurize", "project", "caption", "sink")
-EVERY_TOPIC = (*TOPICS, *(dead_letter_topic(topic) for topic in TOPICS))
-#: Keys that break a decoder of extended JSON, that would match other documents, or fail a query.
-_HOSTILE_KEYS = (
-    b'{"$oid":"f"}',
-    b'{"$binary":{}}',
-    b"[" * 100_000,
-    b'{"$gt":""}',
-    b'{"$regularExpression":{"pattern":".","options":""}}',
-    b'{"a":' * 200 + b"1" + b"}" * 200,
-)
-#: Records that one strike takes from a topic and sends again.
-_TAKEN = 30
-
-
-@dataclass
-class Target:
-    """What is struck, and by what chance."""
-
-    stack: Stack
-    settings: Settings
-    random: random.Random
-    clock: JumpingClock
-    pause_seconds: float
-    seeds: itertools.count = field(default_factory=lambda: itertools.count(1))
-    #: Whatever has to be over before the documents are looked at.
-    pending: list[threading.Thread] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-
-Strike = Callable[[Target], str]
+#: Frozen servers hold up everybody; the supervisor has to bear with that, not to act.
+_SERVER_FREEZE_SECONDS = 5.0
+_LATE = re.compile(r"(\w+) did not end within")
+#: A change stream's lost history, fatal error, lost cursor, and a primary that is none.
+_STREAM_ERRORS = (286, 136, 280, 43, 10107)
 
 
 def kill_process(target: Target) -> str:
     """SIGKILL."""
-    return _signal(target, target.random.choice(PROCESSES), signal.SIGKILL)
+    name = target.random.choice(PROCESSES)
+    if target.signal(name, signal.SIGKILL) is None:
+        return f"{name} was not running"
+    target.asked[name, -signal.SIGKILL] += 1
+    return f"SIGKILL {name}"
 
 
 def end_process(target: Target) -> str:
-    """SIGTERM: the process ends cleanly and is started again."""
-    return _signal(target, target.random.choice(PROCESSES), signal.SIGTERM)
+    """SIGTERM: the process ends with 0 and is started again."""
+    name = target.random.choice(PROCESSES)
+    pid = target.signal(name, signal.SIGTERM)
+    if pid is None:
+        return f"{name} was not running"
+    target.asked[name, 0] += 1
+    target.expect_end(name, pid)
+    return f"SIGTERM {name}"
 
 
 def freeze_process(target: Target) -> str:
     """SIGSTOP, and SIGCONT later: it wakes up when others have gone on."""
     name = target.random.choice(PROCESSES)
-    pid = target.stack.pids().get(name)
-    done = _signal(target, name, signal.SIGSTOP)
-    if pid is not None:
-        timer = threading.Timer(target.pause_seconds, _resume, (pid,))
-        timer.start()
-        target.pending.append(timer)
-    return done
+    pid = target.signal(name, signal.SIGSTOP)
+    if pid is None:
+        return f"{name} was not running"
+    target.frozen.add(name)
+    target.later(target.pause_seconds, lambda: target.resume(name, pid))
+    return f"SIGSTOP {name}"
 
 
 def kill_mongod(target: Target) -> str:
     """SIGKILL; its journal survives."""
-    return _signal(target, "mongod", signal.SIGKILL)
+    return _kill_server(target, "mongod")
 
 
 def kill_broker(target: Target) -> str:
     """SIGKILL; its whole log is gone."""
-    return _signal(target, "broker", signal.SIGKILL)
+    target.count_sent_twice()
+    return _kill_server(target, "broker")
+
+
+def freeze_server(target: Target) -> str:
+    """SIGSTOP of mongod or the broker for some seconds."""
+    name = target.random.choice(["mongod", "broker"])
+    pid = target.signal(name, signal.SIGSTOP)
+    if pid is None:
+        return f"{name} was not running"
+
+    def resume() -> None:
+        target.resume(name, pid)
+        target.outages.spans.append((began, time.monotonic()))
+
+    began = time.monotonic()
+    target.later(min(target.pause_seconds, _SERVER_FREEZE_SECONDS), resume)
+    return f"SIGSTOP {name}"
 
 
 def kill_supervisor(target: Target) -> str:
     """SIGKILL; its processes and servers go with it. It is started again on the same data."""
-    target.stack.kill()
+    target.count_sent_twice()
+    with target.outages.during():
+        target.stack.kill()
     return "SIGKILL supervisor"
+
+
+def end_supervisor(target: Target) -> str:
+    """SIGTERM: everything ends in order, the supervisor with 0. It is started again."""
+    target.count_sent_twice()
+    frozen, said = set(target.frozen), len(target.stack.said())
+    with target.outages.during():
+        code = target.stack.restart()
+    if code != 0:
+        target.problems.append(f"the supervisor ended with code {code} after SIGTERM")
+    late = set(_LATE.findall(target.stack.said()[said:])) - frozen
+    target.problems += [f"{name} had to be killed when all was to end" for name in sorted(late)]
+    return "SIGTERM supervisor"
 
 
 def jump_clock(target: Target) -> str:
@@ -108,56 +123,21 @@ def step_down(target: Target) -> str:
     return "replSetStepDown"
 
 
-def repeat_records(target: Target) -> str:
-    """Old records of a topic come again, late and in another order."""
-    topic = target.random.choice(EVERY_TOPIC)
-    name = topic_name(topic, target.settings.kafka)
-    with suppress(BrokerUnavailable):
-        found = [
-            Record(key=message.key or b"", value=message.value, headers=list(message.headers))
-            for _, message in read_topics([name], target.settings.kafka)
-        ]
-        chosen = target.random.sample(found, min(_TAKEN, len(found)))
-        publish_all([(topic, record) for record in chosen], target.settings.kafka)
-    return f"records of {topic} again"
-
-
-def send_garbage(target: Target) -> str:
-    """What is no event of ours, on every topic."""
-    junk = target.random.randbytes(100)
-    headers = [
-        [],
-        [("ce_type", b"captions.image.changed.v99"), ("ce_source", b"/captions.documents")],
-        [("ce_type", TOPICS[0].encode()), ("ce_source", b"/other.collection")],
-        [("ce_type", junk), ("ce_clustertime", junk), ("ce_source", junk)],
-    ]
-    records = [
-        (topic, Record(key=target.random.randbytes(8), value=value, headers=chosen))
-        for topic in EVERY_TOPIC
-        for chosen in headers
-        for value in (junk, None)
-    ]
-    ours = [
-        ("ce_type", IMAGE_CHANGED.encode()),
-        ("ce_source", f"/{target.settings.mongo.tenant}".encode()),
-        ("ce_clustertime", b"1.1"),
-    ]
-    records += [
-        (topic, Record(key=key, value=b'{"origin":"live"}', headers=ours))
-        for topic in EVERY_TOPIC
-        for key in _HOSTILE_KEYS
-    ]
-    with suppress(BrokerUnavailable):
-        publish_all(records, target.settings.kafka)
-    return "garbage on every topic"
-
-
-def promote_captioner(target: Target) -> str:
-    """Another captioner serves, and everything is captioned again."""
+def fail_stream(target: Target) -> str:
+    """The change stream fails thrice: once more than the driver goes over by itself."""
+    code = target.random.choice([*_STREAM_ERRORS, None])
+    data = {
+        "failCommands": ["aggregate", "getMore"],
+        "appName": "captionstream",
+        "namespace": f"{target.settings.mongo.database}.$cmd.aggregate",
+        **({"closeConnection": True} if code is None else {"errorCode": code}),
+    }
+    if code in (286, 136, 280):
+        data["errorLabels"] = ["NonResumableChangeStreamError"]
+    command = {"configureFailPoint": "failCommand", "mode": {"times": 3}, "data": data}
     with suppress(PyMongoError):
-        info = target.stack.info
-        publish_tiny_captioner(info["mongo_uri"], info["database"], seed=next(target.seeds))
-    return "promotion"
+        target.stack.client.admin.command(command)
+    return f"change stream: {code or 'connection closed'}"
 
 
 def add_guest(target: Target) -> str:
@@ -177,40 +157,37 @@ def add_guest(target: Target) -> str:
         if code != (0 if how == signal.SIGTERM else -how):
             target.problems.append(f"a second {name} ended with code {code} after {how.name}")
 
-    timer = threading.Timer(target.pause_seconds + 5, leave)
-    timer.start()
-    target.pending.append(timer)
+    target.later(target.pause_seconds + 5, leave)
     return f"a second {name} joins, leaves by {how.name}"
 
 
 STRIKES: Mapping[Strike, int] = {
-    kill_process: 8,
-    end_process: 3,
-    freeze_process: 3,
-    kill_mongod: 1,
-    kill_broker: 1,
+    kill_process: 16,
+    end_process: 6,
+    freeze_process: 6,
+    kill_mongod: 2,
+    kill_broker: 2,
+    freeze_server: 2,
     kill_supervisor: 1,
-    jump_clock: 2,
-    step_down: 1,
-    repeat_records: 3,
-    send_garbage: 1,
-    promote_captioner: 1,
-    add_guest: 2,
+    end_supervisor: 1,
+    jump_clock: 4,
+    step_down: 2,
+    fail_stream: 4,
+    repeat_records: 6,
+    send_garbage: 2,
+    promote_captioner: 2,
+    tear_registry: 1,
+    drop_collection: 1,
+    rename_collection: 1,
+    insert_large: 2,
+    add_guest: 4,
 }
 """Every strike, and how often it comes, relative to the others."""
 
 
-def _signal(target: Target, name: str, number: signal.Signals) -> str:
-    pid = target.stack.pids().get(name)
-    try:
-        if pid is None:
-            raise ProcessLookupError
-        os.kill(pid, number)
-    except ProcessLookupError:
+def _kill_server(target: Target, name: str) -> str:
+    pid = target.signal(name, signal.SIGKILL)
+    if pid is None:
         return f"{name} was not running"
-    return f"{number.name} {name}"
-
-
-def _resume(pid: int) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGCONT)
+    target.expect_return(name, pid)
+    return f"SIGKILL {name}"

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -21,6 +22,8 @@ from streams.wire import encode_event
 from tests.faults.load import picture
 from tests.tiny import write_tiny_clip
 from tests.waiting import wait_until
+
+COUNT = 12
 
 
 def white():
@@ -54,38 +57,36 @@ def test_document_that_the_model_does_not_survive_fails_alone(
     settings = settings.model_copy(
         update={
             "clip": ClipSettings(model=str(write_tiny_clip(tmp_path)), pretrained="random"),
-            "stage": StageSettings(torch_threads=1, decode_workers=1, stall_seconds=10),
+            "stage": StageSettings(torch_threads=1, decode_workers=1, stall_seconds=7),
+            "kafka": settings.kafka.model_copy(update={"session_timeout_seconds": 3.0}),
         }
     )
     create_topics(settings.kafka)
     mongo = settings.mongo
     documents = mongo_client[mongo.database][mongo.collection]
     generator = random.Random(2)  # noqa: S311 - pictures, no secret
-    images = [picture(generator) for _ in range(20)]
+    images = [picture(generator) for _ in range(COUNT)]
     images[7] = white()
     documents.insert_many([{"_id": i, "img": image} for i, image in enumerate(images)])
 
-    def publish(document_id):
+    def publish(document_ids):
         now = mongo_client.admin.command("ping")["operationTime"]
-        event = ImageChanged(document_id=document_id, source=now)
-        record = encode_event(event, event_type=IMAGE_CHANGED, tenant=mongo.tenant)
-        publish_all([(IMAGE_CHANGED, record)], settings.kafka)
+        events = [ImageChanged(document_id=number, source=now) for number in document_ids]
+        records = [encode_event(e, event_type=IMAGE_CHANGED, tenant=mongo.tenant) for e in events]
+        publish_all([(IMAGE_CHANGED, record) for record in records], settings.kafka)
 
-    for document_id in range(20):
-        publish(document_id)
+    publish(range(COUNT))
 
-    def start():
-        return subprocess.Popen(
-            [sys.executable, "-m", "tests.deadly", how],
-            env=child_environment(settings),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
-    assert [start().wait(timeout=120) for _ in codes] == codes
-    last = start()
+    last = subprocess.Popen(
+        [sys.executable, "-m", "tests.deadly", how, str(len(codes))],
+        env=child_environment(settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
     try:
-        wait_until(lambda: done(settings) == {*range(20)} - {7}, doing="all the others")
+        assert [int(last.stdout.readline() or 0) for _ in codes] == codes
+        wait_until(lambda: done(settings) == {*range(COUNT)} - {7}, doing="all the others")
         [letter] = list_dead_letters(settings.kafka)
         assert (letter.letter.document_id, letter.letter.error.type) == (7, error)
         [mark] = state_database(mongo_client, mongo)["suspects"].find()
@@ -93,9 +94,11 @@ def test_document_that_the_model_does_not_survive_fails_alone(
 
         # Another image is another matter.
         documents.update_one({"_id": 7}, {"$set": {"img": picture(generator)}})
-        publish(7)
+        publish([7])
         wait_until(lambda: 7 in done(settings), doing="the other image")
         assert last.poll() is None
     finally:
+        for process in psutil.Process(last.pid).children(recursive=True):
+            process.kill()
         last.kill()
-        last.wait()
+        last.communicate()

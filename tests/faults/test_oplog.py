@@ -1,68 +1,50 @@
 """An oplog that no longer reaches back to where the publisher was."""
 
-import subprocess
-
 import pytest
 from pymongo import MongoClient
 
 from streams import metrics
-from streams.local.mongod import Mongod, find_mongod
+from streams.local.mongod import Mongod
 from streams.local.ports import free_port
 from streams.mongo import connect
-from streams.settings import MongoSettings, Settings
+from streams.settings import MongoSettings
 from streams.store import DocumentStore
 from streams.topics import create_topics
+from tests.faults.programs import write_mongod
 from tests.integration.conftest import Published, publishing
 from tests.waiting import wait_until
 
+#: More than the oplog holds; what is older than the last checkpoint is dropped.
+_OPLOG_MB = 16
+_BLOCK = b"x" * (1 << 20)
 
-class RollingMongod:
-    """A mongod of its own, whose oplog can be cut to its last entry while it is down.
 
-    An oplog of the smallest size rolls over only after a gigabyte and more than a minute; what the
-    publisher meets is the same.
-    """
+def outrun(uri):
+    """Write until the oplog no longer holds what stands in it now."""
+    with MongoClient(uri) as client:
+        oplog = client["local"]["oplog.rs"]
+        last = oplog.find_one(sort=[("$natural", -1)])["ts"]
 
-    def __init__(self, directory):
-        self._binary = find_mongod(Settings().local)
-        self._port = free_port()
-        self._data = directory / "data"
-        self._log = directory / "mongod.log"
-        self._server = self._make()
-        self._server.start()
-        self.uri = self._server.uri
+        def is_gone():
+            client.other.filler.insert_one({"block": _BLOCK})
+            return oplog.find_one(sort=[("$natural", 1)])["ts"] > last
 
-    def _make(self):
-        return Mongod(self._binary, data=self._data, log=self._log, port=self._port)
-
-    def forget_the_past(self):
-        self._server.stop()
-        command = [
-            *(str(self._binary), "--dbpath", str(self._data), "--port", str(self._port)),
-            *("--bind_ip", "127.0.0.1", "--nounixsocket"),
-        ]
-        with self._log.open("ab") as log:
-            standalone = subprocess.Popen(command, stdout=log, stderr=log)
-        try:
-            with MongoClient(f"mongodb://127.0.0.1:{self._port}", directConnection=True) as client:
-                oplog = client["local"]["oplog.rs"]
-                last = oplog.find_one(sort=[("$natural", -1)])
-                assert oplog.delete_many({"ts": {"$lt": last["ts"]}}).deleted_count > 1
-        finally:
-            standalone.terminate()
-            standalone.wait()
-        self._server = self._make()
-        self._server.start()
-
-    def stop(self):
-        self._server.stop()
+        wait_until(is_gone, 60, doing="the oplog to roll over", pause_seconds=0)
 
 
 @pytest.fixture
 def mongod(tmp_path):
-    found = RollingMongod(tmp_path)
-    yield found
-    found.stop()
+    """A mongod of its own that soon forgets: a small oplog, a checkpoint every second."""
+    server = Mongod(
+        write_mongod(tmp_path, "--syncdelay", "1"),
+        data=tmp_path / "data",
+        log=tmp_path / "mongod.log",
+        port=free_port(),
+        oplog_mb=_OPLOG_MB,
+    )
+    server.start()
+    yield server
+    server.stop()
 
 
 def test_oplog_that_rolled_over_makes_a_copy(settings, mongod):
@@ -78,7 +60,7 @@ def test_oplog_that_rolled_over_makes_a_copy(settings, mongod):
         with publishing(settings, client):
             published.wait_for(0, ["copy"])
         documents.insert_many([{"_id": number, "img": b"x"} for number in range(1, 30)])
-        mongod.forget_the_past()
+        outrun(mongod.uri)
         with publishing(settings, client):
             wait_until(lambda: published.ids() >= set(range(30)), doing="the copy")
             documents.insert_one({"_id": "later", "img": b"x"})

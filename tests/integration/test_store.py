@@ -61,6 +61,7 @@ def test_output_is_stored_as_a_bson_vector_with_its_lineage(store):
 
 
 def test_repeated_write_changes_nothing(store):
+    """Fails without `differs` in `output_guard`."""
     store.collection.insert_one({"_id": 1})
     store.write_outputs([write(1, output())])
     before = stored(store)
@@ -70,6 +71,7 @@ def test_repeated_write_changes_nothing(store):
 
 
 def test_older_result_never_beats_a_newer_one(store):
+    """Fails with `$ne` in place of `$lt` in `output_guard`."""
     store.collection.insert_one({"_id": 1})
     store.write_outputs([write(1, output(2), source=NEW)])
     assert store.write_outputs([write(1, output(1), source=OLD)]).ignored == 1
@@ -78,6 +80,7 @@ def test_older_result_never_beats_a_newer_one(store):
 
 
 def test_another_version_replaces_a_result_of_the_same_change(store):
+    """Fails without the version in `differs`."""
     store.collection.insert_one({"_id": 1})
     store.write_outputs([write(1, output(1, "v1"))])
     assert store.write_outputs([write(1, output(2, "v2"))]).written == 1
@@ -103,12 +106,14 @@ def test_success_replaces_an_error_and_an_error_does_not_replace_a_success(store
 
 
 def test_deleted_document_is_not_brought_back(store):
+    """Fails with `upsert=True` in `_update`."""
     report = store.write_outputs([write(1, output())])
     assert report.ignored == 1
     assert store.collection.count_documents({}) == 0
 
 
 def test_any_order_of_the_same_writes_ends_the_same(store):
+    """Fails with `$ne` in place of `$lt` in `output_guard`."""
     writes = [
         write(1, output(1, "v1"), source=OLD),
         write(1, output(2, "v1"), source=NEW),

@@ -225,6 +225,7 @@ def test_a_process_that_refuses_its_settings_ends_the_start_with_its_reason(stac
 def test_a_signal_ends_everything_in_the_order_of_the_pipeline(
     make: Make, signum: signal.Signals
 ) -> None:
+    """Fails with the processes in another order in `_shut_down`."""
     stack = make(is_embedded=True)
     info = stack.start_ready()
     assert set(info.pids) == {"supervisor", "mongod", "broker", "first", "second"}
@@ -275,6 +276,7 @@ def test_a_second_signal_ends_everything_at_once(stack: Stack) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
 def test_nothing_outlives_a_supervisor_that_is_killed(make: Make) -> None:
+    """Fails without `prctl` in `_die_with`."""
     stack = make(is_embedded=True)
     info = stack.start_ready()
     stack.send(signal.SIGKILL)
@@ -311,6 +313,7 @@ def test_two_stacks_run_side_by_side(make: Make) -> None:
 
 
 def test_a_lost_broker_is_replaced_after_the_processes_ended(make: Make) -> None:
+    """Fails without the stop of the workers in `_replace_broker`."""
     stack = make(is_embedded=True)
     stack.tell("first.stubborn")
     info = stack.start_ready()
@@ -338,6 +341,11 @@ def test_a_lost_broker_is_replaced_after_the_processes_ended(make: Make) -> None
 
 
 def test_a_lost_mongod_comes_back_while_the_processes_stay(make: Make) -> None:
+    """Fails without `start_mongod` in `_tend_servers`.
+
+    What a majority acknowledged stands in mongod's journal; no line of ours does that, but that all
+    our writes ask for a majority.
+    """
     stack = make(is_embedded=True)
     info = stack.start_ready()
     with MongoClient[dict[str, Any]](info.mongo_uri, w="majority") as client:

@@ -1,0 +1,126 @@
+"""A loaded stack that is struck, and what every strike notes about it."""
+
+import itertools
+import os
+import random
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import psutil
+
+from streams.dead_letter_log import read_topics
+from streams.errors import BrokerUnavailable
+from streams.events import IMAGE_FEATURIZED
+from streams.settings import Settings
+from streams.topics import topic_name
+from tests.acceptance.stack import Stack
+from tests.faults.clock import JumpingClock
+from tests.faults.endings import Ending
+from tests.faults.load import Load
+from tests.faults.progress import Outages
+from tests.waiting import wait_until
+
+#: Header of records that a strike has sent again: they are no work of the stack's.
+INJECTED = "injected"
+#: A process that was asked to end gets so long, frozen or not.
+_END_SECONDS = 90
+
+
+@dataclass
+class Target:
+    """What is struck, and by what chance.
+
+    Attributes:
+        pending: Whatever has to be over before the documents are looked at.
+        problems: What went wrong, in words.
+        asked: Ends of processes that strikes have asked for.
+        frozen: Processes that are stopped now.
+        sent_twice: Embeddings that logs which are gone by now held more than once.
+    """
+
+    stack: Stack
+    settings: Settings
+    load: Load
+    random: random.Random
+    clock: JumpingClock
+    pause_seconds: float
+    seeds: itertools.count = field(default_factory=lambda: itertools.count(1))
+    pending: list[threading.Thread] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    asked: Counter[Ending] = field(default_factory=Counter)
+    outages: Outages = field(default_factory=Outages)
+    frozen: set[str] = field(default_factory=set)
+    sent_twice: int = 0
+
+    def signal(self, name: str, number: signal.Signals) -> int | None:
+        """Send a signal; return the process id, None when it was not running."""
+        pid = self.stack.pids().get(name)
+        try:
+            if pid is None:
+                raise ProcessLookupError
+            os.kill(pid, number)
+        except ProcessLookupError:
+            return None
+        return pid
+
+    def later(self, seconds: float, action: Callable[[], None]) -> None:
+        """Do something in a while, beside the strikes."""
+        timer = threading.Timer(seconds, action)
+        timer.start()
+        self.pending.append(timer)
+
+    def resume(self, name: str, pid: int) -> None:
+        """SIGCONT."""
+        self.frozen.discard(name)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+    def expect_end(self, name: str, pid: int) -> None:
+        """Note a problem if the process does not end."""
+
+        def wait() -> None:
+            try:
+                wait_until(lambda: not psutil.pid_exists(pid), _END_SECONDS, doing="the end")
+            except AssertionError:
+                self.problems.append(f"{name} did not end within {_END_SECONDS} s of SIGTERM")
+
+        self.later(0, wait)
+
+    def expect_return(self, name: str, pid: int) -> None:
+        """Note that a server is away until it runs again."""
+
+        def wait() -> None:
+            with self.outages.during(), suppress(AssertionError):
+                wait_until(lambda: self._is_back(name, pid), 60, doing=f"the return of {name}")
+
+        self.later(0, wait)
+
+    def count_sent_twice(self) -> None:
+        """Count what the broker's log holds twice, before the log goes."""
+        with suppress(BrokerUnavailable):
+            self.sent_twice += embeddings_twice(self.settings)
+
+    def _is_back(self, name: str, pid: int) -> bool:
+        try:
+            return self.stack.pids().get(name, pid) != pid
+        except OSError:  # the supervisor starts anew
+            return False
+
+
+Strike = Callable[[Target], str]
+"""Does one thing and returns what it did, in words."""
+
+
+def embeddings_twice(settings: Settings) -> int:
+    """Count embeddings that were sent again for the same change: the price of at-least-once."""
+    seen: Counter[tuple[bytes, bytes]] = Counter()
+    name = topic_name(IMAGE_FEATURIZED, settings.kafka)
+    for _, message in read_topics([name], settings.kafka):
+        headers = dict(message.headers)
+        if INJECTED not in headers:
+            seen[message.key or b"", headers.get("ce_clustertime", b"")] += 1
+    return seen.total() - len(seen)

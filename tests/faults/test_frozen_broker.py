@@ -1,0 +1,52 @@
+"""A broker that does not answer for a while."""
+
+import os
+import signal
+
+import pytest
+
+from streams.local.broker import Broker, find_broker
+from streams.local.ports import free_port
+from streams.settings import Settings
+from streams.topics import create_topics
+from tests.integration.conftest import publishing
+from tests.waiting import wait_until
+
+WINDOW, DOCUMENTS = 20, 300
+
+
+@pytest.fixture
+def broker(tmp_path):
+    """A broker of its own."""
+    server = Broker(
+        find_broker(Settings().local),
+        directory=tmp_path,
+        log=tmp_path / "broker.log",
+        port=free_port(),
+    )
+    server.start()
+    yield server
+    server.stop()
+
+
+def test_publisher_stops_reading_while_the_broker_is_frozen(
+    settings, client, documents, published, broker
+):
+    """Fails without `is_full` in `Term._follow`: all changes would be held in memory."""
+    own = settings.kafka.model_copy(
+        update={"bootstrap_servers": broker.bootstrap_servers, "request_timeout_seconds": 60.0}
+    )
+    window = settings.publisher.model_copy(update={"window_events": WINDOW})
+    settings = settings.model_copy(update={"kafka": own, "publisher": window})
+    create_topics(own)
+    published = type(published)(settings)
+    documents.insert_one({"_id": "first", "img": b"x"})
+    with publishing(settings, client) as publisher:
+        os.kill(broker.pid, signal.SIGSTOP)
+        documents.insert_many([{"_id": number, "img": b"x"} for number in range(DOCUMENTS)])
+        wait_until(lambda: publisher.in_flight >= WINDOW, doing="a full window")
+        tick = publisher.last_tick
+        wait_until(lambda: publisher.last_tick > tick + 2, doing="some more turns of the loop")
+        assert publisher.in_flight == WINDOW
+        os.kill(broker.pid, signal.SIGCONT)
+        wait_until(lambda: published.ids() >= set(range(DOCUMENTS)), doing="all records")
