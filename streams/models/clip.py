@@ -25,8 +25,7 @@ from streams.settings import ClipSettings
 _LAYOUT: Final = torch.channels_last
 #: Texts that go through the model at once.
 _TEXTS: Final = 256
-#: Of an image whose long edge is more than so many short ones only the centre is scaled: the model
-#: sees nothing else, and the whole would take gigabytes.
+#: Of an image whose long edge is more than so many short ones only the centre is scaled.
 _LONGEST: Final = 100
 
 

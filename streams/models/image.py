@@ -80,8 +80,8 @@ def scale_to_centre(
 ) -> Image.Image:
     """Return the centre of an image whose edges were scaled alike until it just covers a size.
 
-    The same pixels as scaling the whole image and cropping it, as torchvision does, give, but for
-    roundings; but of a line of 60,000 pixels nothing is scaled that the crop would drop.
+    But for roundings the same as torchvision's scaling of the whole and cropping, and yet nothing
+    is scaled that the crop would drop: a line of 60,000 pixels would take gigabytes.
     """
     if height * image.width <= width * image.height:
         scaled = (width, int(width * image.height / image.width))
