@@ -136,12 +136,13 @@ class Fetcher:
             event_hooks={"request": [lambda request: _check(request.url)]},
         )
         with client:
-            request: httpx.Request | None = client.build_request("GET", url)
+            request = client.build_request("GET", url)
             for _ in range(self._settings.max_redirects + 1):
                 with closing(client.send(request, stream=True)) as response:
-                    request = response.next_request  # the client itself would read the whole answer
-                    if request is None:
+                    following = response.next_request
+                    if following is None:
                         return self._read(url, response)
+                request = following  # httpx itself would first read what the redirect says
         msg = (
             f"{_shown(url)} redirects more than {self._settings.max_redirects} times"
             " (CAPTIONSTREAM_FETCH__MAX_REDIRECTS)"

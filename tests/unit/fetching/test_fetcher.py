@@ -381,9 +381,9 @@ def test_certificate_is_verified_against_the_name():
         allowed = {"allow_hosts": "images.example, other.example", "resolve": local}
         good = fetcher(context=ours, max_seconds=5, **allowed)
         assert good.fetch(f"https://images.example:{secured.server_port}/ok") == BODY
-        with pytest.raises(InvalidUrl, match="certificate of https://other.example"):
+        with pytest.raises(InvalidUrl, match="certificate of https://other"):
             good.fetch(f"https://other.example:{secured.server_port}/ok")
-        with pytest.raises(InvalidUrl, match="certificate .* is not valid: unable"):
+        with pytest.raises(InvalidUrl, match=r"certificate .* is not valid: unable"):
             fetcher(max_seconds=5, **allowed).fetch(
                 f"https://images.example:{secured.server_port}/ok"
             )
