@@ -56,6 +56,16 @@ def list_dead_letters(settings: KafkaSettings) -> list[Entry]:
     Raises:
         BrokerUnavailable: The broker does not answer.
     """
+    entries = merge_causes(read_dead_letters(settings))
+    return sorted(entries, key=lambda entry: entry.letter.at)
+
+
+def read_dead_letters(settings: KafkaSettings) -> list[Entry]:
+    """Return every dead letter that was not replayed, each by itself.
+
+    Raises:
+        BrokerUnavailable: The broker does not answer.
+    """
     topics = {topic_name(dead_letter_topic(topic), settings): topic for topic in TOPICS}
     found: dict[tuple[str, str], Entry] = {}
     for position, message in read_topics(list(topics), settings):
@@ -67,7 +77,7 @@ def list_dead_letters(settings: KafkaSettings) -> list[Entry]:
         entry = _entry(topic, position, message)
         if entry is not None:
             found[topic, position] = entry
-    return sorted(merge_causes(found.values()), key=lambda entry: entry.letter.at)
+    return list(found.values())
 
 
 def replay(entries: Sequence[Entry], settings: Settings) -> int:

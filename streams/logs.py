@@ -7,8 +7,9 @@ import structlog
 
 from streams.settings import LogSettings
 
-#: Libraries that log a line for each record or request below warning level.
-_CHATTY = ("faust", "aiokafka", "kafka", "mode", "pymongo", "PIL", "asyncio")
+#: Libraries that log a line for each record or request below warning level. That of httpx holds the
+#: whole URL, with the keys in its query.
+_CHATTY = ("faust", "aiokafka", "kafka", "mode", "pymongo", "PIL", "asyncio", "httpx", "httpcore")
 
 
 def configure_logging(settings: LogSettings, *, process: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from streams.decoding.pool import DecodePool
 from streams.documents import (
     CLIP,
     CLIP_PROJECTION,
@@ -28,7 +29,7 @@ from streams.fetching.fetcher import Fetcher
 from streams.ids import DocumentId
 from streams.models import conditional_lm, projection
 from streams.models.clip import ClipEncoder
-from streams.models.image import decode_image, image_bytes
+from streams.models.image import image_bytes
 from streams.models.manifest import Bundle, Feature
 from streams.mongo import mongo_errors
 from streams.registry import Registry
@@ -51,6 +52,7 @@ class OnDemand:
         store: DocumentStore,
         *,
         beam_width: int,
+        decoders: DecodePool,
     ) -> None:
         """Load the version. CLIP is loaded when an image has to be encoded.
 
@@ -61,6 +63,7 @@ class OnDemand:
             registry: Where versions are.
             store: Where documents are.
             beam_width: Of a language model; 1 decodes greedily.
+            decoders: Decode images, whatever these do to them.
 
         Raises:
             ModelNotFound: There is no such model or version.
@@ -74,6 +77,7 @@ class OnDemand:
         self._settings = settings
         self._registry = registry
         self._store = store
+        self._decoders = decoders
         self._feature: Feature | None = None
         if name == CLIP.name:
             self.version = self._encoder.version
@@ -171,7 +175,7 @@ class OnDemand:
                 wanted = self._feature.version or self._serving_clip
                 if stored is not None and stored.version == wanted:
                     return self._checked(stored)
-            return self._encoder.preprocess(decode_image(data, self._settings.image))
+            return self._encoder.preprocess(self._decoders.decode(data))
         except InvalidImage as exc:
             return exc
 

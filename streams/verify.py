@@ -5,20 +5,20 @@ by its numbers. What looks wrong may be on its way, so it is looked at again bef
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
 import torch
 
-from streams.dead_letter_log import list_dead_letters
+from streams.decoding.pool import DecodePool
 from streams.documents import (
     CLIP,
     IMAGE,
     MODELS,
     OUTPUTS,
-    Model,
     Output,
     fingerprint,
     lookup,
@@ -26,22 +26,17 @@ from streams.documents import (
     url_of,
 )
 from streams.errors import InvalidImage
-from streams.ids import DocumentId, document_key
-from streams.models.image import decode_image
+from streams.ids import DocumentId
+from streams.models.image import image_bytes
 from streams.mongo import Document, mongo_errors
 from streams.recompute import Recomputer
 from streams.registry import Registry
 from streams.settings import Settings
 from streams.states import Serving, pending_model
 from streams.store import DocumentStore
+from streams.told_errors import Failure, errors_of, problem_of_errors, told_failures
 
 _PAUSE_SECONDS: Final = 0.5
-#: Errors that the publisher writes itself: there is no record that could become a dead letter.
-_WITHOUT_LETTER: Final = frozenset({"InvalidId"})
-
-
-Keys = Collection[bytes]
-"""Keys of documents that have a dead letter."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,26 +54,32 @@ class Verification:
     Attributes:
         checked: Number of documents looked at.
         findings: Those that are wrong, and stayed so.
+        errors: Number of documents that carry an error, right or wrong, by its type.
     """
 
     checked: int
     findings: Sequence[Finding]
+    errors: Mapping[str, int]
 
 
 class Verifier:
     """Compares documents with what their images give. One thread at a time."""
 
-    def __init__(self, settings: Settings, store: DocumentStore, registry: Registry) -> None:
+    def __init__(
+        self, settings: Settings, store: DocumentStore, registry: Registry, decoders: DecodePool
+    ) -> None:
         """Keep what is needed.
 
         Args:
             settings: As the stages have them: which CLIP, limits of images, beam width.
             store: The documents.
             registry: Versions, and which of them serve.
+            decoders: Decode images, whatever these do to them.
         """
         self._settings = settings
         self._store = store
         self._registry = registry
+        self._decoders = decoders
         self._recomputer = Recomputer(settings, registry)
 
     def verify(
@@ -101,21 +102,23 @@ class Verifier:
             BrokerUnavailable: The dead letters cannot be read.
         """
         checked = 0
+        errors: Counter[str] = Counter()
         suspects: list[Finding] = []
-        letters = self._letters()
+        told = told_failures(self._settings.kafka)
         for batch in self._batches(self._read(sample)):
-            suspects += self._check(batch, letters)
+            suspects += self._check(batch, told)
+            errors.update(kind for document in batch for kind in {*errors_of(document).values()})
             checked += len(batch)
             watch(checked)
         deadline = time.monotonic() + patience_seconds
         while suspects and time.monotonic() < deadline:
             time.sleep(_PAUSE_SECONDS)
-            letters = self._letters()
+            told = told_failures(self._settings.kafka)
             again = self._read_again([finding.document_id for finding in suspects])
-            suspects = [f for batch in self._batches(again) for f in self._check(batch, letters)]
-        return Verification(checked=checked, findings=suspects)
+            suspects = [f for batch in self._batches(again) for f in self._check(batch, told)]
+        return Verification(checked=checked, findings=suspects, errors=errors)
 
-    def _check(self, documents: Sequence[Document], letters: Keys) -> list[Finding]:
+    def _check(self, documents: Sequence[Document], told: Collection[Failure]) -> list[Finding]:
         """Check one batch.
 
         1. Compare everything but the embeddings, document by document.
@@ -124,16 +127,18 @@ class Verifier:
         serving = self._registry.serving()
         images = [self._pixels(document) for document in documents]
         problems = [  # 1
-            _unfinished(document, serving) or self._problem(document, image, letters)
+            _unfinished(document, serving) or self._problem(document, image, told)
             for document, image in zip(documents, images, strict=True)
         ]
+        stored = [_outputs(document).get(CLIP.name) for document in documents]
         todo = {
-            i: image
-            for i, image in enumerate(images)
-            if isinstance(image, torch.Tensor) and not problems[i]  # no URL
+            i: (image, embedding)
+            for i, (image, embedding) in enumerate(zip(images, stored, strict=True))
+            if isinstance(image, torch.Tensor) and embedding is not None and not problems[i]
         }
-        stored = [_outputs(documents[i])[CLIP.name] for i in todo]
-        found = self._recomputer.compare_embeddings(list(todo.values()), stored)
+        found = self._recomputer.compare_embeddings(
+            [image for image, _ in todo.values()], [embedding for _, embedding in todo.values()]
+        )
         for i, problem in zip(todo, found, strict=True):  # 2
             problems[i] = problem
         return [
@@ -143,23 +148,29 @@ class Verifier:
         ]
 
     def _problem(
-        self, document: Document, image: torch.Tensor | InvalidImage | None, letters: Keys
+        self,
+        document: Document,
+        image: torch.Tensor | InvalidImage | None,
+        told: Collection[Failure],
     ) -> str:
         """Return what is wrong with a finished document, its embedding's numbers aside."""
-        return _problem_of_errors(document, image, letters) or self._problem_of_outputs(document)
+        kept = self._settings.kafka.dead_letter_retention_hours
+        return problem_of_errors(
+            document, image, told, kept_hours=kept
+        ) or self._problem_of_outputs(document)
 
     def _pixels(self, document: Document) -> torch.Tensor | InvalidImage | None:
         """Return the image; None for one behind a URL, where other bytes may be by now."""
         if url_of(document) is not None:
             return None
         try:
-            image = decode_image(document.get(IMAGE), self._settings.image)
+            image = self._decoders.decode(image_bytes(document.get(IMAGE), self._settings.image))
+            return self._recomputer.encoder.preprocess(image)  # (3, H, W)
         except InvalidImage as exc:
             return exc
-        return self._recomputer.encoder.preprocess(image)  # (3, H, W)
 
     def _problem_of_outputs(self, document: Document) -> str:
-        errors = _errors(document)
+        errors = errors_of(document)
         outputs = {} if CLIP in errors else _outputs(document)
         for model in MODELS:
             if model in errors or lookup(document, model.path) is None:
@@ -170,9 +181,6 @@ class Verifier:
             if problem:
                 return problem
         return ""
-
-    def _letters(self) -> Keys:
-        return {entry.letter.key or b"" for entry in list_dead_letters(self._settings.kafka)}
 
     def _read(self, sample: int | None) -> Iterator[Document]:
         stages: list[dict[str, Any]] = [{"$project": {IMAGE: 1, OUTPUTS: 1}}]
@@ -197,22 +205,6 @@ def _unfinished(document: Document, serving: Serving) -> str:
     return f"{model.name} has to run" if model is not None else ""
 
 
-def _problem_of_errors(
-    document: Document, image: torch.Tensor | InvalidImage | None, letters: Keys
-) -> str:
-    """Return what is wrong with the errors that a document carries, or does not carry."""
-    errors = _errors(document)
-    error = errors.get(CLIP)
-    if isinstance(image, InvalidImage) and error is None:
-        return f"it has outputs, and yet: {image}"
-    if isinstance(image, torch.Tensor) and error == InvalidImage.__name__:
-        return "it carries an error, and yet its image can be decoded"
-    failed = {model: kind for model, kind in errors.items() if kind not in _WITHOUT_LETTER}
-    if failed and document_key(document["_id"]) not in letters:
-        return f"{next(iter(failed)).name} failed, and no dead letter says so"
-    return ""
-
-
 def _outputs(document: Document) -> dict[str, Output]:
     """Return the outputs that were made from the image that the document holds or names now."""
     url = url_of(document)
@@ -224,9 +216,3 @@ def _outputs(document: Document) -> dict[str, Output]:
     if url is not None and lookup(document, f"{CLIP.path}.url") != url:
         return {}
     return {name: output for name, output in found.items() if output is not None}
-
-
-def _errors(document: Document) -> dict[Model, str]:
-    """Return the type of the stored error of each model that failed."""
-    found = {model: lookup(document, f"{model.path}.error.type") for model in MODELS}
-    return {model: str(error) for model, error in found.items() if error is not None}

@@ -3,6 +3,8 @@
 # ruff: noqa: PLC0415 - torch is loaded by the one command that needs it
 
 import json
+from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,6 +45,7 @@ def apply(
 
     Example: captionstream apply conditional_lm photo.jpg 65f1c0ffee65f1c0ffee65f1 --beam 5
     """
+    from streams.decoding.pool import DecodePool
     from streams.on_demand import OnDemand
 
     settings = settings_of(data_dir)
@@ -50,27 +53,40 @@ def apply(
         settings.log.model_copy(update={"format": "console", "level": "warning"}), process="apply"
     )
     client, state = open_state(settings)
-    model = OnDemand(
-        name,
-        version,
-        settings,
-        Registry(state),
-        DocumentStore(client, settings.mongo),
-        beam_width=beam or settings.models.beam_width,
-    )
+    with closing(DecodePool(settings.image, workers=1)) as decoders:
+        model = OnDemand(
+            name,
+            version,
+            settings,
+            Registry(state),
+            DocumentStore(client, settings.mongo),
+            beam_width=beam or settings.models.beam_width,
+            decoders=decoders,
+        )
+        results = model.apply([_input(source) for source in sources])
+        _show(zip(sources, results, strict=True), name, model.version, as_json=as_json)
+
+
+def _show(
+    results: Iterable[tuple[str, Output | DocumentError]], name: str, version: str, *, as_json: bool
+) -> None:
+    """Print what comes of each input, as soon as it is there.
+
+    Raises:
+        typer.Exit: One has failed.
+    """
     table = Table(box=None, pad_edge=False)
     for column in ("input", "output", "score"):
         table.add_column(column, overflow="fold")
     has_failed = False
-    results = model.apply([_input(source) for source in sources])
-    for source, result in zip(sources, results, strict=True):
+    for source, result in results:
         has_failed |= not isinstance(result, Output)
         if as_json:
             typer.echo(json.dumps(_as_json(name, source, result)))
         else:
             table.add_row(source, *_as_row(result))
     if not as_json:
-        out.print(f"{name} {model.version}", markup=False)
+        out.print(f"{name} {version}", markup=False)
         out.print(table)
     if has_failed:
         raise typer.Exit(1)

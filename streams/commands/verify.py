@@ -3,6 +3,7 @@
 # ruff: noqa: PLC0415 - torch is loaded by the one command that needs it
 
 import json
+from contextlib import closing
 from typing import Annotated
 
 import typer
@@ -37,6 +38,7 @@ def verify(
 
     Example: captionstream verify --sample 1000
     """
+    from streams.decoding.pool import DecodePool
     from streams.verify import Verifier
 
     settings = settings_of(data_dir)
@@ -46,8 +48,11 @@ def verify(
     client, state = open_state(settings)
     store = DocumentStore(client, settings.mongo)
     before = read_reports(state)
-    with err.status("reading documents") as line:
-        found = Verifier(settings, store, Registry(state)).verify(
+    with (
+        closing(DecodePool(settings.image, workers=1)) as decoders,
+        err.status("reading documents") as line,
+    ):
+        found = Verifier(settings, store, Registry(state), decoders).verify(
             sample,
             patience_seconds=patience,
             watch=lambda checked: line.update(f"{checked} documents checked"),
@@ -58,7 +63,12 @@ def verify(
     ]
     if as_json:
         findings = [{"id": json.loads(id_), "problem": problem} for id_, problem in problems]
-        report = {"checked": found.checked, "wrong": findings, "standing_still": still}
+        report = {
+            "checked": found.checked,
+            "wrong": findings,
+            "errors": dict(found.errors),
+            "standing_still": still,
+        }
         typer.echo(json.dumps(report))
     else:
         for id_, problem in problems[:_SHOWN]:

@@ -7,8 +7,9 @@ import ssl
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from http import HTTPStatus
 from typing import Final
 
@@ -32,7 +33,11 @@ _PASSING: Final = frozenset(
         HTTPStatus.GATEWAY_TIMEOUT,
     }
 )
-_HEADERS: Final = {"user-agent": "captionstream", "accept": "image/*, */*;q=0.1"}
+_HEADERS: Final = {
+    "user-agent": "captionstream",
+    "accept": "image/*, */*;q=0.1",
+    "accept-encoding": "identity",
+}
 
 
 class Fetcher:
@@ -63,7 +68,8 @@ class Fetcher:
     def fetch_all(self, urls: Collection[str]) -> Mapping[str, bytes | FetchFailed | InvalidUrl]:
         """Return what came of each URL; one that is given twice is fetched once.
 
-        At most `concurrency` at once, and `per_host` from one host.
+        At most `concurrency` at once, and `per_host` of one host; a host that others redirect to
+        may be asked by more.
         """
         turns: dict[str, threading.Semaphore] = defaultdict(
             lambda: threading.Semaphore(self._settings.per_host)
@@ -103,18 +109,15 @@ class Fetcher:
                     " (CAPTIONSTREAM_FETCH__MAX_SECONDS)"
                 )
                 raise FetchFailed(msg) from exc
-            except httpx.TooManyRedirects as exc:
-                metrics.FETCH_FAILURES.labels("refused").inc()
-                msg = (
-                    f"{_shown(url)} redirects more than {self._settings.max_redirects} times"
-                    " (CAPTIONSTREAM_FETCH__MAX_REDIRECTS)"
-                )
-                raise InvalidUrl(msg) from exc
-            except (httpx.InvalidURL, httpx.UnsupportedProtocol) as exc:
+            except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError) as exc:
                 metrics.FETCH_FAILURES.labels("refused").inc()
                 msg = f"{_shown(url)} cannot be fetched: {exc}"
                 raise InvalidUrl(msg) from exc
             except httpx.HTTPError as exc:
+                if (problem := _certificate_problem(exc)) is not None:
+                    metrics.FETCH_FAILURES.labels("refused").inc()
+                    msg = f"the certificate of {_shown(url)} is not valid: {problem}"
+                    raise InvalidUrl(msg) from exc
                 metrics.FETCH_FAILURES.labels("connection").inc()
                 msg = f"{_shown(url)} cannot be fetched now: {exc}"
                 raise FetchFailed(msg) from exc
@@ -128,22 +131,35 @@ class Fetcher:
         client = httpx.Client(
             transport=Transport(backend, self._context),
             trust_env=False,
-            follow_redirects=True,
-            max_redirects=self._settings.max_redirects,
             timeout=self._settings.max_seconds,
             headers=_HEADERS,
             event_hooks={"request": [lambda request: _check(request.url)]},
         )
-        with client, client.stream("GET", url) as response:
-            if response.status_code != HTTPStatus.OK:
-                msg = f"{_shown(url)} answers {response.status_code} {response.reason_phrase}"
-                raise (FetchFailed if response.status_code in _PASSING else InvalidUrl)(msg)
-            return self._read(url, response.iter_bytes(1 << 16))
+        with client:
+            request = client.build_request("GET", url)
+            for _ in range(self._settings.max_redirects + 1):
+                with closing(client.send(request, stream=True)) as response:
+                    following = response.next_request
+                    if following is None:
+                        return self._read(url, response)
+                request = following  # httpx itself would first read what the redirect says
+        msg = (
+            f"{_shown(url)} redirects more than {self._settings.max_redirects} times"
+            " (CAPTIONSTREAM_FETCH__MAX_REDIRECTS)"
+        )
+        raise InvalidUrl(msg)
 
-    def _read(self, url: str, chunks: Iterable[bytes]) -> bytes:
-        """Count bytes as they are after decompression: a few may stand for many."""
+    def _read(self, url: str, response: httpx.Response) -> bytes:
+        """Return the body. One that is compressed is refused: a few bytes may stand for many."""
+        if response.status_code != HTTPStatus.OK:
+            msg = f"{_shown(url)} answers {response.status_code} {response.reason_phrase}"
+            raise (FetchFailed if response.status_code in _PASSING else InvalidUrl)(msg)
+        encoding = response.headers.get("content-encoding", "identity")
+        if encoding.lower() != "identity":
+            msg = f"{_shown(url)} answers in the encoding {encoding[:40]!r}, which nobody asked for"
+            raise InvalidUrl(msg)
         data = bytearray()
-        for chunk in chunks:
+        for chunk in response.iter_raw(1 << 16):
             data += chunk
             if len(data) > self._max_bytes:
                 msg = (
@@ -167,8 +183,15 @@ def _check(url: httpx.URL) -> None:
 def _host(url: str) -> str:
     try:
         return httpx.URL(url).host.lower()
-    except httpx.InvalidURL:
+    except (httpx.InvalidURL, UnicodeError):
         return ""
+
+
+def _certificate_problem(error: BaseException | None) -> str | None:
+    """Return what is wrong with the server's certificate; waiting would not mend it."""
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    return error.verify_message if error is not None else None
 
 
 def _shown(url: str) -> str:

@@ -78,12 +78,13 @@ class CheckedBackend(httpcore.NetworkBackend):
 
         Raises:
             InvalidUrl: One of them may not.
+            UnicodeError: The host is no name at all.
             httpcore.ConnectError: The name has no address, or nobody listens there.
             httpcore.ConnectTimeout: The time is over.
         """
         try:
             addresses = _within(_left(self._deadline, timeout), lambda: self._resolve(host, port))
-        except (OSError, UnicodeError) as exc:
+        except OSError as exc:
             msg = f"the name {host} cannot be resolved: {exc}"
             raise httpcore.ConnectError(msg) from exc
         if host.lower().rstrip(".") not in self._allow_hosts:

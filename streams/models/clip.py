@@ -14,15 +14,19 @@ import numpy as np
 import open_clip
 import torch
 from PIL import Image
+from torchvision.transforms import CenterCrop
 
-from streams.errors import SettingsError
+from streams.errors import InvalidImage, SettingsError
 from streams.models.clip_weights import create_model, is_file, register_model
+from streams.models.image import scale_to_centre
 from streams.settings import ClipSettings
 
 #: Convolutions on a CPU run about a quarter faster in this layout; the numbers are the same.
 _LAYOUT: Final = torch.channels_last
 #: Texts that go through the model at once.
 _TEXTS: Final = 256
+#: Of an image whose long edge is more than so many short ones only the centre is scaled.
+_LONGEST: Final = 100
 
 
 class ClipEncoder:
@@ -54,9 +58,26 @@ class ClipEncoder:
         self.version = f"{name}-{tag}-{self._digest(name)}"
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
-        """Return an RGB image as the model wants it: float32 of shape (3, H, W)."""
-        tensor: torch.Tensor = self._preprocess(image)
+        """Return an RGB image as the model wants it: float32 of shape (3, H, W).
+
+        Raises:
+            InvalidImage: Its shape is too far from the model's.
+        """
+        if max(image.size) > _LONGEST * min(image.size):
+            image = self._centre(image)
+        try:
+            tensor: torch.Tensor = self._preprocess(image)
+        except ValueError as exc:  # an edge of less than one pixel
+            msg = f"an image of {image.width} x {image.height} pixels cannot be scaled: {exc}"
+            raise InvalidImage(msg) from exc
         return tensor
+
+    def _centre(self, image: Image.Image) -> Image.Image:
+        """Return what preprocessing would crop to, if it crops."""
+        resize, crop, *_ = self._preprocess.transforms
+        if not isinstance(crop, CenterCrop):
+            return image
+        return scale_to_centre(image, *self._size, Image.Resampling[resize.interpolation.name])
 
     def encode(self, images: torch.Tensor) -> np.ndarray:
         """Return the embeddings, float32 of shape (B, D), not normalised, of (B, 3, H, W)."""

@@ -1,20 +1,28 @@
 """Running pieces of the pipeline inside a test's own process."""
 
 import threading
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
 
 from streams import events
 from streams.capture.publisher import Publisher
 from streams.dead_letter_log import read_topics
+from streams.decoding.pool import DecodePool
 from streams.events import DocumentDeleted
 from streams.ids import document_id_of
 from streams.mongo import connect
+from streams.settings import ImageSettings
 from streams.store import DocumentStore
 from streams.topics import create_topics, topic_name
 from streams.wire import decode_event
 from tests.waiting import wait_until
+
+
+@pytest.fixture(scope="session")
+def decoders():
+    with closing(DecodePool(ImageSettings(), workers=1)) as pool:
+        yield pool
 
 
 @pytest.fixture

@@ -58,9 +58,15 @@ def captioner(connected, encoder):
     return conditional_lm.from_bundle(bundle)
 
 
-def results(tiny, connected, name, sources, *, version=None, beam=1):
-    model = OnDemand(name, version, tiny, *connected, beam_width=beam)
-    return list(model.apply(sources))
+@pytest.fixture
+def results(tiny, connected, decoders):
+    """Return what a version makes of inputs."""
+
+    def apply(name, sources, *, version=None, beam=1):
+        model = OnDemand(name, version, tiny, *connected, beam_width=beam, decoders=decoders)
+        return list(model.apply(sources))
+
+    return apply
 
 
 def store_clip(store, document_id, vector, *, version, image):
@@ -77,83 +83,83 @@ def store_clip(store, document_id, vector, *, version, image):
 
 @pytest.mark.parametrize("beam", [1, 4])
 def test_file_and_document_get_the_chains_own_outputs(
-    tiny, connected, encoder, captioner, tmp_path, beam
+    results, connected, encoder, captioner, tmp_path, beam
 ):
     _, store = connected
     (tmp_path / "a.png").write_bytes(picture(10))
     store.collection.insert_one({"_id": 7, "img": picture(10)})
-    [file, document] = results(
-        tiny, connected, "conditional_lm", [tmp_path / "a.png", 7], beam=beam
-    )
+    [file, document] = results("conditional_lm", [tmp_path / "a.png", 7], beam=beam)
     pixels = encoder.preprocess(Image.open(tmp_path / "a.png")).unsqueeze(0)
     vector = encoder.encode(pixels)
     [expected] = captioner.generate(torch.from_numpy(vector), beam_width=beam)
     assert file.value == document.value == expected.text
     assert file.score == pytest.approx(expected.score, abs=1e-4)
     assert file.features == {"clip": encoder.version}
-    [clip] = results(tiny, connected, "clip", [7])
+    [clip] = results("clip", [7])
     assert np.allclose(clip.value, vector[0], atol=1e-5)
 
 
-def test_current_stored_vector_is_used_and_nothing_is_written(tiny, connected, encoder, captioner):
+def test_current_stored_vector_is_used_and_nothing_is_written(
+    results, connected, encoder, captioner
+):
     _, store = connected
     vector = np.linspace(-2, 2, DIMENSION, dtype=np.float32)  # not that of the image
     store.collection.insert_one({"_id": 1, "img": picture(10)})
     store_clip(store, 1, vector, version=encoder.version, image=picture(10))
     before = store.collection.find_one()
-    [found] = results(tiny, connected, "conditional_lm", [1])
+    [found] = results("conditional_lm", [1])
     assert found.value == captioner.generate(torch.from_numpy(vector[None]))[0].text
     assert store.collection.find_one() == before
 
 
 @pytest.mark.parametrize(("version", "image"), [("older", 10), (None, 20)])
 def test_vector_of_another_version_or_image_is_not_used(
-    tiny, connected, encoder, captioner, version, image
+    results, connected, encoder, captioner, version, image
 ):
     _, store = connected
     store.collection.insert_one({"_id": 1, "img": picture(10)})
     vector = np.full(DIMENSION, 3, np.float32)
     store_clip(store, 1, vector, version=version or encoder.version, image=picture(image))
-    [found] = results(tiny, connected, "conditional_lm", [1])
+    [found] = results("conditional_lm", [1])
     computed = encoder.encode(encoder.preprocess(Image.open(io.BytesIO(picture(10))))[None])
     assert found.value == captioner.generate(torch.from_numpy(computed))[0].text
 
 
-def test_named_version_that_does_not_serve_is_applied(tiny, connected, encoder, captioner):
+def test_named_version_that_does_not_serve_is_applied(results, connected, encoder, captioner):
     registry, store = connected
     store.collection.insert_one({"_id": 1, "img": picture(10)})
     small = projection.to_bundle(orthogonal_projection(DIMENSION, 4, seed=1))
     version = registry.publish(small)
-    [found] = results(tiny, connected, "clip_projection", [1], version=version[:6])
+    [found] = results("clip_projection", [1], version=version[:6])
     assert found.version == version
     assert found.value.shape == (4,)
     assert np.linalg.norm(found.value) == pytest.approx(1.0, abs=1e-5)
     with pytest.raises(ModelNotFound, match="no version of clip_projection serves"):
-        results(tiny, connected, "clip_projection", [1])
+        results("clip_projection", [1])
 
 
-def test_input_that_fails_fails_alone_with_a_reason(tiny, connected, captioner, tmp_path):
+def test_input_that_fails_fails_alone_with_a_reason(results, connected, captioner, tmp_path):
     registry, store = connected
     (tmp_path / "bad.png").write_bytes(b"no image")
     store.collection.insert_one({"_id": 1, "img": picture(10)})
-    bad, missing, good = results(tiny, connected, "conditional_lm", [tmp_path / "bad.png", 9, 1])
+    bad, missing, good = results("conditional_lm", [tmp_path / "bad.png", 9, 1])
     assert type(bad).__name__ == "InvalidImage"
     assert "neither a file nor a document 9" in str(missing)
     assert isinstance(good, Output)
     registry.promote(
         "conditional_lm", registry.publish(tiny_captioner(clip_version="c9")), reason="test"
     )
-    [other] = results(tiny, connected, "conditional_lm", [1])
+    [other] = results("conditional_lm", [1])
     assert "was fitted on clip c9, the settings give" in str(other)
 
 
-def test_unknown_model_and_version_are_refused(tiny, connected, captioner):
+def test_unknown_model_and_version_are_refused(results, captioner):
     with pytest.raises(ModelNotFound, match="choose one of clip, clip_projection"):
-        results(tiny, connected, "gpt", [1])
+        results("gpt", [1])
     with pytest.raises(ModelNotFound, match="begins with 'zz'"):
-        results(tiny, connected, "conditional_lm", [1], version="zz")
+        results("conditional_lm", [1], version="zz")
     with pytest.raises(ModelNotFound, match="is not the one of these settings"):
-        results(tiny, connected, "clip", [1], version="RN50-openai")
+        results("clip", [1], version="RN50-openai")
 
 
 BOTH = """
@@ -167,9 +173,7 @@ for options in (["--json"], []):
 """
 
 
-def test_command_prints_lines_for_machines_and_a_table_for_people(
-    tiny, connected, captioner, tmp_path
-):
+def test_command_prints_lines_for_machines_and_a_table_for_people(tiny, captioner, tmp_path):
     """In one process for both: loading torch is what it costs."""
     (tmp_path / "a.png").write_bytes(picture(10))
     done = subprocess.run(

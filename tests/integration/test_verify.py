@@ -1,6 +1,8 @@
 """`captionstream verify`: what is right passes, and every kind of wrong is found."""
 
 import io
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from streams import events
 from streams.capture.producer import publish_all
 from streams.dead_letter_log import list_dead_letters
 from streams.dead_letters import dead_letter_record
+from streams.decoding.pool import DecodePool
 from streams.documents import CLIP, MODELS, OutputError, encode_vector, fingerprint
 from streams.errors import InvalidImage
 from streams.events import Record
@@ -41,8 +44,9 @@ def picture(red):
 class World:
     """Three documents that are right, and one that carries a true error."""
 
-    def __init__(self, settings, client):
+    def __init__(self, settings, client, decoders):
         self.settings = settings
+        self.decoders = decoders
         self.store = DocumentStore(client, settings.mongo)
         self.registry = Registry(state_database(client, settings.mongo))
         clip = ClipEncoder(settings.clip).version
@@ -62,11 +66,13 @@ class World:
 
     def make_outputs(self):
         for model in MODELS:
-            made = OnDemand(
-                model.name, None, self.settings, self.registry, self.store, beam_width=1
-            ).apply([0, 1, 2])
-            for i, output in enumerate(made):
+            for i, output in enumerate(self.apply(model.name, [0, 1, 2])):
                 self.write(i, model, output, fingerprint(picture(i)))
+
+    def apply(self, name, documents):
+        parts = (self.settings, self.registry, self.store)
+        model = OnDemand(name, None, *parts, beam_width=1, decoders=self.decoders)
+        return list(model.apply(documents))
 
     def write(self, document_id, model, result, digest=""):
         write = OutputWrite(
@@ -78,36 +84,42 @@ class World:
         )
         assert self.store.write_outputs([write]).written == 1
 
-    def write_error(self, document_id, kind, version):
+    def write_error(self, document_id, kind, version, model=CLIP):
         error = OutputError(
             type=kind, message="wrong", attempts=1, is_retryable=False, version=version
         )
         self.documents.update_one({"_id": document_id}, {"$unset": {"_outputs": 1}})
-        self.write(document_id, CLIP, error)
+        self.write(document_id, model, error)
 
-    def send_letter(self, document_id, *, message="wrong", position="0:0"):
+    def send_letter(
+        self, document_id, kind="InvalidImage", *, message="wrong", position="0:0", seconds=5
+    ):
+        source = ("ce_clustertime", f"{seconds}.1".encode())
         letter = dead_letter_record(
-            Record(key=document_key(document_id), value=b"{}", headers=[]),
+            Record(key=document_key(document_id), value=b"{}", headers=[source]),
             stage="featurize",
             topic=events.IMAGE_CHANGED,
             position=position,
             model=CLIP.name,
-            error=OutputError(type="InvalidImage", message=message, attempts=1, is_retryable=False),
+            error=OutputError(type=kind, message=message, attempts=1, is_retryable=False),
         )
         publish_all([(dead_letter_topic(events.IMAGE_CHANGED), letter)], self.settings.kafka)
 
+    def verify(self, **options):
+        verifier = Verifier(self.settings, self.store, self.registry, self.decoders)
+        return verifier.verify(**{"patience_seconds": 0, **options})
+
     def findings(self, **options):
-        verifier = Verifier(self.settings, self.store, self.registry)
-        found = verifier.verify(**{"patience_seconds": 0, **options})
+        found = self.verify(**options)
         return {finding.document_id: finding.problem for finding in found.findings}
 
 
 @pytest.fixture
-def world(settings, tmp_path):
+def world(settings, tmp_path, decoders):
     create_topics(settings.kafka)
     clip = ClipSettings(model=str(write_tiny_clip(tmp_path)), pretrained="random")
     with connect(settings.mongo) as client:
-        yield World(settings.model_copy(update={"clip": clip}), client)
+        yield World(settings.model_copy(update={"clip": clip}), client, decoders)
 
 
 def test_right_documents_pass_in_batches_of_any_size(world):
@@ -153,9 +165,65 @@ def test_image_behind_a_url_is_checked_by_its_url(world):
 
 
 def test_error_that_is_not_true_is_found(world):
-    world.write_error(2, InvalidImage.__name__, ClipEncoder(world.settings.clip).version)
-    world.send_letter(2)
-    assert world.findings() == {2: "it carries an error, and yet its image can be decoded"}
+    """Fails without the look at `_NOT_THE_IMAGE`: the error of an image that was replaced."""
+    clip = ClipEncoder(world.settings.clip).version
+    kinds = ["InvalidImage", "InvalidUrl", "FetchFailed"]
+    for i, kind in enumerate(kinds):
+        world.write_error(i, kind, clip)
+        world.send_letter(i, kind)
+    assert world.findings() == {
+        i: f"it carries {kind}, and yet its image can be decoded" for i, kind in enumerate(kinds)
+    }
+
+
+def test_error_of_another_kind_than_the_images_is_found(world):
+    world.write_error("bad", "ModelCrashed", ClipEncoder(world.settings.clip).version)
+    world.send_letter("bad", "ModelCrashed")
+    assert "it has ModelCrashed, and yet: `img`" in world.findings()["bad"]
+
+
+def test_errors_that_are_not_the_images_fault_are_right_and_counted(world):
+    """Fails without `embedding is not None` in `_check`, or without the count in `verify`."""
+    clip = ClipEncoder(world.settings.clip).version
+    for i, kind in enumerate(["ModelCrashed", "ModelHung", "InvalidId"]):
+        world.write_error(i, kind, clip)
+        if kind != "InvalidId":
+            world.send_letter(i, kind)
+    found = world.verify()
+    assert not found.findings
+    assert found.errors == {"InvalidImage": 1, "ModelCrashed": 1, "ModelHung": 1, "InvalidId": 1}
+
+
+@pytest.mark.parametrize("letter", [{"kind": "ModelFailed"}, {"seconds": 4}])
+def test_letter_about_something_else_is_none(world, letter):
+    """Fails without the type or the source in `Failure`."""
+    world.documents.insert_one({"_id": "worse", "img": b"no image"})
+    world.write_error("worse", "InvalidImage", ClipEncoder(world.settings.clip).version)
+    world.send_letter("worse", **letter)
+    assert world.findings() == {"worse": "clip failed, and no dead letter says so"}
+    world.send_letter("worse")
+    assert world.findings() == {}
+
+
+def test_letter_of_clip_tells_of_what_reads_clip_too(world):
+    """Fails without `model.reads` in `_is_told`: sink stores the error in both places."""
+    world.write(
+        "bad",
+        MODELS[2],
+        OutputError(type="InvalidImage", message="wrong", attempts=1, is_retryable=False),
+    )
+    found = world.findings()
+    assert found == {}
+
+
+def test_letter_may_be_gone_when_the_error_is_old(world):
+    """Fails without the look at the error's time."""
+    world.documents.insert_one({"_id": "old", "img": b"no image"})
+    world.write_error("old", "InvalidImage", ClipEncoder(world.settings.clip).version)
+    hours = world.settings.kafka.dead_letter_retention_hours
+    long_ago = datetime.now(UTC) - timedelta(hours=hours + 1)
+    world.documents.update_one({"_id": "old"}, {"$set": {f"{CLIP.path}.at": long_ago}})
+    assert world.findings() == {}
 
 
 def test_caption_of_an_image_that_is_gone_is_found(world):
@@ -187,10 +255,8 @@ def test_document_that_is_finished_meanwhile_is_right(world):
     world.documents.update_one({"_id": 0}, {"$unset": {LM: 1}})
 
     def repair(_):
-        made = OnDemand(
-            "conditional_lm", None, world.settings, world.registry, world.store, beam_width=1
-        ).apply([0])
-        world.write(0, MODELS[2], next(made), fingerprint(picture(0)))
+        [made] = world.apply("conditional_lm", [0])
+        world.write(0, MODELS[2], made, fingerprint(picture(0)))
 
     assert world.findings(patience_seconds=30, watch=repair) == {}
 
@@ -207,5 +273,5 @@ def test_limits_of_the_settings_hold_here_too(world):
     small = ImageSettings(max_pixels=100)
     with pytest.raises(InvalidImage):
         decode_image(picture(1), small)
-    world.settings = world.settings.model_copy(update={"image": small})
-    assert set(world.findings()) == {0, 1, 2}
+    with closing(DecodePool(small, workers=1)) as world.decoders:
+        assert set(world.findings()) == {0, 1, 2}

@@ -43,6 +43,7 @@ LAYERS = (
     "streams.status",
     "streams.dead_letters",
     "streams.dead_letter_log",
+    "streams.told_errors",
     "streams.recompute",
     "streams.verify",
     "streams.stages",

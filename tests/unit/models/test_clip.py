@@ -1,6 +1,8 @@
 """The encoder against bare open_clip, with a model small enough for a unit test."""
 
 import json
+import resource
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from streams.errors import SettingsError
+from streams.errors import InvalidImage, SettingsError
 from streams.models.clip import ClipEncoder
 from streams.settings import ClipSettings
-from tests.tiny import DIMENSION, write_tiny_clip
+from tests.tiny import DIMENSION, TINY_CLIP, write_tiny_clip
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -171,3 +173,56 @@ def test_damaged_checkpoint_names_the_remedy(config, tmp_path):
         SettingsError, match=r"cannot be had \(Weights only load failed\); set CAPTION"
     ):
         ClipEncoder(ClipSettings(model=config, pretrained=str(path)))
+
+
+@pytest.fixture(scope="module")
+def wide_encoder(tmp_path_factory):
+    """One that reads images of the usual size."""
+    vision = {**TINY_CLIP["vision_cfg"], "image_size": 224}
+    path = tmp_path_factory.mktemp("clip") / "wide.json"
+    path.write_text(json.dumps({**TINY_CLIP, "vision_cfg": vision}))
+    return random_encoder(str(path))
+
+
+@contextmanager
+def most_memory(further_bytes):
+    """Let this process take so much address space beyond what it has."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    limit = pages * resource.getpagesize() + further_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.mark.parametrize("size", [(60_000, 1), (1, 60_000), (1, 1), (500, 64_000)])
+def test_shape_of_an_image_decides_little_about_its_memory(wide_encoder, size):
+    """Fails without `_centre` in `preprocess`: 60,000 x 1 pixels are scaled to 12 GB."""
+    image = Image.new("RGB", size, (255, 0, 0))
+    with most_memory(256 << 20):
+        pixels = wide_encoder.preprocess(image)
+    expected = wide_encoder.preprocess(Image.new("RGB", (224, 224), (255, 0, 0)))
+    assert torch.equal(pixels, expected)
+
+
+@pytest.mark.parametrize(
+    "size", [(3000, 10), (10, 3000), (3001, 7), (7, 3001), (31_234, 77), (3, 1001)]
+)
+def test_long_images_are_prepared_as_bare_open_clip_does(wide_encoder, size):
+    """Fails when the centre is a pixel off, or read without its margin."""
+    values = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    image = Image.fromarray(values)
+    found, expected = wide_encoder.preprocess(image), wide_encoder._preprocess(image)
+    step = 1 / 255 / 0.26  # of one grey level, after division by the deviation
+    assert (found - expected).abs().max() <= 1.1 * step
+    assert (found != expected).float().mean() < 0.001
+
+
+def test_image_that_would_be_scaled_to_nothing_is_refused(wide_encoder, monkeypatch):
+    """Fails without the look at ValueError in `preprocess`: some models scale the long edge."""
+    whole = open_clip.image_transform(224, is_train=False, resize_mode="longest")
+    monkeypatch.setattr(wide_encoder, "_preprocess", whole)
+    with pytest.raises(InvalidImage, match="60000 x 1 pixels cannot be scaled"):
+        wide_encoder.preprocess(Image.new("RGB", (60_000, 1)))
