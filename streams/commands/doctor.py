@@ -1,9 +1,10 @@
 """`captionstream doctor`: looks at everything that the pipeline needs, and names the remedy."""
 
-from collections.abc import Callable, Iterator
+# ruff: noqa: PLC0415 - torch is loaded by the one check that needs it
+
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Any, Final
 
 import typer
@@ -12,7 +13,8 @@ from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
 from streams.commands.context import DataDir, open_state, out, settings_of
-from streams.errors import CaptionstreamError
+from streams.documents import CLIP
+from streams.errors import CaptionstreamError, SettingsError, StoreUnavailable
 from streams.mongo import reason_of, state_database
 from streams.processes import read_reports
 from streams.registry import Registry
@@ -58,7 +60,7 @@ def examine(settings: Settings, client: MongoClient[dict[str, Any]]) -> Iterator
     mongo = _mongo(client, settings)
     yield mongo
     yield _topics(settings)
-    yield _weights(settings.clip)
+    yield _weights(settings.clip, _clip_versions(state) if mongo.is_ok else [])
     if mongo.is_ok:
         yield _guarded("models", lambda: _models(Registry(state)), "see the finding above")
         yield _guarded("processes", lambda: _processes(state), "see the finding above")
@@ -125,23 +127,44 @@ def _topics(settings: Settings) -> Finding:
     )
 
 
-def _weights(clip: ClipSettings) -> Finding:
-    if clip.pretrained == "random":
+def _weights(clip: ClipSettings, running: Sequence[str]) -> Finding:
+    """Judge the settings here, and whether the stages that run have the same CLIP."""
+    from streams.models.clip_weights import RANDOM, check_weights
+
+    subject, runs = "CLIP weights", f"; featurize runs {', '.join(running)}" if running else ""
+    try:
+        weights = check_weights(clip)
+    except SettingsError as exc:
+        remedy = "set CAPTIONSTREAM_CLIP__MODEL and CAPTIONSTREAM_CLIP__PRETRAINED"
+        return Finding(subject=subject, is_ok=False, detail=f"{exc}{runs}", remedy=remedy)
+    if not all(version.startswith(f"{weights.label}-") for version in running):
         return Finding(
-            subject="CLIP weights",
+            subject=subject,
             is_ok=False,
-            detail="random: embeddings and captions mean nothing",
+            detail=f"the settings here mean {weights.label}{runs}",
+            remedy="set CAPTIONSTREAM_CLIP__MODEL and CAPTIONSTREAM_CLIP__PRETRAINED here as for"
+            " featurize; apply, verify and the trainer read them",
+        )
+    if clip.pretrained == RANDOM:
+        return Finding(
+            subject=subject,
+            is_ok=False,
+            detail=f"random: embeddings and captions mean nothing{runs}",
             remedy="set CAPTIONSTREAM_CLIP__PRETRAINED to a tag or a checkpoint",
         )
-    path = Path(clip.pretrained)
-    if path.suffix and not path.is_file():
-        return Finding(
-            subject="CLIP weights",
-            is_ok=False,
-            detail=f"no file {path}",
-            remedy="set CAPTIONSTREAM_CLIP__PRETRAINED to an existing checkpoint or a tag",
-        )
-    return Finding(subject="CLIP weights", is_ok=True, detail=f"{clip.model} {clip.pretrained}")
+    download = "" if weights.is_here else ", will be downloaded"
+    detail = f"{clip.model} {clip.pretrained}{download}{runs}"
+    return Finding(subject=subject, is_ok=True, detail=detail)
+
+
+def _clip_versions(state: Any) -> list[str]:
+    """Return which CLIP the processes that are alive have."""
+    try:
+        reports = read_reports(state)
+    except StoreUnavailable:
+        return []
+    clips = {report.versions.get(CLIP.name) for report in reports if CLIP.name in report.models}
+    return sorted(version for version in clips if version)
 
 
 def _models(registry: Registry) -> Finding:

@@ -1,27 +1,25 @@
 """Commands about documents: insert, import-coco, show."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
-import httpx
 import typer
-from bson import json_util
+from bson import Binary, json_util
 from pymongo import UpdateOne
 from rich.progress import track
 
 from streams.coco import read_annotations
 from streams.commands.context import AsJson, DataDir, err, open_state, out, settings_of
 from streams.commands.ids import parse_id
-from streams.documents import MODELS, OUTPUTS
-from streams.errors import SettingsError
+from streams.commands.images import check_size, read_images
+from streams.documents import CAPTIONS, MODELS, decode_vector, lookup
+from streams.errors import CaptionstreamError, SettingsError
 from streams.mongo import mongo_errors
-from streams.settings import Settings
 from streams.store import DocumentStore
 
 _BATCH: Final = 50
-_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 
 
 def insert(
@@ -32,15 +30,25 @@ def insert(
 ) -> None:
     """Insert images as new documents and print their ids.
 
+    What cannot be read is named, the others are inserted; exit code 2 then. URLs are fetched under
+    the limits and rules that `featurize` has for those in documents.
+
     Example: captionstream insert photo.jpg holiday/ https://example.org/cat.png
     """
     settings = settings_of(data_dir)
     client, _ = open_state(settings)
     collection = DocumentStore(client, settings.mongo).collection
-    for name, image in _images(sources, settings):
+    has_failed = False
+    for name, image in read_images(sources, settings):
+        if isinstance(image, CaptionstreamError):
+            _complain(image)
+            has_failed = True
+            continue
         with mongo_errors(f"inserting {name}"):
             document_id = collection.insert_one({"img": image, "name": name}).inserted_id
         out.print(f"{document_id}  {name}", markup=False)
+    if has_failed:
+        raise typer.Exit(2)
 
 
 def import_coco(
@@ -60,16 +68,25 @@ def import_coco(
     client, _ = open_state(settings)
     collection = DocumentStore(client, settings.mongo).collection
     rows = read_annotations(annotations, images)
-    added = 0
+    added = failed = 0
     starts = range(0, len(rows), _BATCH)
     for start in track(starts, description="importing", console=err, disable=not err.is_terminal):
-        writes = [
-            UpdateOne({"_id": row.image_id}, {"$set": row.document(fold)}, upsert=True)
-            for row in rows[start : start + _BATCH]
-        ]
-        with mongo_errors("importing"):
-            added += collection.bulk_write(writes, ordered=False).upserted_count
-    out.print(f"{len(rows)} images, {added} of them new")
+        writes = []
+        for row in rows[start : start + _BATCH]:
+            document = row.document(fold)
+            try:
+                check_size(str(row.path), document)
+            except SettingsError as exc:
+                _complain(exc)
+                failed += 1
+                continue
+            writes.append(UpdateOne({"_id": row.image_id}, {"$set": document}, upsert=True))
+        if writes:
+            with mongo_errors("importing"):
+                added += collection.bulk_write(writes, ordered=False).upserted_count
+    out.print(f"{len(rows) - failed} images, {added} of them new")
+    if failed:
+        raise typer.Exit(2)
 
 
 def show(
@@ -94,55 +111,31 @@ def show(
         typer.echo(json_util.dumps(document, json_options=json_util.RELAXED_JSON_OPTIONS))
         return
     out.print(f"_id       {document['_id']}", markup=False)
-    for caption in document.get("captions") or []:
+    captions = document.get(CAPTIONS)
+    for caption in captions if isinstance(captions, list) else []:
         out.print(f"reference {caption}", markup=False)
-    outputs = document.get(OUTPUTS) or {}
     for model in MODELS:
-        stored = (outputs.get(model.key) or {}).get(model.name)
-        out.print(f"{model.name:15s} {_describe(stored)}", markup=False)
+        out.print(f"{model.name:15s} {_describe(lookup(document, model.path))}", markup=False)
 
 
-def _describe(stored: dict[str, Any] | None) -> str:
-    if not stored:
+def _complain(exc: CaptionstreamError) -> None:
+    err.print(f"captionstream: {exc}", markup=False, soft_wrap=True)
+
+
+def _describe(stored: Any) -> str:
+    """Return one line about an output; anything may stand in its place."""
+    if stored is None:
         return "none yet"
-    if "error" in stored:
-        error = stored["error"]
-        return f"{error['type']} after {error['attempts']} attempt(s): {error['message']}"
-    value = stored["value"]
+    fields: Mapping[str, Any] = stored if isinstance(stored, Mapping) else {}
+    error, value, score = fields.get("error"), fields.get("value"), fields.get("score")
+    version = f"version {fields.get('version')}"
+    if isinstance(error, Mapping):
+        attempts = error.get("attempts")
+        return f"{error.get('type')} after {attempts} attempt(s): {error.get('message')}"
     if isinstance(value, str):
-        text = json.dumps(value, ensure_ascii=False)
-        return f"{text}  (score {stored.get('score', 0):.3f}, version {stored['version']})"
-    return f"{(len(value) - 2) // 4} x float32  (version {stored['version']})"
-
-
-def _images(sources: list[str], settings: Settings) -> Iterator[tuple[str, bytes]]:
-    for source in sources:
-        if source.startswith(("http://", "https://")):
-            yield source, _download(source, settings.image.max_bytes)
-            continue
-        path = Path(source)
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
-        for file in files:
-            if path.is_dir() and file.suffix.lower() not in _SUFFIXES:
-                continue
-            try:
-                yield file.name, file.read_bytes()
-            except OSError as exc:
-                msg = f"cannot read {file}: {exc.strerror}"
-                raise SettingsError(msg) from exc
-
-
-def _download(url: str, max_bytes: int) -> bytes:
+        shown = f"score {score:.3f}, " if isinstance(score, float) else ""
+        return f"{json.dumps(value, ensure_ascii=False)}  ({shown}{version})"
     try:
-        with httpx.stream("GET", url, follow_redirects=True, timeout=30.0) as response:
-            response.raise_for_status()
-            data = bytearray()
-            for chunk in response.iter_bytes():
-                data += chunk
-                if len(data) > max_bytes:
-                    msg = f"{url} is larger than {max_bytes} bytes (CAPTIONSTREAM_IMAGE__MAX_BYTES)"
-                    raise SettingsError(msg)
-            return bytes(data)
-    except httpx.HTTPError as exc:
-        msg = f"cannot download {url}: {exc}"
-        raise SettingsError(msg) from exc
+        return f"{len(decode_vector(cast(Binary, value)))} x float32  ({version})"
+    except ValueError:
+        return "something that is no output of Captionstream"

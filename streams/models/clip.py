@@ -7,7 +7,6 @@ weights come from, `clip_weights` knows.
 import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -17,7 +16,7 @@ from PIL import Image
 from torchvision.transforms import CenterCrop
 
 from streams.errors import InvalidImage, SettingsError
-from streams.models.clip_weights import create_model, is_file, register_model
+from streams.models.clip_weights import check_weights, create_model, register_model
 from streams.models.image import scale_to_centre
 from streams.settings import ClipSettings
 
@@ -52,10 +51,7 @@ class ClipEncoder:
             1, 3, *self._size
         )
         self.dimension = int(self.encode(self._test_image).shape[1])
-        tag = (
-            Path(settings.pretrained).stem if is_file(settings.pretrained) else settings.pretrained
-        )
-        self.version = f"{name}-{tag}-{self._digest(name)}"
+        self.version = f"{check_weights(settings).label}-{self._digest(name)}"
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """Return an RGB image as the model wants it: float32 of shape (3, H, W).

@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,6 +39,19 @@ _SILENCE_SECONDS: Final = 5.0
 _CONFIG_KEYS: Final = ("embed_dim", "vision_cfg", "text_cfg")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Weights:
+    """The weights that settings name.
+
+    Attributes:
+        label: Model and weights; every version made of them begins with it.
+        is_here: Whether they can be loaded without a network.
+    """
+
+    label: str
+    is_here: bool
+
+
 def register_model(model: str) -> str:
     """Return open_clip's name of the model; the path of a config is made known to it first.
 
@@ -59,21 +73,37 @@ def register_model(model: str) -> str:
     return model
 
 
+def check_weights(settings: ClipSettings) -> Weights:
+    """Check what can be checked without a network and without loading anything.
+
+    Raises:
+        SettingsError: There is no such model, or it has no such weights.
+    """
+    name, pretrained = register_model(settings.model), settings.pretrained
+    if pretrained == BUNDLED:
+        _check_bundled(name, settings)
+    if pretrained in (RANDOM, BUNDLED):
+        return Weights(label=f"{name}-{pretrained}", is_here=True)
+    if Path(pretrained).is_file():
+        return Weights(label=f"{name}-{Path(pretrained).stem}", is_here=True)
+    _check_tag(name, pretrained)
+    return Weights(label=f"{name}-{pretrained}", is_here=_is_cached(name, pretrained))
+
+
 def create_model(name: str, settings: ClipSettings) -> tuple[Any, Any]:
     """Return the open_clip model with its weights, and its preprocessing.
 
     Raises:
         SettingsError: The weights cannot be had; the message names the remedy.
     """
+    if not check_weights(settings).is_here:
+        _ask_hub(name, settings.pretrained)
     pretrained: str | None = settings.pretrained
     if pretrained == RANDOM:
         log.warning("CLIP HAS RANDOM WEIGHTS: embeddings and captions mean nothing", model=name)
         pretrained = None
-    elif settings.pretrained == BUNDLED:
-        _check_bundled(name, settings)
+    elif pretrained == BUNDLED:
         pretrained = str(SCENES_WEIGHTS)
-    elif not is_file(settings.pretrained):
-        _check_tag(name, settings.pretrained)
     try:
         # The seed is for random weights only, and no business of anybody else's generator.
         with torch.random.fork_rng(devices=[]), _silence_ends():
@@ -88,11 +118,6 @@ def create_model(name: str, settings: ClipSettings) -> tuple[Any, Any]:
             raise SettingsError(msg) from exc
         raise _not_to_be_had(name, settings.pretrained, reason) from exc
     return model, preprocess
-
-
-def is_file(name: str) -> bool:
-    """Whether `pretrained` is a local checkpoint rather than a tag."""
-    return Path(name).is_file()
 
 
 def _check_config(path: Path) -> None:
@@ -132,17 +157,28 @@ def _check_tag(name: str, tag: str) -> None:
             f" (its tags: {', '.join(tags) or 'none'}); {_remedy(name, tag)}"
         )
         raise SettingsError(msg)
+
+
+def _is_cached(name: str, tag: str) -> bool:
+    repository, files = _on_hub(name, tag)
+    if not repository:
+        return False
+    found = (huggingface_hub.try_to_load_from_cache(repository, file) for file in files)
+    return any(isinstance(path, str) for path in found)
+
+
+def _on_hub(name: str, tag: str) -> tuple[str, list[str]]:
+    """Return the repository of a tag's weights, "" if it is in none, and their file's names."""
     where = open_clip.get_pretrained_cfg(name, tag).get("hf_hub", "")
-    if where:
-        _check_hub(name, tag, *os.path.split(where))
+    repository, file = os.path.split(where)
+    return repository, [file] if file else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
 
 
-def _check_hub(name: str, tag: str, repository: str, file: str) -> None:
-    """Ask once for weights that are not cached: the client itself would ask for minutes."""
-    files = [file] if file else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
-    for candidate in files:
-        if isinstance(huggingface_hub.try_to_load_from_cache(repository, candidate), str):
-            return
+def _ask_hub(name: str, tag: str) -> None:
+    """Ask once for weights that are to be downloaded: the client itself would ask for minutes."""
+    repository, files = _on_hub(name, tag)
+    if not repository:
+        return
     url = huggingface_hub.hf_hub_url(repository, files[-1])
     try:
         huggingface_hub.get_hf_file_metadata(url, timeout=_SILENCE_SECONDS)

@@ -1,6 +1,16 @@
 """`captionstream doctor` names what is wrong and the remedy."""
 
+import io
+
+import huggingface_hub
+import pytest
+
 from streams.commands.doctor import examine
+from streams.errors import SettingsError
+from streams.local.child import Child
+from streams.local.mongod import find_mongod
+from streams.local.ports import free_port
+from streams.local.supervisor import run_stack
 from streams.mongo import connect, state_database
 from streams.registry import Registry
 from streams.settings import ClipSettings
@@ -51,14 +61,96 @@ def test_servers_that_are_away_are_told_apart(settings):
     assert "models" not in found
 
 
-def test_weights_are_looked_at_without_loading_them(settings, tmp_path):
-    def weights(pretrained):
-        clip = ClipSettings(model=str(write_tiny_clip(tmp_path)), pretrained=pretrained)
-        return findings(settings.model_copy(update={"clip": clip}))["CLIP weights"]
+def with_clip(settings, model, pretrained):
+    clip = ClipSettings(model=str(model), pretrained=pretrained)
+    return settings.model_copy(update={"clip": clip})
 
-    assert weights("openai").is_ok
-    assert "mean nothing" in weights("random").detail
-    assert "no file" in weights("gone.pt").detail
+
+@pytest.mark.parametrize(
+    ("model", "pretrained", "detail"),
+    [
+        ("tiny", "openai", "neither a file nor a tag of tiny"),
+        ("RN50", "opnai", "neither a file nor a tag of RN50"),
+        ("RN50", "gone.pt", "neither a file nor a tag of RN50"),
+        ("RN50", "laion2b_s34b_b79k", "neither a file nor a tag of RN50"),
+        ("RN5000", "openai", "knows no model 'RN5000'"),
+        ("tiny", "bundled", "only the model `scenes` has `bundled` weights"),
+        ("tiny", "random", "mean nothing"),
+    ],
+)
+def test_weights_that_cannot_be_had_or_mean_nothing_are_named(
+    settings, tmp_path, model, pretrained, detail
+):
+    """Fails without `check_weights`."""
+    named = write_tiny_clip(tmp_path) if model == "tiny" else model
+    found = findings(with_clip(settings, named, pretrained))["CLIP weights"]
+    assert not found.is_ok
+    assert detail in found.detail
+    assert "CAPTIONSTREAM_CLIP__PRETRAINED" in found.remedy
+
+
+def test_weights_are_looked_at_without_loading_them(settings, tmp_path, monkeypatch):
+    def detail(pretrained):
+        found = findings(with_clip(settings, "RN50", pretrained))["CLIP weights"]
+        assert found.is_ok
+        return found.detail
+
+    cached = None
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: cached)
+    assert detail("openai") == "RN50 openai, will be downloaded"
+    cached = "somewhere"
+    assert detail("openai") == "RN50 openai"
+    (tmp_path / "own.pt").write_bytes(b"")
+    assert detail(str(tmp_path / "own.pt")) == f"RN50 {tmp_path / 'own.pt'}"
+
+
+@pytest.mark.parametrize(
+    ("running", "is_ok"), [("scenes-bundled-0123456789ab", True), ("RN50-openai-0123", False)]
+)
+def test_other_clip_than_that_of_the_stages_is_named(settings, running, is_ok):
+    """Fails when only the settings of the shell are judged."""
+    with connect(settings.mongo) as client:
+        report = {"stage": "featurize", "url": "", "is_ready": True}
+        clip = {"models": ["clip"], "versions": {"clip": running}}
+        reports = state_database(client, settings.mongo)["processes"]
+        reports.update_one({}, [{"$set": {**report, **clip, "at": "$$NOW"}}], upsert=True)
+        found = findings(with_clip(settings, "scenes", "bundled"))["CLIP weights"]
+    assert found.is_ok is is_ok
+    assert f"featurize runs {running}" in found.detail
+    assert is_ok or "the settings here mean scenes-bundled" in found.detail
+
+
+def test_standalone_server_is_named_by_doctor_and_by_up(settings, tmp_path):
+    """Fails without the looks at `setName`."""
+    port = free_port()
+    single = Child(
+        "mongod",
+        [
+            *(str(find_mongod(settings.local)), "--bind_ip", "127.0.0.1", "--port", str(port)),
+            *("--dbpath", str(tmp_path), "--nounixsocket", "--quiet"),
+            *("--wiredTigerCacheSizeGB", "0.25"),
+        ],
+        log=tmp_path / "log",
+        cwd=tmp_path,
+        environment={"LC_ALL": "C"},
+    )
+    single.start()
+    try:
+        uri = f"mongodb://127.0.0.1:{port}/"
+        mongo = settings.mongo.model_copy(update={"uri": type(settings.mongo.uri)(uri)})
+        found = findings(settings.model_copy(update={"mongo": mongo}))
+        assert "is a standalone server" in found["MongoDB"].detail
+        assert "--replSet rs0" in found["MongoDB"].remedy
+        with pytest.raises(SettingsError, match=r"single server.*rs\.initiate\(\)"):
+            run_stack(
+                settings,
+                data_dir=tmp_path / "stack",
+                mongo_uri=uri,
+                kafka="127.0.0.1:1",
+                out=io.StringIO(),
+            )
+    finally:
+        single.kill()
 
 
 def test_refused_version_is_named_with_the_way_back(settings):

@@ -2,9 +2,11 @@
 
 import json
 import resource
+import socket
 from contextlib import contextmanager
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import open_clip
 import pytest
@@ -13,6 +15,7 @@ from PIL import Image
 
 from streams.errors import InvalidImage, SettingsError
 from streams.models.clip import ClipEncoder
+from streams.models.clip_weights import Weights, check_weights
 from streams.settings import ClipSettings
 from tests.tiny import DIMENSION, TINY_CLIP, write_tiny_clip
 
@@ -39,7 +42,10 @@ def test_embeddings_equal_those_of_bare_open_clip(config, tmp_path):
     model, _, preprocess = open_clip.create_model_and_transforms("tiny", pretrained=None)
     checkpoint = tmp_path / "weights.pt"
     torch.save(model.state_dict(), checkpoint)
-    encoder = ClipEncoder(ClipSettings(model=config, pretrained=str(checkpoint)))
+    settings = ClipSettings(model=config, pretrained=str(checkpoint))
+    assert check_weights(settings) == Weights(label="tiny-weights", is_here=True)
+    encoder = ClipEncoder(settings)
+    assert encoder.version.startswith("tiny-weights-")
     images = [picture(seed) for seed in range(3)]
     with torch.inference_mode():
         bare = model.eval().encode_image(torch.stack([preprocess(image) for image in images]))
@@ -52,7 +58,9 @@ def test_embeddings_equal_those_of_bare_open_clip(config, tmp_path):
 def test_random_weights_follow_from_the_seed_and_say_loudly_what_they_are(config, capsys):
     first, again, other = (random_encoder(config, seed) for seed in (0, 0, 1))
     assert first.version == again.version != other.version
-    assert first.version.startswith("tiny-random-")
+    label = check_weights(ClipSettings(model=config, pretrained="random")).label
+    assert first.version.startswith(f"{label}-")
+    assert label == "tiny-random"
     assert "RANDOM WEIGHTS" in capsys.readouterr().out
 
 
@@ -110,8 +118,20 @@ def test_self_test_fails_when_weights_turn_into_nan(config):
     ],
 )
 def test_unknown_model_or_weights_name_the_remedy(model, pretrained, message):
-    with pytest.raises(SettingsError, match=message):
-        ClipEncoder(ClipSettings(model=model, pretrained=pretrained))
+    settings = ClipSettings(model=model, pretrained=pretrained)
+    for refuses in (ClipEncoder, check_weights):
+        with pytest.raises(SettingsError, match=message):
+            refuses(settings)
+
+
+@pytest.mark.parametrize("tag", ["openai", "yfcc15m"])
+@pytest.mark.parametrize("cached", [True, False])
+def test_weights_that_need_a_download_are_told_apart(monkeypatch, tag, cached):
+    """Fails without the look into the hub's cache."""
+    found = str(tag) if cached else None
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: found)
+    weights = check_weights(ClipSettings(model="RN50", pretrained=tag))
+    assert weights == Weights(label=f"RN50-{tag}", is_here=cached)
 
 
 @pytest.mark.parametrize(
@@ -226,3 +246,24 @@ def test_image_that_would_be_scaled_to_nothing_is_refused(wide_encoder, monkeypa
     monkeypatch.setattr(wide_encoder, "_preprocess", whole)
     with pytest.raises(InvalidImage, match="60000 x 1 pixels cannot be scaled"):
         wide_encoder.preprocess(Image.new("RGB", (60_000, 1)))
+
+
+@pytest.mark.parametrize("weights", ["random", "bundled", "checkpoint"])
+def test_only_a_tag_needs_a_network(config, monkeypatch, tmp_path, weights):
+    """Fails when anything but a tag asks the hub."""
+
+    def refuse(*_, **__):
+        pytest.fail("a connection was tried")
+
+    model, pretrained = ("scenes", weights) if weights == "bundled" else (config, weights)
+    if weights == "checkpoint":
+        open_clip.add_model_config(config)
+        bare, _, _ = open_clip.create_model_and_transforms("tiny", pretrained=None)
+        pretrained = str(tmp_path / "weights.pt")
+        torch.save(bare.state_dict(), pretrained)
+    for name in ("create_connection", "getaddrinfo"):
+        monkeypatch.setattr(socket, name, refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    assert ClipEncoder(ClipSettings(model=model, pretrained=pretrained)).self_test()
+    with pytest.raises(pytest.fail.Exception, match="a connection was tried"):
+        ClipEncoder(ClipSettings(model="ViT-B-32", pretrained="openai"))
