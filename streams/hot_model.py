@@ -54,6 +54,8 @@ class HotModel(Generic[M]):
         load: Callable[[Bundle], M],
         check: Callable[[M, Bundle], None],
         registry: Registry,
+        *,
+        prepare: Callable[[], None] = lambda: None,
         settings: ModelSettings,
     ) -> None:
         """Keep what is needed; nothing is loaded yet.
@@ -63,7 +65,9 @@ class HotModel(Generic[M]):
             load: Makes a model of a bundle, and checks its golden output.
             check: Checks the golden output of a model that serves; raises `InvalidBundle`.
             registry: Where versions are.
+            prepare: Called before each look at the pointer; may move it.
             settings: How often the pointer is read.
+        self._prepare = prepare
         """
         self._name = name
         self._load = load
@@ -107,8 +111,9 @@ class HotModel(Generic[M]):
         Raises:
             StoreUnavailable: MongoDB does not answer; the version in memory stays.
         """
+        self._prepare()
         pointer = self._registry.pointer(self._name)
-        while pointer is not None and self._seen != _state(pointer):  # 1
+        while pointer is not None and self._seen != pointer.state:  # 1
             problem = None if pointer.refusal is not None else self._take(pointer.version)  # 2
             if problem is None:
                 self._settle(pointer)
@@ -125,7 +130,7 @@ class HotModel(Generic[M]):
             recaption = pointer.recaption if pointer.refusal is None else Recaption.NONE
             loaded, bundle = self._current
             self._current = (replace(loaded, recaption=recaption), bundle)
-        self._seen = _state(pointer)
+        self._seen = pointer.state
 
     def self_test(self) -> bool:
         """Whether the serving version still computes its golden output; true when there is none."""
@@ -204,7 +209,3 @@ class HotModel(Generic[M]):
                 log.warning("pointer not read", model=self._name, error=str(exc))
             except Exception:  # a thread that ends would follow the pointer never again
                 log.exception("pointer not followed", model=self._name)
-
-
-def _state(pointer: Pointer) -> tuple[int, bool]:
-    return pointer.revision, pointer.refusal is not None

@@ -67,6 +67,11 @@ class Pointer:
         """The version that really serves: the one that served on if this one was refused."""
         return self.version if self.refusal is None else self.refusal.serving
 
+    @property
+    def state(self) -> tuple[int, bool]:
+        """What tells whether anything happened to the pointer since it was last looked at."""
+        return self.revision, self.refusal is not None
+
 
 class Pointers:
     """All pointers in one database. Safe to share between threads."""

@@ -7,7 +7,6 @@ from pymongo import MongoClient
 
 from streams import metrics
 from streams.documents import CLIP, CLIP_PROJECTION, CONDITIONAL_LM
-from streams.errors import StoreUnavailable
 from streams.mongo import state_database
 from streams.settings import Settings
 from streams.stages import CAPTION, FEATURIZE, PROJECT, StageSpec
@@ -67,17 +66,19 @@ def _project(client: Client, settings: Settings) -> Step:
     from streams.hot_model import HotModel
     from streams.models import projection
     from streams.registry import Registry
+    from streams.seeded_projection import SeededProjection
     from streams.stages.project import Project
 
     torch.set_num_threads(settings.stage.torch_threads or 1)
     registry = Registry(state_database(client, settings.mongo))
-    _ensure_projection(registry, settings)
+    seeded = SeededProjection(registry, settings.models.projection_dimension)
     model = HotModel(
         CLIP_PROJECTION.name,
         projection.from_bundle,
         projection.check_golden,
         registry,
         settings.models,
+        prepare=seeded.ensure,
     )
     model.start()
     return Project(model)
@@ -102,30 +103,3 @@ def _caption(client: Client, settings: Settings) -> Step:
     )
     model.start()
     return Caption(model, beam_width=settings.models.beam_width)
-
-
-def _ensure_projection(registry: Any, settings: Settings) -> None:
-    """Publish the seeded projection when none serves, or the one that serves does not fit CLIP.
-
-    The registry learns CLIP's dimension from `featurize`, so `project` waits for that.
-    """
-    from streams.models import projection
-
-    clip = registry.pointer(CLIP.name)
-    if clip is None:
-        msg = "no CLIP version is announced yet; start `captionstream run featurize`"
-        raise StoreUnavailable(msg)
-    dimension = int(registry.describe(CLIP.name, clip.version).details["dimension"])
-    serving = registry.pointer(CLIP_PROJECTION.name)
-    if serving is not None:
-        manifest = registry.describe(CLIP_PROJECTION.name, serving.version).manifest
-        if manifest is not None and manifest.features[CLIP.name].dimension == dimension:
-            return
-    bundle = projection.to_bundle(
-        projection.orthogonal_projection(dimension, settings.models.projection_dimension, seed=0)
-    )
-    registry.promote(
-        CLIP_PROJECTION.name,
-        registry.publish(bundle),
-        reason=f"seeded projection for {dimension} dimensions",
-    )

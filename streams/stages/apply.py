@@ -28,7 +28,8 @@ def apply_model(
 
     A stored output of the same version and the same upstream versions is sent on as it is. So is
     one that the newest promotion leaves alone, unless the change is a live one. Without a version,
-    or with one that was fitted on other features, the document awaits a model.
+    or with one that was fitted on other features, the document awaits a model: while CLIP changes,
+    events of either version meet either projection, and the reconciler repeats them.
     """
     outcomes = [_without_model(model, loaded, event) for event in events]
     todo = [i for i, outcome in enumerate(outcomes) if outcome is None]
@@ -69,10 +70,13 @@ def _feature(manifest: Manifest) -> str:
 
 
 def _accepts(manifest: Manifest, event: ModelApplied) -> bool:
-    """Whether every feature was made by a version that the model was fitted on."""
+    """Whether every vector is one that the model can read, as far as the event carries it."""
     for name, wanted in manifest.features.items():
         made = event.outputs.get(name)
-        if wanted.version is not None and made is not None and made.version != wanted.version:
+        if made is None or isinstance(made.value, str) or made.version == wanted.version:
+            continue
+        # A version that takes any CLIP still takes only those of its dimension.
+        if wanted.version is not None or made.value.shape != (wanted.dimension,):
             return False
     return True
 

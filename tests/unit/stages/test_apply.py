@@ -88,8 +88,20 @@ def test_version_fitted_on_another_clip_is_not_applied():
     assert calls == []
 
 
-def test_vector_of_another_shape_fails_alone_with_both_numbers():
-    outcomes, calls = run(loaded(), [event(1), event(2, dimension=5)])
+@pytest.mark.parametrize("clip_version", [None, "c0"])
+def test_vector_of_another_clip_awaits_its_model(clip_version):
+    """While CLIP changes. Fails when another length is a final failure."""
+    serving = loaded(clip_version)
+    known = event(1)
+    if clip_version:
+        known = replace(known, outputs={"clip": replace(known.outputs["clip"], version="c0")})
+    outcomes, calls = run(serving, [known, event(2, dimension=5)])
+    assert [o.result for o in outcomes] == [Result.DONE, Result.AWAITING_MODEL]
+    assert [vectors.shape for vectors in calls] == [(1, 4)]
+
+
+def test_vector_of_the_right_version_and_another_shape_fails_alone_with_both_numbers():
+    outcomes, calls = run(loaded("c1"), [event(1), event(2, dimension=5)])
     assert isinstance(outcomes[1], Failed)
     assert isinstance(outcomes[1].error, FeatureMismatch)
     assert str(outcomes[1].error) == "'clip' has shape (5,), expected (4,)"
