@@ -95,6 +95,34 @@ def test_pointer_moves_with_history_and_rolls_back_step_by_step(registry):
     assert [move.version for move in registry.history(NAME)] == [a, b, c, b, a]
 
 
+def test_rollback_passes_over_a_refused_version(registry, hot):
+    """Fails when `_places` counts moves that were refused: all would refuse it again."""
+    first = promote(registry, tiny_captioner(seed=1))
+    hot.refresh()
+    bad = promote(registry, nan_bundle())
+    hot.refresh()
+    third = promote(registry, tiny_captioner(seed=3))
+    hot.refresh()
+    assert hot.current().version == third
+    assert registry.rollback(NAME, reason="test").version == first
+    hot.refresh()
+    assert hot.current().version == first
+    with pytest.raises(ModelNotFound, match="no earlier version"):
+        registry.rollback(NAME, reason="test")
+    assert [move.version for move in registry.history(NAME)] == [first, bad, third, first]
+
+
+def test_rollback_from_a_refused_version_names_the_one_that_serves_on(registry):
+    """Fails when the newest move is passed over also where it is no place."""
+    a, b = (registry.publish(tiny_captioner(seed=seed)) for seed in range(2))
+    for version in (b, a, b):
+        registry.promote(NAME, version, reason="test")
+    registry.refuse(registry.pointer(NAME), reason="test", serving=a)
+    assert registry.rollback(NAME, reason="test").version == a
+    with pytest.raises(ModelNotFound, match="no earlier version"):
+        registry.rollback(NAME, reason="test")
+
+
 def test_unique_beginning_of_a_version_is_enough(registry):
     version = registry.publish(tiny_captioner())
     assert registry.promote(NAME, version[:6], reason="test").version == version
