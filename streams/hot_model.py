@@ -106,7 +106,8 @@ class HotModel(Generic[M]):
         2. Take the version that the pointer names.
         3. It is refused: say so beside the pointer, and which version serves on. A refused version
            is not tried again until the pointer moves.
-        4. It was refused, here or elsewhere: the version that serves on is the same everywhere.
+        4. It was refused, here or elsewhere: the version that serves on is the same everywhere,
+           and where there is none, no process keeps the refused one.
 
         Raises:
             StoreUnavailable: MongoDB does not answer; the version in memory stays.
@@ -124,8 +125,10 @@ class HotModel(Generic[M]):
 
     def _settle(self, pointer: Pointer) -> None:
         """Serve what this move says, and remember that it was followed."""
-        if pointer.refusal is not None and pointer.serving is not None:
-            self._take(pointer.serving)  # 4
+        if pointer.refusal is not None:  # 4
+            problem = self._take(pointer.serving) if pointer.serving else "nothing serves on"
+            if problem is not None:
+                self._drop()
         if self._current is not None:
             recaption = pointer.recaption if pointer.refusal is None else Recaption.NONE
             loaded, bundle = self._current
@@ -178,6 +181,13 @@ class HotModel(Generic[M]):
                 return version
             tried.add(version)
         return None
+    def _drop(self) -> None:
+        current = self.current()
+        if current is not None:
+            self._current = None
+            metrics.MODEL_VERSION.remove(self._name, current.version)
+            log.warning("no model version serves", model=self._name, before=current.version)
+
 
     def _swap(self, bundle: Bundle) -> None:
         self._check_features(bundle.manifest)

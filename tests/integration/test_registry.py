@@ -471,6 +471,20 @@ def test_version_refused_by_one_process_serves_in_none(registry, hot):
     assert hot.current().version == good
 
 
+@pytest.mark.parametrize("serving", [None, "0123456789abcdef"], ids=["none", "one that is gone"])
+def test_version_refused_without_a_good_one_before_is_dropped_everywhere(registry, hot, serving):
+    """Fails when `_settle` keeps what is in memory: the process would answer with it for ever."""
+    taken = promote(registry, tiny_captioner(seed=1))
+    hot.refresh()
+    assert hot.current().version == taken
+    registry.refuse(registry.pointer(NAME), reason="another machine's golden", serving=serving)
+    hot.refresh()
+    assert hot.current() is None
+    again = promote(registry, tiny_captioner(seed=2))
+    hot.refresh()
+    assert hot.current().version == again
+
+
 def test_refused_first_version_leaves_documents_awaiting_a_model(registry, hot):
     promote(registry, nan_bundle())
     hot.refresh()
