@@ -12,8 +12,7 @@ from typing import Final, Generic, TypeVar
 from structlog import get_logger
 
 from streams import metrics
-from streams.documents import MODEL_BY_NAME
-from streams.errors import InvalidBundle, ModelError, StoreUnavailable, Unavailable
+from streams.errors import ModelError, StoreUnavailable, Unavailable
 from streams.models.manifest import Bundle, Manifest
 from streams.pointers import Pointer
 from streams.registry import Registry
@@ -54,9 +53,9 @@ class HotModel(Generic[M]):
         load: Callable[[Bundle], M],
         check: Callable[[M, Bundle], None],
         registry: Registry,
+        settings: ModelSettings,
         *,
         prepare: Callable[[], None] = lambda: None,
-        settings: ModelSettings,
     ) -> None:
         """Keep what is needed; nothing is loaded yet.
 
@@ -65,10 +64,10 @@ class HotModel(Generic[M]):
             load: Makes a model of a bundle, and checks its golden output.
             check: Checks the golden output of a model that serves; raises `InvalidBundle`.
             registry: Where versions are.
-            prepare: Called before each look at the pointer; may move it.
             settings: How often the pointer is read.
-        self._prepare = prepare
+            prepare: Called before each look at the pointer; may move it.
         """
+        self._prepare = prepare
         self._name = name
         self._load = load
         self._check = check
@@ -181,6 +180,7 @@ class HotModel(Generic[M]):
                 return version
             tried.add(version)
         return None
+
     def _drop(self) -> None:
         current = self.current()
         if current is not None:
@@ -188,9 +188,7 @@ class HotModel(Generic[M]):
             metrics.MODEL_VERSION.remove(self._name, current.version)
             log.warning("no model version serves", model=self._name, before=current.version)
 
-
     def _swap(self, bundle: Bundle) -> None:
-        self._check_features(bundle.manifest)
         before = self.current()
         loaded = Loaded(version=bundle.version, model=self._load(bundle), manifest=bundle.manifest)
         self._current = (loaded, bundle)  # one assignment: a batch sees the old or the new one
@@ -199,17 +197,6 @@ class HotModel(Generic[M]):
             metrics.MODEL_VERSION.remove(self._name, before.version)
         metrics.MODEL_VERSION.labels(self._name, loaded.version).set(1)
         log.info("model version serves", model=self._name, version=loaded.version)
-
-    def _check_features(self, manifest: Manifest) -> None:
-        """A version may read one output that is made before it."""
-        made = MODEL_BY_NAME[self._name].reads
-        for feature in manifest.features:
-            if feature not in made:
-                msg = f"{self._name} reads {feature!r}, which no stage makes before it"
-                raise InvalidBundle(msg)
-        if len(manifest.features) != 1:
-            msg = f"{self._name} reads {len(manifest.features)} features, expected 1 of {made}"
-            raise InvalidBundle(msg)
 
     def _poll(self) -> None:
         while not self._stop.wait(self._settings.poll_interval_seconds):
