@@ -8,7 +8,7 @@ import numpy as np
 
 from streams import metrics
 from streams.documents import Model, Output
-from streams.errors import FeatureMismatch, InvalidEvent
+from streams.errors import FeatureMismatch, InvalidEvent, ModelFailed
 from streams.events import DocumentDeleted, ModelApplied, Origin
 from streams.hot_model import Loaded
 from streams.models.manifest import Manifest
@@ -39,8 +39,7 @@ def apply_model(
         vectors = np.stack([np.asarray(event.outputs[feature].value) for event in chosen])
         metrics.MODEL_CALLS.labels(model.name).inc(len(chosen))
         for i, event, output in zip(todo, chosen, compute(vectors), strict=True):
-            made = replace(output, features=_lineage(loaded.manifest, event))
-            outcomes[i] = Ok(event=_applied(model, event, made), result=Result.DONE)
+            outcomes[i] = _made(model, loaded, event, output)
     return [outcome for outcome in outcomes if outcome is not None]
 
 
@@ -73,6 +72,15 @@ def _accepts(manifest: Manifest, event: ModelApplied) -> bool:
     """Whether every vector is one that the model can read, as far as the event carries it."""
     for name, wanted in manifest.features.items():
         made = event.outputs.get(name)
+def _made(model: Model, loaded: Loaded[M], event: ModelApplied, output: Output) -> Outcome:
+    numbers = output.score if isinstance(output.value, str) else output.value
+    if numbers is not None and not np.isfinite(numbers).all():
+        error = ModelFailed(f"{model.name} {loaded.version} gave numbers that are not finite")
+        return Failed(error=error, version=loaded.version)
+    made = replace(output, features=_lineage(loaded.manifest, event))
+    return Ok(event=_applied(model, event, made), result=Result.DONE)
+
+
         if made is None or isinstance(made.value, str) or made.version == wanted.version:
             continue
         # A version that takes any CLIP still takes only those of its dimension.

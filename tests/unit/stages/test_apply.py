@@ -8,7 +8,7 @@ import torch
 from bson.timestamp import Timestamp
 
 from streams.documents import CLIP_PROJECTION, Output
-from streams.errors import FeatureMismatch
+from streams.errors import FeatureMismatch, ModelFailed
 from streams.events import DocumentDeleted, ModelApplied, Origin
 from streams.hot_model import Loaded
 from streams.models import projection
@@ -75,6 +75,35 @@ def test_stored_output_of_another_version_is_made_anew(version, clip):
     serving = loaded()
     [outcome], _ = run(serving, [event(**stored(version or serving.version, clip))])
     assert outcome.result is Result.DONE
+
+
+def test_stored_output_of_another_beam_width_is_made_anew():
+    """Fails when `_without_model` compares versions only."""
+    serving = loaded()
+    [outcome], _ = run(serving, [event(**stored(serving.version))], beam_width=5)
+    assert outcome.result is Result.DONE
+
+
+@pytest.mark.parametrize(
+    ("bad", "good"),
+    [
+        ({"value": np.array([1, np.nan], np.float32)}, {"value": np.ones(2, np.float32)}),
+        ({"value": np.array([1, np.inf], np.float32)}, {"value": np.zeros(2, np.float32)}),
+        ({"value": "a cat", "score": float("nan")}, {"value": "a cat", "score": -1.0}),
+        ({"value": "a cat", "score": float("-inf")}, {"value": "a cat", "score": None}),
+    ],
+    ids=["NaN", "infinity", "score NaN", "score infinity"],
+)
+def test_output_that_is_no_number_fails_alone(bad, good):
+    """JSON and the next model cannot take it. Fails without `isfinite` in `_made`."""
+
+    def compute(vectors):
+        return [Output(**fields, version="p1") for fields in (good, bad)]
+
+    fine, failed = apply_model(CLIP_PROJECTION, loaded(), [event(1), event(2)], compute)
+    assert fine.result is Result.DONE
+    assert isinstance(failed.error, ModelFailed)
+    assert failed.version == loaded().version
 
 
 def test_without_a_version_the_document_awaits_a_model():
