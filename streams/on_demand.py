@@ -19,6 +19,7 @@ from streams.documents import (
     MODEL_BY_NAME,
     OUTPUTS,
     Output,
+    embedding_from_url,
     fingerprint,
     stored_output,
     url_of,
@@ -75,6 +76,7 @@ class OnDemand:
         self._registry = registry
         self._store = store
         self._feature: Feature | None = None
+        self._beam_width = beam_width
         if name == CLIP.name:
             self.version = self._encoder.version
             if version is not None and not self.version.startswith(version):
@@ -119,7 +121,10 @@ class OnDemand:
 
     def _output(self, embedding: Output, value: np.ndarray | str, score: float | None) -> Output:
         features = {CLIP.name: embedding.version}
-        return Output(value=value, version=self.version, features=features, score=score)
+        width = self._beam_width if isinstance(value, str) else 1
+        return Output(
+            value=value, version=self.version, features=features, score=score, beam_width=width
+        )
 
     def _read(self, item: Path | DocumentId) -> Mapping[str, Any] | DocumentError:
         if isinstance(item, Path):
@@ -130,11 +135,7 @@ class OnDemand:
             )
         if document is None:
             return InvalidImage(f"there is neither a file nor a document {item}")
-        url = url_of(document)
-        try:
-            return document if url is None else {**document, IMAGE: self._fetcher.fetch(url)}
-        except DocumentError as exc:
-            return exc
+        return document
 
     def _read_file(self, path: Path) -> Mapping[str, Any] | DocumentError:
         try:
@@ -164,16 +165,25 @@ class OnDemand:
     def _stored_or_pixels(
         self, document: Mapping[str, Any]
     ) -> Output | torch.Tensor | DocumentError:
+        """Return the stored embedding if it is right, also of a URL that is dead by now."""
+        url, stored = url_of(document), embedding_from_url(document)
         try:
-            data = image_bytes(document.get(IMAGE), self._settings.image)
-            if self._feature is not None:
-                stored = stored_output(document, CLIP, fingerprint(data))
-                wanted = self._feature.version or self._serving_clip
-                if stored is not None and stored.version == wanted:
-                    return self._checked(stored)
+            if stored is not None and self._reads(stored):
+                return self._checked(stored)
+            image = document.get(IMAGE) if url is None else self._fetcher.fetch(url)
+            data = image_bytes(image, self._settings.image)
+            stored = stored_output(document, CLIP, fingerprint(data))
+            if stored is not None and self._reads(stored):
+                return self._checked(stored)
             return self._encoder.preprocess(decode_image(data, self._settings.image))
-        except InvalidImage as exc:
+        except DocumentError as exc:
             return exc
+
+    def _reads(self, embedding: Output) -> bool:
+        """Whether the version reads embeddings of that CLIP; CLIP itself reads none."""
+        if self._feature is None:
+            return False
+        return embedding.version == (self._feature.version or self._serving_clip)
 
     def _checked(self, embedding: Output) -> Output | DocumentError:
         """Return the embedding if the version reads such ones."""

@@ -38,6 +38,9 @@ from streams.ids import DocumentId, document_id_of, document_key
 #: A clusterTime further ahead than this cannot be; it would beat every later change for ever.
 _FUTURE_SECONDS: Final = 86_400
 
+#: More than any search keeps, and far less than MongoDB can store.
+_MOST_SENTENCES: Final = 1 << 16
+
 _JSON: Final = "application/json"
 _MSGPACK: Final = "application/msgpack"
 
@@ -145,6 +148,7 @@ def _encode_caption(event: ModelApplied) -> bytes:
         "score": output.score,
         "version": output.version,
         "features": dict(output.features),
+        "beam_width": output.beam_width,
     }
     return json.dumps(data, ensure_ascii=False).encode()
 
@@ -183,6 +187,7 @@ def _caption_output(data: Mapping[str, Any]) -> Output:
         version=_checked(data["version"], str),
         features=_features(data["features"]),
         score=_checked(data["score"], float | None),
+        beam_width=_beam_width(data),
     )
 
 
@@ -197,6 +202,8 @@ def _pack_output(output: Output) -> dict[str, Any]:
         packed["score"] = output.score
     if output.url is not None:
         packed["url"] = output.url
+    if output.beam_width != 1:
+        packed["beam_width"] = output.beam_width
     return packed
 
 
@@ -215,7 +222,17 @@ def _unpack_output(packed: Mapping[str, Any]) -> Output:
         features=_features(packed["features"]),
         score=_checked(packed.get("score"), float | None),
         url=_checked(packed.get("url"), str | None),
+        beam_width=_beam_width(packed),
     )
+
+
+def _beam_width(data: Mapping[str, Any]) -> int:
+    """Return the width; records of an earlier release do not name it."""
+    width: int = _checked(data.get("beam_width", 1), int)
+    if not 1 <= width < _MOST_SENTENCES:
+        msg = f"record says that {width} sentences were kept"
+        raise InvalidEvent(msg)
+    return width
 
 
 def _features(value: Any) -> dict[str, str]:

@@ -18,6 +18,7 @@ LAYERS = (
     "streams.roles",
     "streams.ids",
     "streams.documents",
+    "streams.guards",
     "streams.states",
     "streams.events",
     "streams.wire",

@@ -36,7 +36,7 @@ def event(document_id=1, dimension=4, **outputs):
     )
 
 
-def run(serving, events):
+def run(serving, events, **options):
     calls = []
 
     def compute(vectors):
@@ -44,7 +44,7 @@ def run(serving, events):
         rows = serving.model(torch.from_numpy(vectors)).numpy()
         return [Output(value=row, version=serving.version) for row in rows]
 
-    return apply_model(CLIP_PROJECTION, serving, events, compute), calls
+    return apply_model(CLIP_PROJECTION, serving, events, compute, **options), calls
 
 
 def test_batch_is_computed_at_once_and_carries_lineage():
