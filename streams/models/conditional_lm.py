@@ -23,9 +23,9 @@ from streams.models.bundle import (
     sizes_of,
 )
 from streams.models.decoding import decode_beam, decode_greedy
-from streams.models.manifest import Bundle, Feature, Golden
+from streams.models.manifest import UNCHANGED, Bundle, Feature, Golden
 from streams.models.stepping import Stepper
-from streams.models.vocabulary import Vocabulary
+from streams.models.vocabulary import NORMALIZATION, Vocabulary
 
 NAME: Final = "conditional_lm"
 _GOLDEN_COUNT: Final = 2
@@ -180,6 +180,7 @@ def to_bundle(
             "max_length": model.max_length,
         },
         features={feature: Feature(dimension=model.n_condition, version=clip_version)},
+        preprocessing={feature: UNCHANGED, "captions": NORMALIZATION},
         vocabulary=list(model.vocabulary.words),
         metrics=metrics or {},
         snapshot_id=snapshot_id,

@@ -14,7 +14,7 @@ from streams.models.bundle import (
     make_bundle,
     sizes_of,
 )
-from streams.models.manifest import Bundle, Feature, Golden
+from streams.models.manifest import UNCHANGED, Bundle, Feature, Golden
 
 NAME: Final = "clip_projection"
 _GOLDEN_COUNT: Final = 2
@@ -83,6 +83,7 @@ def to_bundle(
             "dimension_out": projection.dimension_out,
         },
         features={"clip": Feature(dimension=projection.dimension_in, version=clip_version)},
+        preprocessing={"clip": UNCHANGED},
         metrics=metrics or {},
         snapshot_id=snapshot_id,
         note=note,

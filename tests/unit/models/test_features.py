@@ -1,4 +1,4 @@
-"""What a version may read: one output that is made before it."""
+"""What a version may read, one output that is made before it, and what it says about that."""
 
 import pytest
 
@@ -12,6 +12,14 @@ from tests.tiny import DIMENSION
 CLIP = {"clip": Feature(dimension=DIMENSION)}
 DEPTH = {"depth": Feature(dimension=DIMENSION)}
 OWN = {"conditional_lm": Feature(dimension=DIMENSION)}
+
+
+def test_manifest_tells_how_inputs_are_prepared():
+    words = "lower case, letters a to z only, split at white space"
+    read = {"clip": "unchanged"}
+    assert tiny_captioner().manifest.preprocessing == {**read, "captions": words}
+    bundle = projection.to_bundle(orthogonal_projection(4, 2, seed=0))
+    assert bundle.manifest.preprocessing == read
 
 
 @pytest.mark.parametrize(
