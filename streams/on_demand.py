@@ -4,7 +4,7 @@ Knows neither topics nor stages. A document's stored features are used where the
 version reads; else, and for a file, they are computed from the image.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from streams.computations import computation
 from streams.documents import (
     CLIP,
-    CLIP_PROJECTION,
     IMAGE,
     MODEL_BY_NAME,
     OUTPUTS,
@@ -27,17 +27,13 @@ from streams.documents import (
 from streams.errors import DocumentError, FeatureMismatch, InvalidImage, ModelNotFound
 from streams.fetching.fetcher import Fetcher
 from streams.ids import DocumentId
-from streams.models import conditional_lm, projection
 from streams.models.clip import ClipEncoder
 from streams.models.image import decode_image, image_bytes
-from streams.models.manifest import Bundle, Feature
+from streams.models.manifest import Feature
 from streams.mongo import mongo_errors
 from streams.registry import Registry
 from streams.settings import Settings
 from streams.store import DocumentStore
-
-Compute = Callable[[np.ndarray], Sequence[tuple[np.ndarray | str, float | None]]]
-"""From features (B, D) to B values, each with its score if it is a text."""
 
 
 class OnDemand:
@@ -224,19 +220,3 @@ class OnDemand:
             msg = f"no version of {name} serves; name one with --version"
             raise ModelNotFound(msg)
         return pointer.serving
-
-
-def computation(name: str, bundle: Bundle, beam_width: int) -> Compute:
-    """Return what a version of a model other than CLIP computes.
-
-    Raises:
-        InvalidBundle: The version does not hold.
-    """
-    if name == CLIP_PROJECTION.name:
-        project = projection.from_bundle(bundle)
-        return lambda vectors: [(row.numpy(), None) for row in project(torch.from_numpy(vectors))]
-    captioner = conditional_lm.from_bundle(bundle)
-    return lambda vectors: [
-        (caption.text, caption.score)
-        for caption in captioner.generate(torch.from_numpy(vectors), beam_width=beam_width)
-    ]

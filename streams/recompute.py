@@ -11,10 +11,10 @@ from typing import Final
 import numpy as np
 import torch
 
+from streams.computations import Compute, computation
 from streams.documents import CLIP, Model, Output
 from streams.errors import ModelError
 from streams.models.clip import ClipEncoder
-from streams.on_demand import Compute, computation
 from streams.registry import Registry
 from streams.settings import Settings
 

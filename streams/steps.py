@@ -1,7 +1,8 @@
 """Builds the step of a stage with its model. Imports torch only for the stages that need it."""
 
 # ruff: noqa: PLC0415 - see above
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from pymongo import MongoClient
 
@@ -9,7 +10,7 @@ from streams import metrics
 from streams.documents import CLIP, CLIP_PROJECTION, CONDITIONAL_LM
 from streams.mongo import state_database
 from streams.settings import Settings
-from streams.stages import CAPTION, FEATURIZE, PROJECT, StageSpec
+from streams.stages import CAPTION, FEATURIZE, PROJECT, SINK, StageSpec
 from streams.stages.outcome import Step
 from streams.store import DocumentStore
 
@@ -24,17 +25,7 @@ def build_step(spec: StageSpec, client: Client, settings: Settings) -> Step:
             yet. Call again.
         SettingsError: The model that the settings name cannot be had.
     """
-    if spec is FEATURIZE:
-        return _featurize(client, settings)
-    if spec is PROJECT:
-        return _project(client, settings)
-    if spec is CAPTION:
-        return _caption(client, settings)
-    from streams.stages.sink import Sink
-
-    store = DocumentStore(client, settings.mongo)
-    store.prepare()
-    return Sink(store)
+    return STEPS[spec.name](client, settings)
 
 
 def _featurize(client: Client, settings: Settings) -> Step:
@@ -103,3 +94,20 @@ def _caption(client: Client, settings: Settings) -> Step:
     )
     model.start()
     return Caption(model, beam_width=settings.models.beam_width)
+
+
+def _sink(client: Client, settings: Settings) -> Step:
+    from streams.stages.sink import Sink
+
+    store = DocumentStore(client, settings.mongo)
+    store.prepare()
+    return Sink(store)
+
+
+#: By name of the stage.
+STEPS: Final[Mapping[str, Callable[[Client, Settings], Step]]] = {
+    FEATURIZE.name: _featurize,
+    PROJECT.name: _project,
+    CAPTION.name: _caption,
+    SINK.name: _sink,
+}

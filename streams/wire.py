@@ -23,8 +23,7 @@ from streams.events import (
     CAPTION_GENERATED,
     DOCUMENT_DELETED,
     IMAGE_CHANGED,
-    IMAGE_FEATURIZED,
-    IMAGE_PROJECTED,
+    MODEL_APPLIED,
     DocumentDeleted,
     Event,
     Headers,
@@ -162,7 +161,7 @@ def _decode_data(
     if event_type == CAPTION_GENERATED:
         data = json.loads(value)
         outputs = {data["model"]: _caption_output(data)}
-    elif event_type in (IMAGE_FEATURIZED, IMAGE_PROJECTED):
+    elif event_type in MODEL_APPLIED:
         data = msgpack.unpackb(value)
         outputs = {name: _unpack_output(packed) for name, packed in data["outputs"].items()}
     else:

@@ -39,6 +39,7 @@ LAYERS = (
     "streams.registry",
     "streams.seeded_projection",
     "streams.hot_model",
+    "streams.computations",
     "streams.on_demand",
     "streams.processes",
     "streams.coco",
