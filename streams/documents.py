@@ -1,14 +1,15 @@
-"""The document contract: where outputs live, and who may overwrite them.
+"""The document contract: where outputs live, and what they hold.
 
     { _id,
       img:      encoded image bytes, or {"url": ...}
       _outputs: {
         img:   { clip:            {value, version, features, input, source, at, url?},
                  clip_projection: {...} },
-        _base: { conditional_lm:  {value, score, version, features, input, source, at} } } }
+        _base: { conditional_lm:  {value, score, version, features, input, source, at,
+                                  beam_width?} } } }
 
 Pure functions only; nothing here talks to a server. `_outputs` is the one field that this system
-writes, one whole sub-object for each model.
+writes, one whole sub-object for each model. Who may overwrite it is the matter of `guards.py`.
 """
 
 import hashlib
@@ -72,6 +73,7 @@ class Output:
         score: Mean log-probability per token of a text, natural logarithm; None for vectors.
         url: Where the image was fetched; None for an image in the document, and for what was made
             from another output.
+        beam_width: Sentences kept while a text was decoded; 1 for a greedy one, and for vectors.
     """
 
     value: np.ndarray | str
@@ -79,6 +81,7 @@ class Output:
     features: Mapping[str, str] = field(default_factory=dict)
     score: float | None = None
     url: str | None = None
+    beam_width: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,13 +165,22 @@ def stored_output(
     elif not isinstance(value, str):
         return None
     features, score, url = (stored.get(name) for name in ("features", "score", "url"))
+    beam_width = stored.get("beam_width")
     return Output(
         value=value,
         version=version,
         features=dict(features) if isinstance(features, Mapping) else {},
         score=score if isinstance(score, float) else None,
         url=url if isinstance(url, str) else None,
+        beam_width=beam_width if isinstance(beam_width, int) and beam_width > 0 else 1,
     )
+
+
+def embedding_from_url(document: Mapping[str, Any]) -> Output | None:
+    """Return the stored embedding, if it was made from the URL that the document names now."""
+    url, digest = url_of(document), lookup(document, f"{CLIP.path}.input")
+    output = stored_output(document, CLIP, digest) if isinstance(digest, str) else None
+    return output if output is not None and url is not None and output.url == url else None
 
 
 def output_fields(output: Output, *, source: Timestamp, input_fingerprint: str) -> dict[str, Any]:
@@ -186,6 +198,8 @@ def output_fields(output: Output, *, source: Timestamp, input_fingerprint: str) 
         fields["score"] = output.score
     if output.url is not None:
         fields["url"] = output.url
+    if output.beam_width != 1:
+        fields["beam_width"] = output.beam_width
     return fields
 
 
@@ -204,46 +218,6 @@ def error_fields(error: OutputError, *, source: Timestamp) -> dict[str, Any]:
         "source": source,
         "at": now,
     }
-
-
-def output_guard(
-    model: Model, *, source: Timestamp, version: str, features: Mapping[str, str]
-) -> dict[str, Any]:
-    """Return the filter under which an output may be written.
-
-    Nothing stored, or an older source stored, or the same source with another version, with other
-    upstream versions, or with an error. So a duplicate changes nothing and an older result never
-    wins, and yet a new CLIP version replaces what was made from the old one.
-    """
-    path = model.path
-    differs: list[dict[str, Any]] = [
-        {f"{path}.version": {"$ne": version}},
-        {f"{path}.error": {"$exists": True}},
-        *({f"{path}.features.{name}": {"$ne": made}} for name, made in features.items()),
-    ]
-    return {
-        "$or": [
-            {f"{path}.source": None},
-            {f"{path}.source": {"$lt": source}},
-            {f"{path}.source": source, "$or": differs},
-        ]
-    }
-
-
-def error_guard(model: Model, *, source: Timestamp, version: str) -> dict[str, Any]:
-    """Return the filter under which an error may be written.
-
-    As `output_guard`, but an error never replaces a result of the same source and version, nor,
-    when the version that failed is not known (""), any result of the same source.
-    """
-    path = model.path
-    allowed: list[dict[str, Any]] = [
-        {f"{path}.source": None},
-        {f"{path}.source": {"$lt": source}},
-    ]
-    if version:
-        allowed.append({f"{path}.source": source, f"{path}.version": {"$ne": version}})
-    return {"$or": allowed}
 
 
 def lookup(document: Mapping[str, Any], path: str) -> Any:

@@ -12,8 +12,7 @@ from typing import Final, Generic, TypeVar
 from structlog import get_logger
 
 from streams import metrics
-from streams.documents import MODEL_BY_NAME
-from streams.errors import InvalidBundle, ModelError, StoreUnavailable, Unavailable
+from streams.errors import ModelError, StoreUnavailable, Unavailable
 from streams.models.manifest import Bundle, Manifest
 from streams.pointers import Pointer
 from streams.registry import Registry
@@ -55,6 +54,8 @@ class HotModel(Generic[M]):
         check: Callable[[M, Bundle], None],
         registry: Registry,
         settings: ModelSettings,
+        *,
+        prepare: Callable[[], None] = lambda: None,
     ) -> None:
         """Keep what is needed; nothing is loaded yet.
 
@@ -64,7 +65,9 @@ class HotModel(Generic[M]):
             check: Checks the golden output of a model that serves; raises `InvalidBundle`.
             registry: Where versions are.
             settings: How often the pointer is read.
+            prepare: Called before each look at the pointer; may move it.
         """
+        self._prepare = prepare
         self._name = name
         self._load = load
         self._check = check
@@ -102,13 +105,15 @@ class HotModel(Generic[M]):
         2. Take the version that the pointer names.
         3. It is refused: say so beside the pointer, and which version serves on. A refused version
            is not tried again until the pointer moves.
-        4. It was refused, here or elsewhere: the version that serves on is the same everywhere.
+        4. It was refused, here or elsewhere: the version that serves on is the same everywhere,
+           and where there is none, no process keeps the refused one.
 
         Raises:
             StoreUnavailable: MongoDB does not answer; the version in memory stays.
         """
+        self._prepare()
         pointer = self._registry.pointer(self._name)
-        while pointer is not None and self._seen != _state(pointer):  # 1
+        while pointer is not None and self._seen != pointer.state:  # 1
             problem = None if pointer.refusal is not None else self._take(pointer.version)  # 2
             if problem is None:
                 self._settle(pointer)
@@ -119,13 +124,15 @@ class HotModel(Generic[M]):
 
     def _settle(self, pointer: Pointer) -> None:
         """Serve what this move says, and remember that it was followed."""
-        if pointer.refusal is not None and pointer.serving is not None:
-            self._take(pointer.serving)  # 4
+        if pointer.refusal is not None:  # 4
+            problem = self._take(pointer.serving) if pointer.serving else "nothing serves on"
+            if problem is not None:
+                self._drop()
         if self._current is not None:
             recaption = pointer.recaption if pointer.refusal is None else Recaption.NONE
             loaded, bundle = self._current
             self._current = (replace(loaded, recaption=recaption), bundle)
-        self._seen = _state(pointer)
+        self._seen = pointer.state
 
     def self_test(self) -> bool:
         """Whether the serving version still computes its golden output; true when there is none."""
@@ -174,8 +181,14 @@ class HotModel(Generic[M]):
             tried.add(version)
         return None
 
+    def _drop(self) -> None:
+        current = self.current()
+        if current is not None:
+            self._current = None
+            metrics.MODEL_VERSION.remove(self._name, current.version)
+            log.warning("no model version serves", model=self._name, before=current.version)
+
     def _swap(self, bundle: Bundle) -> None:
-        self._check_features(bundle.manifest)
         before = self.current()
         loaded = Loaded(version=bundle.version, model=self._load(bundle), manifest=bundle.manifest)
         self._current = (loaded, bundle)  # one assignment: a batch sees the old or the new one
@@ -185,17 +198,6 @@ class HotModel(Generic[M]):
         metrics.MODEL_VERSION.labels(self._name, loaded.version).set(1)
         log.info("model version serves", model=self._name, version=loaded.version)
 
-    def _check_features(self, manifest: Manifest) -> None:
-        """A version may read one output that is made before it."""
-        made = MODEL_BY_NAME[self._name].reads
-        for feature in manifest.features:
-            if feature not in made:
-                msg = f"{self._name} reads {feature!r}, which no stage makes before it"
-                raise InvalidBundle(msg)
-        if len(manifest.features) != 1:
-            msg = f"{self._name} reads {len(manifest.features)} features, expected 1 of {made}"
-            raise InvalidBundle(msg)
-
     def _poll(self) -> None:
         while not self._stop.wait(self._settings.poll_interval_seconds):
             try:
@@ -204,7 +206,3 @@ class HotModel(Generic[M]):
                 log.warning("pointer not read", model=self._name, error=str(exc))
             except Exception:  # a thread that ends would follow the pointer never again
                 log.exception("pointer not followed", model=self._name)
-
-
-def _state(pointer: Pointer) -> tuple[int, bool]:
-    return pointer.revision, pointer.refusal is not None

@@ -4,7 +4,7 @@ Knows neither topics nor stages. A document's stored features are used where the
 version reads; else, and for a file, they are computed from the image.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from streams.computations import computation
 from streams.decoding.pool import DecodePool
 from streams.documents import (
     CLIP,
-    CLIP_PROJECTION,
     IMAGE,
     MODEL_BY_NAME,
     OUTPUTS,
     Output,
+    embedding_from_url,
     fingerprint,
     stored_output,
     url_of,
@@ -27,17 +28,13 @@ from streams.documents import (
 from streams.errors import DocumentError, FeatureMismatch, InvalidImage, ModelNotFound
 from streams.fetching.fetcher import Fetcher
 from streams.ids import DocumentId
-from streams.models import conditional_lm, projection
 from streams.models.clip import ClipEncoder
 from streams.models.image import image_bytes
-from streams.models.manifest import Bundle, Feature
+from streams.models.manifest import Feature
 from streams.mongo import mongo_errors
 from streams.registry import Registry
 from streams.settings import Settings
 from streams.store import DocumentStore
-
-Compute = Callable[[np.ndarray], Sequence[tuple[np.ndarray | str, float | None]]]
-"""From features (B, D) to B values, each with its score if it is a text."""
 
 
 class OnDemand:
@@ -79,6 +76,7 @@ class OnDemand:
         self._store = store
         self._decoders = decoders
         self._feature: Feature | None = None
+        self._beam_width = beam_width
         if name == CLIP.name:
             self.version = self._encoder.version
             if version is not None and not self.version.startswith(version):
@@ -123,7 +121,10 @@ class OnDemand:
 
     def _output(self, embedding: Output, value: np.ndarray | str, score: float | None) -> Output:
         features = {CLIP.name: embedding.version}
-        return Output(value=value, version=self.version, features=features, score=score)
+        width = self._beam_width if isinstance(value, str) else 1
+        return Output(
+            value=value, version=self.version, features=features, score=score, beam_width=width
+        )
 
     def _read(self, item: Path | DocumentId) -> Mapping[str, Any] | DocumentError:
         if isinstance(item, Path):
@@ -134,11 +135,7 @@ class OnDemand:
             )
         if document is None:
             return InvalidImage(f"there is neither a file nor a document {item}")
-        url = url_of(document)
-        try:
-            return document if url is None else {**document, IMAGE: self._fetcher.fetch(url)}
-        except DocumentError as exc:
-            return exc
+        return document
 
     def _read_file(self, path: Path) -> Mapping[str, Any] | DocumentError:
         try:
@@ -168,16 +165,25 @@ class OnDemand:
     def _stored_or_pixels(
         self, document: Mapping[str, Any]
     ) -> Output | torch.Tensor | DocumentError:
+        """Return the stored embedding if it is right, also of a URL that is dead by now."""
+        url, stored = url_of(document), embedding_from_url(document)
         try:
-            data = image_bytes(document.get(IMAGE), self._settings.image)
-            if self._feature is not None:
-                stored = stored_output(document, CLIP, fingerprint(data))
-                wanted = self._feature.version or self._serving_clip
-                if stored is not None and stored.version == wanted:
-                    return self._checked(stored)
+            if stored is not None and self._reads(stored):
+                return self._checked(stored)
+            image = document.get(IMAGE) if url is None else self._fetcher.fetch(url)
+            data = image_bytes(image, self._settings.image)
+            stored = stored_output(document, CLIP, fingerprint(data))
+            if stored is not None and self._reads(stored):
+                return self._checked(stored)
             return self._encoder.preprocess(self._decoders.decode(data))
-        except InvalidImage as exc:
+        except DocumentError as exc:
             return exc
+
+    def _reads(self, embedding: Output) -> bool:
+        """Whether the version reads embeddings of that CLIP; CLIP itself reads none."""
+        if self._feature is None:
+            return False
+        return embedding.version == (self._feature.version or self._serving_clip)
 
     def _checked(self, embedding: Output) -> Output | DocumentError:
         """Return the embedding if the version reads such ones."""
@@ -218,19 +224,3 @@ class OnDemand:
             msg = f"no version of {name} serves; name one with --version"
             raise ModelNotFound(msg)
         return pointer.serving
-
-
-def computation(name: str, bundle: Bundle, beam_width: int) -> Compute:
-    """Return what a version of a model other than CLIP computes.
-
-    Raises:
-        InvalidBundle: The version does not hold.
-    """
-    if name == CLIP_PROJECTION.name:
-        project = projection.from_bundle(bundle)
-        return lambda vectors: [(row.numpy(), None) for row in project(torch.from_numpy(vectors))]
-    captioner = conditional_lm.from_bundle(bundle)
-    return lambda vectors: [
-        (caption.text, caption.score)
-        for caption in captioner.generate(torch.from_numpy(vectors), beam_width=beam_width)
-    ]

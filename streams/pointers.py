@@ -67,6 +67,11 @@ class Pointer:
         """The version that really serves: the one that served on if this one was refused."""
         return self.version if self.refusal is None else self.refusal.serving
 
+    @property
+    def state(self) -> tuple[int, bool]:
+        """What tells whether anything happened to the pointer since it was last looked at."""
+        return self.revision, self.refusal is not None
+
 
 class Pointers:
     """All pointers in one database. Safe to share between threads."""
@@ -119,7 +124,8 @@ class Pointers:
     ) -> Pointer | None:
         """Move a pointer to where it stood before; None when there is no such place.
 
-        Doing it twice goes back two versions: moves back do not count as places of their own.
+        A version that was refused is no such place. Doing it twice goes back two versions: moves
+        back do not count as places of their own.
 
         Raises:
             PointerConflict: The pointer was moved meanwhile.
@@ -127,11 +133,13 @@ class Pointers:
         """
         moves = self.history(name)
         places = _places(moves)
-        if len(places) < 2:
+        if moves and moves[-1].refusal is None:
+            places.pop()  # where it stands now
+        if not places:
             return None
         return self.move(
             name,
-            places[-2],
+            places[-1],
             reason=_ROLLBACK + reason,
             recaption=recaption,
             expected_revision=moves[-1].revision,
@@ -214,10 +222,15 @@ class Pointers:
 
 
 def _places(moves: Sequence[Pointer]) -> list[str]:
-    """Return the versions that one can go back through; a move back takes the last one away."""
+    """Return the versions that one can go back through, the one that serves now included.
+
+    A move back takes the last one away; a version that is refused is taken away wherever it stood.
+    """
     places: list[str] = []
     for move in moves:
-        if move.reason.startswith(_ROLLBACK) and places[-2:-1] == [move.version]:
+        if move.refusal is not None:
+            places = [place for place in places if place != move.version]
+        elif move.reason.startswith(_ROLLBACK) and places[-2:-1] == [move.version]:
             places.pop()
         elif not places or places[-1] != move.version:
             places.append(move.version)

@@ -11,10 +11,10 @@ from typing import Final
 import numpy as np
 import torch
 
+from streams.computations import Compute, computation
 from streams.documents import CLIP, Model, Output
 from streams.errors import ModelError
 from streams.models.clip import ClipEncoder
-from streams.on_demand import Compute, computation
 from streams.registry import Registry
 from streams.settings import Settings
 
@@ -29,7 +29,7 @@ class Recomputer:
         """Keep what is needed; a version is loaded when it is asked for."""
         self._settings = settings
         self._registry = registry
-        self._computations: dict[tuple[str, str], Compute] = {}
+        self._computations: dict[tuple[str, str, int], Compute] = {}
 
     @cached_property
     def encoder(self) -> ClipEncoder:
@@ -66,9 +66,9 @@ class Recomputer:
     def compare(self, model: Model, stored: Mapping[str, Output]) -> str:
         """Return what is wrong with the stored output of another model; "" when it is right.
 
-        It is computed with the version that made it, from the stored output that it was made of.
-        One that was made of a feature that is gone by now cannot be computed again, and is right
-        if a promotion said that it stays: the caller knows that.
+        It is computed with the version and the beam width that made it, from the stored output that
+        it was made of. One that was made of a feature that is gone by now cannot be computed again,
+        and is right if a promotion said that it stays: the caller knows that.
 
         Raises:
             StoreUnavailable: MongoDB does not answer.
@@ -80,18 +80,17 @@ class Recomputer:
         if output.features.get(upstream) != feature.version:
             return ""
         try:
-            compute = self._computation(name, output.version)
+            compute = self._computation(name, output)
         except ModelError as exc:
             return f"{name} was made by a version that cannot be loaded: {exc}"
         [(value, _)] = compute(np.asarray(feature.value)[np.newaxis])
         return _compare(name, output, value)
 
-    def _computation(self, name: str, version: str) -> Compute:
-        key = (name, version)
+    def _computation(self, name: str, output: Output) -> Compute:
+        key = (name, output.version, output.beam_width)
         if key not in self._computations:
-            bundle = self._registry.fetch(name, version)
-            beam_width = self._settings.models.beam_width
-            self._computations[key] = computation(name, bundle, beam_width)
+            bundle = self._registry.fetch(name, output.version)
+            self._computations[key] = computation(name, bundle, output.beam_width)
         return self._computations[key]
 
 

@@ -17,6 +17,7 @@ from streams.errors import InvalidBundle, ModelNotFound
 from streams.models.manifest import WEIGHTS, Bundle, parse_manifest
 from streams.mongo import mongo_errors
 from streams.pointers import Pointer, Pointers
+from streams.serving import serving_of
 from streams.states import Recaption, Serving
 from streams.versions import VersionInfo, version_info
 
@@ -239,35 +240,16 @@ class Registry:
         return self._pointers.history(name)
 
     def serving(self) -> Serving:
-        """Return the versions that serve, and the upstream versions that they were fitted on.
-
-        After a refusal the version before serves on, and what is stored stays. A model whose
-        manifest cannot be read has no version that serves; the others are not touched by that.
+        """Return the versions that serve, and what they were fitted on. See `serving_of`.
 
         Raises:
             StoreUnavailable: MongoDB does not answer.
         """
         pointers = self.pointers()
-        versions = {name: p.serving for name, p in pointers.items() if p.serving is not None}
-        refused = {name: p.refusal for name, p in pointers.items() if p.refusal is not None}
-        problems = {
-            name: f"{pointers[name].version} is refused: {refusal.reason}"
-            for name, refusal in refused.items()
-        }
-        requires = {}
-        for name, info in self._manifests(versions).items():
-            if info.problem is not None:
-                problems.setdefault(name, f"{versions.pop(name)} cannot serve: {info.problem}")
-            elif info.manifest is not None:
-                features = info.manifest.features.items()
-                requires[name] = {name: f.version for name, f in features if f.version}
-        recaption = {
-            name: Recaption.NONE if name in refused else pointers[name].recaption
-            for name in versions
-        }
-        return Serving(versions=versions, requires=requires, recaption=recaption, problems=problems)
+        serving = {name: p.serving for name, p in pointers.items() if p.serving is not None}
+        return serving_of(pointers, self._infos(serving))
 
-    def _manifests(self, versions: Mapping[str, str]) -> dict[str, VersionInfo]:
+    def _infos(self, versions: Mapping[str, str]) -> dict[str, VersionInfo]:
         keys = [_key(name, version) for name, version in versions.items()]
         with mongo_errors("reading serving versions"):
             return {

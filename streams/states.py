@@ -52,18 +52,20 @@ class Serving:
     Attributes:
         versions: Version by model name; a model without a version is absent.
         requires: For each model the upstream versions that it accepts, by upstream name.
+        misfits: Models whose version reads vectors of another length than what serves makes.
         recaption: What the newest move of each model means for stored outputs; `all` when absent.
         problems: Why the version that a pointer names does not serve, by model name.
     """
 
     versions: Mapping[str, str]
     requires: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    misfits: frozenset[str] = frozenset()
     recaption: Mapping[str, Recaption] = field(default_factory=dict)
     problems: Mapping[str, str] = field(default_factory=dict)
 
     def can_run(self, model: Model) -> bool:
         """Whether the model has a version that fits the serving versions of what it reads."""
-        if model.name not in self.versions:
+        if model.name not in self.versions or model.name in self.misfits:
             return False
         wanted = self.requires.get(model.name, {})
         return all(self.versions.get(name) == version for name, version in wanted.items())

@@ -1,16 +1,16 @@
 """Builds the step of a stage with its model. Imports torch only for the stages that need it."""
 
 # ruff: noqa: PLC0415 - see above
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from pymongo import MongoClient
 
 from streams import metrics
 from streams.documents import CLIP, CLIP_PROJECTION, CONDITIONAL_LM
-from streams.errors import StoreUnavailable
 from streams.mongo import state_database
 from streams.settings import Settings
-from streams.stages import CAPTION, FEATURIZE, PROJECT, StageSpec
+from streams.stages import CAPTION, FEATURIZE, PROJECT, SINK, StageSpec
 from streams.stages.outcome import Step
 from streams.store import DocumentStore
 
@@ -25,17 +25,7 @@ def build_step(spec: StageSpec, client: Client, settings: Settings) -> Step:
             yet. Call again.
         SettingsError: The model that the settings name cannot be had.
     """
-    if spec is FEATURIZE:
-        return _featurize(client, settings)
-    if spec is PROJECT:
-        return _project(client, settings)
-    if spec is CAPTION:
-        return _caption(client, settings)
-    from streams.stages.sink import Sink
-
-    store = DocumentStore(client, settings.mongo)
-    store.prepare()
-    return Sink(store)
+    return STEPS[spec.name](client, settings)
 
 
 def _featurize(client: Client, settings: Settings) -> Step:
@@ -67,17 +57,19 @@ def _project(client: Client, settings: Settings) -> Step:
     from streams.hot_model import HotModel
     from streams.models import projection
     from streams.registry import Registry
+    from streams.seeded_projection import SeededProjection
     from streams.stages.project import Project
 
     torch.set_num_threads(settings.stage.torch_threads or 1)
     registry = Registry(state_database(client, settings.mongo))
-    _ensure_projection(registry, settings)
+    seeded = SeededProjection(registry, settings.models.projection_dimension)
     model = HotModel(
         CLIP_PROJECTION.name,
         projection.from_bundle,
         projection.check_golden,
         registry,
         settings.models,
+        prepare=seeded.ensure,
     )
     model.start()
     return Project(model)
@@ -104,28 +96,18 @@ def _caption(client: Client, settings: Settings) -> Step:
     return Caption(model, beam_width=settings.models.beam_width)
 
 
-def _ensure_projection(registry: Any, settings: Settings) -> None:
-    """Publish the seeded projection when none serves, or the one that serves does not fit CLIP.
+def _sink(client: Client, settings: Settings) -> Step:
+    from streams.stages.sink import Sink
 
-    The registry learns CLIP's dimension from `featurize`, so `project` waits for that.
-    """
-    from streams.models import projection
+    store = DocumentStore(client, settings.mongo)
+    store.prepare()
+    return Sink(store)
 
-    clip = registry.pointer(CLIP.name)
-    if clip is None:
-        msg = "no CLIP version is announced yet; start `captionstream run featurize`"
-        raise StoreUnavailable(msg)
-    dimension = int(registry.describe(CLIP.name, clip.version).details["dimension"])
-    serving = registry.pointer(CLIP_PROJECTION.name)
-    if serving is not None:
-        manifest = registry.describe(CLIP_PROJECTION.name, serving.version).manifest
-        if manifest is not None and manifest.features[CLIP.name].dimension == dimension:
-            return
-    bundle = projection.to_bundle(
-        projection.orthogonal_projection(dimension, settings.models.projection_dimension, seed=0)
-    )
-    registry.promote(
-        CLIP_PROJECTION.name,
-        registry.publish(bundle),
-        reason=f"seeded projection for {dimension} dimensions",
-    )
+
+#: By name of the stage.
+STEPS: Final[Mapping[str, Callable[[Client, Settings], Step]]] = {
+    FEATURIZE.name: _featurize,
+    PROJECT.name: _project,
+    CAPTION.name: _caption,
+    SINK.name: _sink,
+}

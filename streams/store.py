@@ -26,10 +26,9 @@ from streams.documents import (
     Output,
     OutputError,
     error_fields,
-    error_guard,
     output_fields,
-    output_guard,
 )
+from streams.guards import error_guard, output_guard
 from streams.ids import DocumentId, document_key
 from streams.mongo import Document, mongo_errors
 from streams.settings import MongoSettings
@@ -190,12 +189,7 @@ class DocumentStore:
 
 def _update(write: OutputWrite) -> UpdateOne:
     if isinstance(write.result, Output):
-        guard = output_guard(
-            write.model,
-            source=write.source,
-            version=write.result.version,
-            features=write.result.features,
-        )
+        guard = output_guard(write.model, source=write.source, output=write.result)
         fields = output_fields(write.result, source=write.source, input_fingerprint=write.input)
     else:
         guard = error_guard(write.model, source=write.source, version=write.result.version)

@@ -71,7 +71,7 @@ class Verifier:
         """Keep what is needed.
 
         Args:
-            settings: As the stages have them: which CLIP, limits of images, beam width.
+            settings: As the stages have them: which CLIP, limits of images.
             store: The documents.
             registry: Versions, and which of them serve.
             decoders: Decode images, whatever these do to them.

@@ -23,8 +23,7 @@ from streams.events import (
     CAPTION_GENERATED,
     DOCUMENT_DELETED,
     IMAGE_CHANGED,
-    IMAGE_FEATURIZED,
-    IMAGE_PROJECTED,
+    MODEL_APPLIED,
     DocumentDeleted,
     Event,
     Headers,
@@ -37,6 +36,9 @@ from streams.ids import DocumentId, document_id_of, document_key
 
 #: A clusterTime further ahead than this cannot be; it would beat every later change for ever.
 _FUTURE_SECONDS: Final = 86_400
+
+#: More than any search keeps, and far less than MongoDB can store.
+_MOST_SENTENCES: Final = 1 << 16
 
 _JSON: Final = "application/json"
 _MSGPACK: Final = "application/msgpack"
@@ -145,6 +147,7 @@ def _encode_caption(event: ModelApplied) -> bytes:
         "score": output.score,
         "version": output.version,
         "features": dict(output.features),
+        "beam_width": output.beam_width,
     }
     return json.dumps(data, ensure_ascii=False).encode()
 
@@ -158,7 +161,7 @@ def _decode_data(
     if event_type == CAPTION_GENERATED:
         data = json.loads(value)
         outputs = {data["model"]: _caption_output(data)}
-    elif event_type in (IMAGE_FEATURIZED, IMAGE_PROJECTED):
+    elif event_type in MODEL_APPLIED:
         data = msgpack.unpackb(value)
         outputs = {name: _unpack_output(packed) for name, packed in data["outputs"].items()}
     else:
@@ -183,6 +186,7 @@ def _caption_output(data: Mapping[str, Any]) -> Output:
         version=_checked(data["version"], str),
         features=_features(data["features"]),
         score=_checked(data["score"], float | None),
+        beam_width=_beam_width(data),
     )
 
 
@@ -197,6 +201,8 @@ def _pack_output(output: Output) -> dict[str, Any]:
         packed["score"] = output.score
     if output.url is not None:
         packed["url"] = output.url
+    if output.beam_width != 1:
+        packed["beam_width"] = output.beam_width
     return packed
 
 
@@ -215,7 +221,17 @@ def _unpack_output(packed: Mapping[str, Any]) -> Output:
         features=_features(packed["features"]),
         score=_checked(packed.get("score"), float | None),
         url=_checked(packed.get("url"), str | None),
+        beam_width=_beam_width(packed),
     )
+
+
+def _beam_width(data: Mapping[str, Any]) -> int:
+    """Return the width; records of an earlier release do not name it."""
+    width: int = _checked(data.get("beam_width", 1), int)
+    if not 1 <= width < _MOST_SENTENCES:
+        msg = f"record says that {width} sentences were kept"
+        raise InvalidEvent(msg)
+    return width
 
 
 def _features(value: Any) -> dict[str, str]:

@@ -36,7 +36,7 @@ def models_list(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     pointers = registry.pointers()
     for info in registry.versions():
         pointer = pointers.get(info.name)
-        is_serving = pointer is not None and pointer.version == info.version
+        is_serving = pointer is not None and pointer.serving == info.version
         if as_json:
             row = {"name": info.name, "version": info.version, "serving": is_serving}
             typer.echo(json.dumps({**row, "created_at": info.created_at.isoformat()}))
@@ -58,8 +58,9 @@ def models_show(
     """
     registry = _registry(data_dir)
     pointer = registry.pointer(name)
-    wanted = version or (pointer.version if pointer else "")
-    info = registry.describe(name, wanted)
+    # Where none serves, the refused one and its history say why.
+    usual = (pointer.serving or pointer.version) if pointer else ""
+    info = registry.describe(name, version or usual)
     typer.echo(json.dumps(info.as_json(), indent=2, default=str))
     for move in registry.history(name):
         typer.echo(

@@ -34,7 +34,7 @@ def verify(
 
     A document is right if its outputs are those of its current image by the versions that serve,
     or if it carries an error that is true and that a dead letter tells of. The environment must be
-    that of the stages: CLIP, limits of images, beam width. Exit code 1 if anything is wrong.
+    that of the stages: CLIP, limits of images. Exit code 1 if anything is wrong.
 
     Example: captionstream verify --sample 1000
     """

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from streams.documents import Model
 from streams.errors import InvalidBundle
 from streams.models.manifest import WEIGHTS, Bundle, Golden, Manifest, parse_manifest
 
@@ -140,19 +141,25 @@ def sizes_of(manifest: Manifest, names: Sequence[str]) -> dict[str, int]:
     return sizes
 
 
-def check_features(manifest: Manifest, dimension: int) -> None:
-    """Compare the dimension of every feature with the one that the model reads.
+def check_features(model: Model, manifest: Manifest, dimension: int) -> None:
+    """Make sure that a version reads one output that is made before it, of the right length.
 
     Raises:
-        InvalidBundle: They differ.
+        InvalidBundle: It reads none, more than one, a later one, or another length.
     """
     for name, feature in manifest.features.items():
+        if name not in model.reads:
+            msg = f"{model.name} reads {name!r}, which no stage makes before it"
+            raise InvalidBundle(msg)
         if feature.dimension != dimension:
             msg = (
-                f"{manifest.name}: feature {name!r} has dimension {feature.dimension},"
+                f"{model.name}: feature {name!r} has dimension {feature.dimension},"
                 f" the config reads {dimension}"
             )
             raise InvalidBundle(msg)
+    if len(manifest.features) != 1:
+        msg = f"{model.name} reads {len(manifest.features)} features, expected 1 of {model.reads}"
+        raise InvalidBundle(msg)
 
 
 def build(make: Callable[[], ModuleT], bundle: Bundle) -> ModuleT:

@@ -12,6 +12,7 @@ from typing import Final
 import torch
 from torch.nn import functional
 
+from streams.documents import CONDITIONAL_LM
 from streams.errors import InvalidBundle
 from streams.models.bundle import (
     build,
@@ -22,9 +23,9 @@ from streams.models.bundle import (
     sizes_of,
 )
 from streams.models.decoding import decode_beam, decode_greedy
-from streams.models.manifest import Bundle, Feature, Golden
+from streams.models.manifest import UNCHANGED, Bundle, Feature, Golden
 from streams.models.stepping import Stepper
-from streams.models.vocabulary import Vocabulary
+from streams.models.vocabulary import NORMALIZATION, Vocabulary
 
 NAME: Final = "conditional_lm"
 _GOLDEN_COUNT: Final = 2
@@ -179,6 +180,7 @@ def to_bundle(
             "max_length": model.max_length,
         },
         features={feature: Feature(dimension=model.n_condition, version=clip_version)},
+        preprocessing={feature: UNCHANGED, "captions": NORMALIZATION},
         vocabulary=list(model.vocabulary.words),
         metrics=metrics or {},
         snapshot_id=snapshot_id,
@@ -207,7 +209,7 @@ def from_bundle(bundle: Bundle) -> ConditionalLM:
         msg = f"{manifest.name}: vocabulary is not valid: {exc}"
         raise InvalidBundle(msg) from exc
     sizes = sizes_of(manifest, ("n_condition", "n_hidden", "max_length"))
-    check_features(manifest, sizes["n_condition"])
+    check_features(CONDITIONAL_LM, manifest, sizes["n_condition"])
     try:
         model = build(lambda: ConditionalLM(vocabulary, **sizes), bundle)
     except ValueError as exc:

@@ -14,6 +14,8 @@ from streams.errors import InvalidBundle
 
 WEIGHTS: Final = "model.safetensors"
 FORMAT_VERSION: Final = 1
+#: Preprocessing of a vector that is read as its model made it.
+UNCHANGED: Final = "unchanged"
 
 
 class _Part(BaseModel):
@@ -64,7 +66,7 @@ class Manifest(_Part):
         config: Arguments of its class.
         features: What it reads, by name of the upstream model.
         vocabulary: Words of a language model, in the order of their ids.
-        preprocessing: How its inputs were prepared.
+        preprocessing: How each input was prepared, in words.
         metrics: What was measured on the frozen validation set.
         snapshot_id: The snapshot it was fitted on; None for a version that was not fitted.
         note: One line for people.
@@ -77,7 +79,7 @@ class Manifest(_Part):
     config: dict[str, int | float | str]
     features: dict[str, Feature]
     vocabulary: list[str] | None = None
-    preprocessing: dict[str, Any] = Field(default_factory=dict)
+    preprocessing: dict[str, str] = Field(default_factory=dict)
     metrics: dict[str, float] = Field(default_factory=dict)
     snapshot_id: str | None = None
     note: str = ""

@@ -5,6 +5,7 @@ from typing import Final
 import torch
 from torch.nn import functional
 
+from streams.documents import CLIP_PROJECTION
 from streams.models.bundle import (
     build,
     check_close,
@@ -13,7 +14,7 @@ from streams.models.bundle import (
     make_bundle,
     sizes_of,
 )
-from streams.models.manifest import Bundle, Feature, Golden
+from streams.models.manifest import UNCHANGED, Bundle, Feature, Golden
 
 NAME: Final = "clip_projection"
 _GOLDEN_COUNT: Final = 2
@@ -82,6 +83,7 @@ def to_bundle(
             "dimension_out": projection.dimension_out,
         },
         features={"clip": Feature(dimension=projection.dimension_in, version=clip_version)},
+        preprocessing={"clip": UNCHANGED},
         metrics=metrics or {},
         snapshot_id=snapshot_id,
         note=note,
@@ -96,7 +98,7 @@ def from_bundle(bundle: Bundle) -> Projection:
         InvalidBundle: It is damaged or does not compute its golden output.
     """
     sizes = sizes_of(bundle.manifest, ("dimension_in", "dimension_out"))
-    check_features(bundle.manifest, sizes["dimension_in"])
+    check_features(CLIP_PROJECTION, bundle.manifest, sizes["dimension_in"])
     projection = build(lambda: Projection(**sizes), bundle)
     check_golden(projection, bundle)
     return projection

@@ -8,6 +8,8 @@ from functools import cached_property
 from typing import Final
 
 UNKNOWN: Final = "<unk>"
+#: What `normalize` does, for manifests.
+NORMALIZATION: Final = "lower case, letters a to z only, split at white space"
 _OTHER_THAN_LETTERS: Final = re.compile(r"[^a-z ]")
 
 

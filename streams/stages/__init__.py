@@ -1,6 +1,6 @@
 """The stages, as data: what each one reads, applies and writes.
 
-A later model is one more line here, one more topic in `events.py` and one step.
+A later model is one more entry here, in `events.py`, in `steps.py` and in `computations.py`.
 """
 
 from dataclasses import dataclass

@@ -8,7 +8,7 @@ import numpy as np
 
 from streams import metrics
 from streams.documents import Model, Output
-from streams.errors import FeatureMismatch, InvalidEvent
+from streams.errors import FeatureMismatch, InvalidEvent, ModelFailed
 from streams.events import DocumentDeleted, ModelApplied, Origin
 from streams.hot_model import Loaded
 from streams.models.manifest import Manifest
@@ -22,15 +22,22 @@ Compute = Callable[[np.ndarray], Sequence[Output]]
 
 
 def apply_model(
-    model: Model, loaded: Loaded[M] | None, events: Sequence[Input], compute: Compute
+    model: Model,
+    loaded: Loaded[M] | None,
+    events: Sequence[Input],
+    compute: Compute,
+    *,
+    beam_width: int = 1,
 ) -> list[Outcome]:
     """Return one outcome for each event; every output comes from the one version in `loaded`.
 
-    A stored output of the same version and the same upstream versions is sent on as it is. So is
-    one that the newest promotion leaves alone, unless the change is a live one. Without a version,
-    or with one that was fitted on other features, the document awaits a model.
+    A stored output of the same version, the same upstream versions and the same beam width is sent
+    on as it is. So is one that the newest promotion leaves alone, unless the change is a live one.
+    Without a version,
+    or with one that was fitted on other features, the document awaits a model: while CLIP changes,
+    events of either version meet either projection, and the reconciler repeats them.
     """
-    outcomes = [_without_model(model, loaded, event) for event in events]
+    outcomes = [_without_model(model, loaded, event, beam_width) for event in events]
     todo = [i for i, outcome in enumerate(outcomes) if outcome is None]
     if todo and loaded is not None:
         chosen = [event for event in (events[i] for i in todo) if isinstance(event, ModelApplied)]
@@ -38,12 +45,13 @@ def apply_model(
         vectors = np.stack([np.asarray(event.outputs[feature].value) for event in chosen])
         metrics.MODEL_CALLS.labels(model.name).inc(len(chosen))
         for i, event, output in zip(todo, chosen, compute(vectors), strict=True):
-            made = replace(output, features=_lineage(loaded.manifest, event))
-            outcomes[i] = Ok(event=_applied(model, event, made), result=Result.DONE)
+            outcomes[i] = _made(model, loaded, event, output)
     return [outcome for outcome in outcomes if outcome is not None]
 
 
-def _without_model(model: Model, loaded: Loaded[M] | None, event: Input) -> Outcome | None:
+def _without_model(
+    model: Model, loaded: Loaded[M] | None, event: Input, beam_width: int
+) -> Outcome | None:
     """Return the outcome if no model is needed for it, else None."""
     if isinstance(event, DocumentDeleted):
         return Ok(event=event, result=Result.DELETED)
@@ -57,11 +65,20 @@ def _without_model(model: Model, loaded: Loaded[M] | None, event: Input) -> Outc
     stored = event.outputs.get(model.name)
     if stored is not None and is_good_enough(
         Recaption.ALL if event.origin is Origin.LIVE else loaded.recaption,
-        is_serving_version=stored.version == loaded.version,
+        is_serving_version=(stored.version, stored.beam_width) == (loaded.version, beam_width),
         is_of_current_features=dict(stored.features) == _lineage(loaded.manifest, event),
     ):
         return Ok(event=_applied(model, event, stored), result=Result.REUSED)
     return None
+
+
+def _made(model: Model, loaded: Loaded[M], event: ModelApplied, output: Output) -> Outcome:
+    numbers = output.score if isinstance(output.value, str) else output.value
+    if numbers is not None and not np.isfinite(numbers).all():
+        error = ModelFailed(f"{model.name} {loaded.version} gave numbers that are not finite")
+        return Failed(error=error, version=loaded.version)
+    made = replace(output, features=_lineage(loaded.manifest, event))
+    return Ok(event=_applied(model, event, made), result=Result.DONE)
 
 
 def _feature(manifest: Manifest) -> str:
@@ -69,10 +86,13 @@ def _feature(manifest: Manifest) -> str:
 
 
 def _accepts(manifest: Manifest, event: ModelApplied) -> bool:
-    """Whether every feature was made by a version that the model was fitted on."""
+    """Whether every vector is one that the model can read, as far as the event carries it."""
     for name, wanted in manifest.features.items():
         made = event.outputs.get(name)
-        if wanted.version is not None and made is not None and made.version != wanted.version:
+        if made is None or isinstance(made.value, str) or made.version == wanted.version:
+            continue
+        # A version that takes any CLIP still takes only those of its dimension.
+        if wanted.version is not None or made.value.shape != (wanted.dimension,):
             return False
     return True
 

@@ -22,17 +22,21 @@ class Caption:
 
     def run(self, events: Sequence[Input]) -> list[Outcome]:
         """Return one outcome for each event. See `Step.run`."""
-        loaded = self._model.current()
+        loaded, width = self._model.current(), self._beam_width
 
         def compute(vectors: np.ndarray) -> list[Output]:
             assert loaded is not None  # noqa: S101 - `apply_model` computes with a version only
-            captions = loaded.model.generate(torch.from_numpy(vectors), beam_width=self._beam_width)
             return [
-                Output(value=caption.text, version=loaded.version, score=caption.score)
-                for caption in captions
+                Output(
+                    value=caption.text,
+                    version=loaded.version,
+                    score=caption.score,
+                    beam_width=width,
+                )
+                for caption in loaded.model.generate(torch.from_numpy(vectors), beam_width=width)
             ]
 
-        return apply_model(CONDITIONAL_LM, loaded, events, compute)
+        return apply_model(CONDITIONAL_LM, loaded, events, compute, beam_width=width)
 
     def self_test(self) -> bool:
         """Whether the model still computes its golden output."""

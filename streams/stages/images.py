@@ -8,7 +8,7 @@ dead, and no copy turns captions into errors.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from streams.documents import CLIP, IMAGE, fingerprint, lookup, stored_output, url_of
+from streams.documents import CLIP, IMAGE, embedding_from_url, fingerprint, lookup, url_of
 from streams.errors import DocumentError
 from streams.events import ImageChanged, Origin
 from streams.fetching.fetcher import Fetcher
@@ -64,7 +64,7 @@ class ImageSource:
             for event in events
             if (document := documents.get(key := document_key(event.document_id)))
             and (url := url_of(document))
-            and not _is_embedded(event, document, url, version)
+            and not _is_embedded(event, document, version)
         }
         contents = self._fetcher.fetch_all(set(urls.values()))
         return {
@@ -88,12 +88,9 @@ class ImageSource:
         return FoundImage(document=document, digest=fingerprint(content), content=content, url=url)
 
 
-def _is_embedded(event: ImageChanged, document: Document, url: str, version: str) -> bool:
-    """Whether the stored embedding was made from this URL, for this change or one before."""
-    stored = lookup(document, CLIP.path)
-    if not isinstance(stored, Mapping) or not isinstance(digest := stored.get("input"), str):
+def _is_embedded(event: ImageChanged, document: Document, version: str) -> bool:
+    """Whether the stored embedding was made from its URL, for this change or one before."""
+    if event.origin is Origin.LIVE and lookup(document, f"{CLIP.path}.source") != event.source:
         return False
-    if event.origin is Origin.LIVE and stored.get("source") != event.source:
-        return False
-    output = stored_output(document, CLIP, digest)
-    return output is not None and (output.url, output.version) == (url, version)
+    output = embedding_from_url(document)
+    return output is not None and output.version == version

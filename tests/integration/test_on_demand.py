@@ -69,8 +69,8 @@ def results(tiny, connected, decoders):
     return apply
 
 
-def store_clip(store, document_id, vector, *, version, image):
-    output = Output(value=vector, version=version)
+def store_clip(store, document_id, vector, *, version, image, url=None):
+    output = Output(value=vector, version=version, url=url)
     write = OutputWrite(
         document_id=document_id,
         source=Timestamp(5, 1),
@@ -110,6 +110,23 @@ def test_current_stored_vector_is_used_and_nothing_is_written(
     [found] = results("conditional_lm", [1])
     assert found.value == captioner.generate(torch.from_numpy(vector[None]))[0].text
     assert store.collection.find_one() == before
+
+
+def test_stored_vector_of_a_dead_url_is_used_but_not_that_of_another_url(
+    tiny, connected, encoder, captioner
+):
+    """Fails when the URL is fetched before the document's embedding is looked at."""
+    _, store = connected
+    vector = np.linspace(-2, 2, DIMENSION, dtype=np.float32)
+    url = "http://127.0.0.1:1/gone.png"
+    store.collection.insert_many([{"_id": 1, "img": {"url": url}}, {"_id": 2, "img": {"url": url}}])
+    for document_id, made_from in ((1, url), (2, "http://127.0.0.1:1/before.png")):
+        store_clip(
+            store, document_id, vector, version=encoder.version, image=picture(10), url=made_from
+        )
+    known, changed = results(tiny, connected, "conditional_lm", [1, 2])
+    assert known.value == captioner.generate(torch.from_numpy(vector[None]))[0].text
+    assert type(changed).__name__ == "InvalidUrl"
 
 
 @pytest.mark.parametrize(("version", "image"), [("older", 10), (None, 20)])

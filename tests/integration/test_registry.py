@@ -95,6 +95,34 @@ def test_pointer_moves_with_history_and_rolls_back_step_by_step(registry):
     assert [move.version for move in registry.history(NAME)] == [a, b, c, b, a]
 
 
+def test_rollback_passes_over_a_refused_version(registry, hot):
+    """Fails when `_places` counts moves that were refused: all would refuse it again."""
+    first = promote(registry, tiny_captioner(seed=1))
+    hot.refresh()
+    bad = promote(registry, nan_bundle())
+    hot.refresh()
+    third = promote(registry, tiny_captioner(seed=3))
+    hot.refresh()
+    assert hot.current().version == third
+    assert registry.rollback(NAME, reason="test").version == first
+    hot.refresh()
+    assert hot.current().version == first
+    with pytest.raises(ModelNotFound, match="no earlier version"):
+        registry.rollback(NAME, reason="test")
+    assert [move.version for move in registry.history(NAME)] == [first, bad, third, first]
+
+
+def test_rollback_from_a_refused_version_names_the_one_that_serves_on(registry):
+    """Fails when the newest move is passed over also where it is no place."""
+    a, b = (registry.publish(tiny_captioner(seed=seed)) for seed in range(2))
+    for version in (b, a, b):
+        registry.promote(NAME, version, reason="test")
+    registry.refuse(registry.pointer(NAME), reason="test", serving=a)
+    assert registry.rollback(NAME, reason="test").version == a
+    with pytest.raises(ModelNotFound, match="no earlier version"):
+        registry.rollback(NAME, reason="test")
+
+
 def test_unique_beginning_of_a_version_is_enough(registry):
     version = registry.publish(tiny_captioner())
     assert registry.promote(NAME, version[:6], reason="test").version == version
@@ -441,6 +469,20 @@ def test_version_refused_by_one_process_serves_in_none(registry, hot):
     registry.refuse(registry.pointer(NAME), reason="another machine's golden", serving=good)
     hot.refresh()
     assert hot.current().version == good
+
+
+@pytest.mark.parametrize("serving", [None, "0123456789abcdef"], ids=["none", "one that is gone"])
+def test_version_refused_without_a_good_one_before_is_dropped_everywhere(registry, hot, serving):
+    """Fails when `_settle` keeps what is in memory: the process would answer with it for ever."""
+    taken = promote(registry, tiny_captioner(seed=1))
+    hot.refresh()
+    assert hot.current().version == taken
+    registry.refuse(registry.pointer(NAME), reason="another machine's golden", serving=serving)
+    hot.refresh()
+    assert hot.current() is None
+    again = promote(registry, tiny_captioner(seed=2))
+    hot.refresh()
+    assert hot.current().version == again
 
 
 def test_refused_first_version_leaves_documents_awaiting_a_model(registry, hot):

@@ -106,7 +106,7 @@ def test_evaluate_measures_a_run_and_writes_a_page(scenes, run_directory, tmp_pa
     assert row["version"] == fitted_bundle(GOOD).version
 
 
-def test_publish_then_evaluate_what_serves(scenes, run_directory, client, settings):
+def test_publish_then_evaluate_what_serves(scenes, run_directory, client, settings, monkeypatch):
     first = json.loads(trainer("publish", NAME, "--bundle", run_directory(FAIR), "--json"))
     assert (first["outcome"], first["metric"], first["serving"]) == ("promoted", "cider", None)
     worse = trainer("publish", NAME, "--bundle", run_directory(POOR))
@@ -125,6 +125,8 @@ def test_publish_then_evaluate_what_serves(scenes, run_directory, client, settin
     assert [row["outcome"] for row in rows] == ["promoted", "kept", "promoted"]
     assert len(trainer("decisions", "--limit", "2").splitlines()) == 2
     assert trainer("decisions", "clip_projection") == ""
+    monkeypatch.setenv("CAPTIONSTREAM_MODELS__BEAM_WIDTH", "3")
+    assert json.loads(trainer("evaluate", NAME, "--json"))["beam"] == 3
 
 
 @pytest.mark.parametrize(

@@ -269,6 +269,21 @@ def test_output_that_a_promotion_left_is_checked_with_its_own_version(world):
     assert list(world.findings()) == [1]
 
 
+def test_caption_is_checked_with_the_beam_width_that_it_names(world):
+    """Fails without `beam_width` in the guard, in what is stored, or in `_computation`."""
+    clip = ClipEncoder(world.settings.clip).version
+    world.promote(tiny_captioner(seed=4, clip_version=clip), recaption=Recaption.NONE)
+    for width in (1, 4):  # the same version, and yet it is written
+        model = OnDemand(
+            MODELS[2].name, None, world.settings, world.registry, world.store, beam_width=width
+        )
+        [made] = model.apply([1])
+        world.write(1, MODELS[2], made, fingerprint(picture(1)))
+    assert world.findings() == {}
+    world.documents.update_one({"_id": 1}, {"$unset": {f"{LM}.beam_width": 1}})
+    assert "its version gives" in world.findings()[1]
+
+
 def test_limits_of_the_settings_hold_here_too(world):
     small = ImageSettings(max_pixels=100)
     with pytest.raises(InvalidImage):

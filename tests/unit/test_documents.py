@@ -13,12 +13,12 @@ from streams.documents import (
     Output,
     decode_vector,
     encode_vector,
-    error_guard,
     fingerprint,
     fold_of,
     output_fields,
     stored_output,
 )
+from streams.guards import error_guard
 from streams.states import DocumentState, Serving, document_state
 
 T1 = Timestamp(100, 1)
@@ -54,6 +54,15 @@ def test_error_of_an_unknown_version_may_not_replace_a_result_of_the_same_change
     unknown = error_guard(CLIP, source=T1, version="")["$or"]
     assert len(known) == 3
     assert len(unknown) == 2
+
+
+@pytest.mark.parametrize(("width", "stored"), [(1, None), (5, 5)])
+def test_beam_width_is_stored_unless_the_caption_is_greedy(width, stored):
+    output = Output(value="a cat", version="l1", score=-0.5, beam_width=width)
+    fields = output_fields(output, source=T1, input_fingerprint="ab")
+    assert fields.get("beam_width") == stored
+    document = {"_outputs": {"_base": {"conditional_lm": fields}}}
+    assert stored_output(document, CONDITIONAL_LM, "ab") == output
 
 
 def test_stored_output_of_another_input_is_not_reused():

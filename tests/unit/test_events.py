@@ -56,7 +56,7 @@ def test_vectors_and_lineage_survive():
         clip_projection=Output(
             value=np.array([0.25], np.float32), version="p1", features={"clip": "c1"}
         ),
-        conditional_lm=Output(value="a cat", version="l1", score=-0.5),
+        conditional_lm=Output(value="a cat", version="l1", score=-0.5, beam_width=5),
     )
     again = round_trip(event, events.IMAGE_PROJECTED)
     assert again.outputs["clip"].value.tolist() == [1.5, -2.0]
@@ -74,12 +74,23 @@ def test_vectors_are_raw_little_endian_float32_on_the_wire():
 
 
 def test_caption_is_json_for_anyone():
-    caption = Output(value="a café", version="l1", features={"clip": "c1"}, score=-0.25)
+    caption = Output(
+        value="a café", version="l1", features={"clip": "c1"}, score=-0.25, beam_width=5
+    )
     event = applied(model="conditional_lm", conditional_lm=caption)
     record = encode_event(event, event_type=events.CAPTION_GENERATED, tenant=TENANT)
     assert json.loads(record.value)["caption"] == "a café"
     assert dict(record.headers)["content-type"] == b"application/json"
     assert round_trip(event, events.CAPTION_GENERATED).outputs["conditional_lm"] == caption
+
+
+def test_caption_of_an_earlier_release_was_decoded_greedily():
+    event = applied(model="conditional_lm", conditional_lm=Output(value="a", version="l1"))
+    record = encode_event(event, event_type=events.CAPTION_GENERATED, tenant=TENANT)
+    data = json.loads(record.value)
+    del data["beam_width"]
+    again = decode_event(record.key, json.dumps(data).encode(), record.headers, tenant=TENANT)
+    assert again == event
 
 
 def test_record_of_another_tenant_is_refused():
@@ -139,6 +150,9 @@ def test_source_from_the_future_is_refused():
         {"features": [1]},
         {"score": "high"},
         {"score": 2**70},
+        {"beam_width": 2**70},
+        {"beam_width": 0},
+        {"beam_width": "wide"},
         {"caption": "\ud800"},
         {"version": "\udfff"},
     ],

@@ -71,3 +71,9 @@ def test_move_says_nothing_about_other_models():
 def test_move_that_said_nothing_remakes_everything():
     versions = serving(ALL).versions
     assert pending_model(document(OLD), Serving(versions=versions)) is CONDITIONAL_LM
+
+
+def test_model_that_reads_vectors_of_another_length_is_awaited_not_pending():
+    """Fails when `can_run` does not look at `misfits`."""
+    unfit = Serving(versions=serving(ALL).versions, misfits=frozenset({"conditional_lm"}))
+    assert document_state(document(OLD), unfit) is DocumentState.AWAITING_MODEL

@@ -37,7 +37,7 @@ def evaluate(
         Path | None, typer.Option(help="Directory of a bundle, or of a run, instead of a version.")
     ] = None,
     validation_set: SetName = "default",
-    beam: Beam = 1,
+    beam: Beam = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with pictures there.")] = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,

@@ -19,15 +19,26 @@ from trainer.validation_set import ValidationSet
 
 Name = Annotated[str, typer.Argument(help="conditional_lm or clip_projection.")]
 SetName = Annotated[str, typer.Option("--validation-set", help="Name of the validation set.")]
-Beam = Annotated[int, typer.Option(min=1, max=64, help="Width of the search; 1 is greedy.")]
+Beam = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=64,
+        help="Width of the search; 1 is greedy. Default: CAPTIONSTREAM_MODELS__BEAM_WIDTH.",
+        show_default=False,
+    ),
+]
 
 
-def evaluator(settings: Settings, validation_set: ValidationSet, *, beam: int) -> Evaluate:
-    """Return how every version is measured: on this set, with CLIP at hand if it is needed."""
+def evaluator(settings: Settings, validation_set: ValidationSet, *, beam: int | None) -> Evaluate:
+    """Return how every version is measured: on this set, with CLIP at hand if it is needed.
+
+    And with the beam width that the stages decode with, if no other is given.
+    """
     return partial(
         evaluate_bundle,
         validation_set=validation_set,
-        beam=beam,
+        beam=beam or settings.models.beam_width,
         encode_texts=text_encoder(settings.clip, validation_set.clip_version),
     )
 

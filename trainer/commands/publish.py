@@ -47,7 +47,7 @@ def publish(  # noqa: PLR0913 - each is an option of the command
     metric: Metric = None,
     min_gain: MinGain = 0.0,
     force: Annotated[bool, typer.Option("--force", help="Let it serve even if worse.")] = False,
-    beam: Beam = 1,
+    beam: Beam = None,
     recaption: Again = Recaption.ALL,
     data_dir: DataDir = None,
     as_json: AsJson = False,

@@ -63,7 +63,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
     force: Annotated[
         bool, typer.Option("--force", help="Fit and let it serve whatever is found.")
     ] = False,
-    beam: Beam = 1,
+    beam: Beam = None,
     recaption: Again = Recaption.ALL,
     metrics_file: Annotated[
         Path | None,
@@ -117,7 +117,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
             fit_options=options.model_dump(),
             min_documents=min_documents,
             validation_set=validation_set,
-            beam=beam,
+            beam=beam or place.settings.models.beam_width,
             recaption=recaption,
             lease_seconds=lease_seconds,
         ),

@@ -8,7 +8,7 @@ import torch
 from bson.timestamp import Timestamp
 
 from streams.documents import CLIP_PROJECTION, Output
-from streams.errors import FeatureMismatch
+from streams.errors import FeatureMismatch, ModelFailed
 from streams.events import DocumentDeleted, ModelApplied, Origin
 from streams.hot_model import Loaded
 from streams.models import projection
@@ -36,7 +36,7 @@ def event(document_id=1, dimension=4, **outputs):
     )
 
 
-def run(serving, events):
+def run(serving, events, **options):
     calls = []
 
     def compute(vectors):
@@ -44,7 +44,7 @@ def run(serving, events):
         rows = serving.model(torch.from_numpy(vectors)).numpy()
         return [Output(value=row, version=serving.version) for row in rows]
 
-    return apply_model(CLIP_PROJECTION, serving, events, compute), calls
+    return apply_model(CLIP_PROJECTION, serving, events, compute, **options), calls
 
 
 def test_batch_is_computed_at_once_and_carries_lineage():
@@ -77,6 +77,35 @@ def test_stored_output_of_another_version_is_made_anew(version, clip):
     assert outcome.result is Result.DONE
 
 
+def test_stored_output_of_another_beam_width_is_made_anew():
+    """Fails when `_without_model` compares versions only."""
+    serving = loaded()
+    [outcome], _ = run(serving, [event(**stored(serving.version))], beam_width=5)
+    assert outcome.result is Result.DONE
+
+
+@pytest.mark.parametrize(
+    ("bad", "good"),
+    [
+        ({"value": np.array([1, np.nan], np.float32)}, {"value": np.ones(2, np.float32)}),
+        ({"value": np.array([1, np.inf], np.float32)}, {"value": np.zeros(2, np.float32)}),
+        ({"value": "a cat", "score": float("nan")}, {"value": "a cat", "score": -1.0}),
+        ({"value": "a cat", "score": float("-inf")}, {"value": "a cat", "score": None}),
+    ],
+    ids=["NaN", "infinity", "score NaN", "score infinity"],
+)
+def test_output_that_is_no_number_fails_alone(bad, good):
+    """JSON and the next model cannot take it. Fails without `isfinite` in `_made`."""
+
+    def compute(vectors):
+        return [Output(**fields, version="p1") for fields in (good, bad)]
+
+    fine, failed = apply_model(CLIP_PROJECTION, loaded(), [event(1), event(2)], compute)
+    assert fine.result is Result.DONE
+    assert isinstance(failed.error, ModelFailed)
+    assert failed.version == loaded().version
+
+
 def test_without_a_version_the_document_awaits_a_model():
     [outcome] = apply_model(CLIP_PROJECTION, None, [event()], lambda _: [])
     assert outcome == Ok(event=None, result=Result.AWAITING_MODEL)
@@ -88,8 +117,20 @@ def test_version_fitted_on_another_clip_is_not_applied():
     assert calls == []
 
 
-def test_vector_of_another_shape_fails_alone_with_both_numbers():
-    outcomes, calls = run(loaded(), [event(1), event(2, dimension=5)])
+@pytest.mark.parametrize("clip_version", [None, "c0"])
+def test_vector_of_another_clip_awaits_its_model(clip_version):
+    """While CLIP changes. Fails when another length is a final failure."""
+    serving = loaded(clip_version)
+    known = event(1)
+    if clip_version:
+        known = replace(known, outputs={"clip": replace(known.outputs["clip"], version="c0")})
+    outcomes, calls = run(serving, [known, event(2, dimension=5)])
+    assert [o.result for o in outcomes] == [Result.DONE, Result.AWAITING_MODEL]
+    assert [vectors.shape for vectors in calls] == [(1, 4)]
+
+
+def test_vector_of_the_right_version_and_another_shape_fails_alone_with_both_numbers():
+    outcomes, calls = run(loaded("c1"), [event(1), event(2, dimension=5)])
     assert isinstance(outcomes[1], Failed)
     assert isinstance(outcomes[1].error, FeatureMismatch)
     assert str(outcomes[1].error) == "'clip' has shape (5,), expected (4,)"

@@ -1,0 +1,179 @@
+"""The projection follows CLIP: what serves always fits the version that is announced."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from bson.timestamp import Timestamp
+
+from streams.documents import Output
+from streams.events import ModelApplied, Origin
+from streams.hot_model import HotModel
+from streams.models import projection
+from streams.models.manifest import Feature
+from streams.models.projection import orthogonal_projection
+from streams.mongo import connect, state_database
+from streams.registry import Registry
+from streams.seeded_projection import SeededProjection
+from streams.stages.outcome import Result
+from streams.stages.project import Project
+from tests.waiting import wait_until
+
+NAME = "clip_projection"
+SIZE = 3
+
+
+@pytest.fixture
+def database(settings):
+    with connect(settings.mongo) as client:
+        yield state_database(client, settings.mongo)
+
+
+@pytest.fixture
+def registry(database):
+    return Registry(database)
+
+
+@pytest.fixture
+def hot(registry, settings):
+    seeded = SeededProjection(registry, SIZE)
+    model = HotModel(
+        NAME,
+        projection.from_bundle,
+        projection.check_golden,
+        registry,
+        settings.models,
+        prepare=seeded.ensure,
+    )
+    yield model
+    model.stop()
+
+
+def trained(dimension, clip_version, seed=7):
+    model = orthogonal_projection(dimension, SIZE, seed=seed)
+    return projection.to_bundle(model, clip_version=clip_version)
+
+
+def promote(registry, bundle):
+    return registry.promote(NAME, registry.publish(bundle), reason="test").version
+
+
+def clip_event(version, dimension):
+    vector = np.ones(dimension, np.float32)
+    return ModelApplied(
+        document_id=1,
+        source=Timestamp(1, 1),
+        origin=Origin.LIVE,
+        input="ab",
+        model="clip",
+        outputs={"clip": Output(value=vector, version=version)},
+    )
+
+
+def results(hot, *events):
+    return [outcome.result for outcome in Project(hot).run(list(events))]
+
+
+def test_clip_of_another_dimension_gets_its_projection_while_project_runs(registry, hot):
+    """Fails without `prepare` in `refresh`, and when another length is a final failure."""
+    registry.announce("clip", "c1", {"dimension": 4})
+    hot.start()
+    assert results(hot, clip_event("c1", 4), clip_event("c2", 8)) == [
+        Result.DONE,
+        Result.AWAITING_MODEL,
+    ]
+    registry.announce("clip", "c2", {"dimension": 8})
+    wait_until(lambda: hot.current().model.dimension_in == 8, doing="the projection of c2")
+    assert results(hot, clip_event("c2", 8), clip_event("c1", 4)) == [
+        Result.DONE,
+        Result.AWAITING_MODEL,
+    ]
+    assert [move.revision for move in registry.history(NAME)] == [1, 2]
+
+
+def test_projection_of_another_clip_of_the_same_dimension_is_replaced(registry, hot):
+    """Fails when `_fits` compares dimensions only."""
+    registry.announce("clip", "c1", {"dimension": 4})
+    own = promote(registry, trained(4, "c1"))
+    hot.refresh()
+    assert hot.current().version == own
+    registry.announce("clip", "c2", {"dimension": 4})
+    hot.refresh()
+    assert results(hot, clip_event("c2", 4)) == [Result.DONE]
+
+
+@pytest.mark.parametrize("clip_version", ["c1", None])
+def test_projection_that_fits_stays(registry, hot, clip_version):
+    registry.announce("clip", "c1", {"dimension": 4})
+    own = promote(registry, trained(4, clip_version))
+    hot.refresh()
+    hot.refresh()
+    assert hot.current().version == own
+    assert len(registry.history(NAME)) == 1
+
+
+def without_feature():
+    good = trained(4, None)
+    manifest = good.manifest.model_copy(update={"features": {"depth": Feature(dimension=4)}})
+    return replace(good, manifest=manifest)
+
+
+def damaged():
+    good = trained(4, None)
+    golden = good.manifest.golden.model_copy(update={"vectors": [[0.0] * SIZE] * 2})
+    return replace(good, manifest=good.manifest.model_copy(update={"golden": golden}))
+
+
+@pytest.mark.parametrize("bundle", [without_feature, damaged])
+def test_pointer_at_a_version_that_cannot_serve_ends_at_the_seeded_one(registry, hot, bundle):
+    """Nothing good served before. Fails when a refused version counts as one that serves."""
+    registry.announce("clip", "c1", {"dimension": 4})
+    promote(registry, bundle())
+    hot.refresh()
+    hot.refresh()
+    assert results(hot, clip_event("c1", 4)) == [Result.DONE]
+    assert registry.serving().problems == {}
+
+
+def test_refused_version_leaves_the_one_that_serves_in_its_place(registry, hot):
+    """Fails when `_fits` looks at the version that the pointer names."""
+    registry.announce("clip", "c1", {"dimension": 4})
+    own = promote(registry, trained(4, "c1"))
+    hot.refresh()
+    bad = promote(registry, damaged())
+    hot.refresh()
+    hot.refresh()
+    assert hot.current().version == own
+    assert registry.pointer(NAME).version == bad
+    registry.announce("clip", "c2", {"dimension": 4})
+    hot.refresh()
+    assert results(hot, clip_event("c2", 4)) == [Result.DONE]
+
+
+def test_manifest_that_cannot_be_read_is_refused_and_then_replaced(registry, hot, database):
+    """Fails when `ensure` lets InvalidBundle out: `project` would not start."""
+    registry.announce("clip", "c1", {"dimension": 4})
+    version = promote(registry, trained(4, None))
+    database["model_versions"].update_one({"version": version}, {"$set": {"manifest": "{}"}})
+    hot.refresh()
+    assert registry.history(NAME)[-1].refusal is not None
+    hot.refresh()
+    assert results(hot, clip_event("c1", 4)) == [Result.DONE]
+
+
+def test_seeded_projection_that_is_refused_is_not_promoted_for_ever(registry, hot):
+    registry.announce("clip", "c1", {"dimension": 4})
+    hot.refresh()
+    registry.refuse(registry.pointer(NAME), reason="another machine's golden", serving=None)
+    hot.refresh()
+    hot.refresh()
+    assert len(registry.history(NAME)) == 1
+
+
+def test_version_of_another_length_than_clip_makes_cannot_run(registry):
+    """Its documents await a model. Fails without `misfits`: they were pending for ever."""
+    registry.announce("clip", "c1", {"dimension": 4})
+    promote(registry, trained(4, None))
+    assert registry.serving().misfits == frozenset()
+    registry.announce("clip", "c2", {"dimension": 8})
+    assert registry.serving().misfits == {NAME}

@@ -1,0 +1,47 @@
+"""What a version may read, one output that is made before it, and what it says about that."""
+
+import pytest
+
+from streams.errors import InvalidBundle
+from streams.models import conditional_lm, projection
+from streams.models.manifest import Bundle, Feature
+from streams.models.projection import orthogonal_projection
+from tests.captioner import tiny_captioner
+from tests.tiny import DIMENSION
+
+CLIP = {"clip": Feature(dimension=DIMENSION)}
+DEPTH = {"depth": Feature(dimension=DIMENSION)}
+OWN = {"conditional_lm": Feature(dimension=DIMENSION)}
+
+
+def test_manifest_tells_how_inputs_are_prepared():
+    words = "lower case, letters a to z only, split at white space"
+    read = {"clip": "unchanged"}
+    assert tiny_captioner().manifest.preprocessing == {**read, "captions": words}
+    bundle = projection.to_bundle(orthogonal_projection(4, 2, seed=0))
+    assert bundle.manifest.preprocessing == read
+
+
+@pytest.mark.parametrize(
+    ("features", "reason"),
+    [
+        ({}, "reads 0 features"),
+        (DEPTH, "reads 'depth', which no stage makes before it"),
+        (OWN, "reads 'conditional_lm', which no stage makes before it"),
+        (CLIP | DEPTH, "reads 'depth'"),
+        ({"clip": Feature(dimension=5)}, f"dimension 5, the config reads {DIMENSION}"),
+    ],
+    ids=["none", "unknown", "later", "more", "another length"],
+)
+@pytest.mark.parametrize("model", [conditional_lm, projection])
+def test_version_that_reads_anything_else_does_not_load(model, features, reason):
+    """Anywhere: trainer and `apply` load as the stages do. Fails without `check_features`."""
+    good = (
+        tiny_captioner()
+        if model is conditional_lm
+        else projection.to_bundle(orthogonal_projection(DIMENSION, 2, seed=0))
+    )
+    manifest = good.manifest.model_copy(update={"features": features})
+    model.from_bundle(good)
+    with pytest.raises(InvalidBundle, match=reason):
+        model.from_bundle(Bundle(manifest=manifest, weights=good.weights))
