@@ -29,14 +29,14 @@ class Steps:
 
     Attributes:
         take_snapshot: Read the documents.
+        validation_set: Return the frozen set; create or refresh it if that is needed.
         fit: Fit the model on a snapshot.
-        validation_set: Return the frozen set; create it if there is none.
         publish: Evaluate, and let the version serve if it is better.
     """
 
     take_snapshot: Callable[[], Snapshot]
-    fit: Callable[[Snapshot], Bundle]
     validation_set: Callable[[Snapshot], ValidationSet]
+    fit: Callable[[Snapshot], Bundle]
     publish: Callable[[Bundle, ValidationSet], Publication]
 
 
@@ -90,8 +90,9 @@ class Job:
 
         1. Take the lease, or end: another job runs.
         2. Take a snapshot; end if it holds too little, or nothing new.
-        3. Fit.
-        4. Make sure that the lease is still ours, and publish.
+        3. Have the validation set ready: without it a fit would be for nothing.
+        4. Fit.
+        5. Make sure that the lease is still ours, and publish.
 
         A failure is recorded too, and raised again.
 
@@ -129,9 +130,9 @@ class Job:
         if last is not None and self._is_same(last) and not self._is_forced:
             done = f"{last.started_at:%Y-%m-%d %H:%M} UTC ({last.outcome.value} {last.version})"
             return self._ended(Outcome.NOTHING_NEW, f"same data and options as the fit of {done}")
-        bundle = self._steps.fit(snapshot)  # 3
-        validation_set = self._steps.validation_set(snapshot)
-        self._lease.check()  # 4
+        validation_set = self._steps.validation_set(snapshot)  # 3
+        bundle = self._steps.fit(snapshot)  # 4
+        self._lease.check()  # 5
         publication = self._steps.publish(bundle, validation_set)
         self._run = replace(self._run, version=publication.decision.candidate)
         outcome = Outcome.PROMOTED if publication.is_promoted else Outcome.KEPT

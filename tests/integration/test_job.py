@@ -60,12 +60,19 @@ def registry(state):
 def job(state, registry):
     """Make a job; its fit takes so many steps."""
 
-    def make(taken=None, *, fit=lambda _: fitted_bundle(10), lease_seconds=30.0, **options):
-        def send(bundle, validation_set):
+    def make(
+        taken=None,
+        *,
+        fit=lambda _: fitted_bundle(10),
+        validation_set=lambda _: scene_set(),
+        lease_seconds=30.0,
+        **options,
+    ):
+        def send(bundle, frozen):
             return publish(
                 bundle,
-                validation_set,
-                evaluate=partial(evaluate_bundle, validation_set=validation_set),
+                frozen,
+                evaluate=partial(evaluate_bundle, validation_set=frozen),
                 registry=registry,
                 decisions=Decisions(state),
                 gate=Gate(metric="bleu4"),
@@ -74,7 +81,7 @@ def job(state, registry):
         steps = Steps(
             take_snapshot=lambda: taken or snapshot(),
             fit=fit,
-            validation_set=lambda _: scene_set(),
+            validation_set=validation_set,
             publish=send,
         )
         return Job(
@@ -147,6 +154,17 @@ def test_a_step_may_find_too_little_too(job, state):
     run = job(fit=fit).run()
     assert (run.outcome, run.reason) == (Outcome.TOO_LITTLE_DATA, "every caption is empty")
     assert state["trainer_runs"].find_one()["outcome"] == "too_little_data"
+
+
+def test_nothing_is_fitted_that_could_not_be_measured(job):
+    """Fails without the validation set before the fit: the same fit again, each night."""
+
+    def not_ready(_):
+        msg = "1 documents have no vector of the new CLIP version yet"
+        raise TooLittleData(msg)
+
+    run = job(fit=never, validation_set=not_ready).run()
+    assert run.outcome is Outcome.TOO_LITTLE_DATA
 
 
 def test_a_second_job_at_the_same_time_ends_with_a_word(job, state):
