@@ -79,9 +79,11 @@ def job(state, registry):
             )
 
         steps = Steps(
+            remove_old=lambda: None,
             take_snapshot=lambda: taken or snapshot(),
-            fit=fit,
+            pointer=lambda: registry.pointer(NAME),
             validation_set=validation_set,
+            fit=fit,
             publish=send,
         )
         return Job(
@@ -115,6 +117,28 @@ def test_the_same_data_and_options_are_nothing_new(job, registry):
     assert first.version in again.reason
     assert job(fit=never).run().outcome is Outcome.NOTHING_NEW
     assert registry.pointer(NAME).revision == 1
+
+
+def test_the_same_data_are_compared_again_when_something_else_serves(job, registry):
+    """Fails without `_still_holds`: what lost against a good version loses against no other."""
+    for steps in (5, 30):
+        registry.promote(NAME, registry.publish(fitted_bundle(steps)), reason="test")
+    assert job().run().outcome is Outcome.KEPT
+    assert job(fit=never).run().outcome is Outcome.NOTHING_NEW
+    registry.rollback(NAME, reason="test")
+    assert job().run().outcome is Outcome.PROMOTED
+    # Whoever goes back from that to what it was compared with is not overruled.
+    registry.rollback(NAME, reason="test")
+    assert job(fit=never).run().outcome is Outcome.NOTHING_NEW
+
+
+def test_a_promoted_version_that_was_refused_is_tried_again(job, registry):
+    """Fails without the look at `refusal`."""
+    job().run()
+    registry.refuse(registry.pointer(NAME), reason="test", serving=None)
+    again = job().run()
+    assert again.outcome is Outcome.PROMOTED
+    assert registry.pointer(NAME).serving == again.version
 
 
 @pytest.mark.parametrize(
