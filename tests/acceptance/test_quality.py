@@ -1,4 +1,4 @@
-"""Captions of scenes that the captioner never saw, with the CLIP that ships and the trainer's fit."""
+"""Captions of scenes that the captioner never saw: the CLIP that ships, the trainer's own fit."""
 
 from itertools import islice
 
