@@ -22,6 +22,7 @@ CaptionstreamError
 ├── TrainerError              the offline half cannot do what was asked
 │   ├── TooLittleData         there are too few documents to learn from or to measure on
 │   ├── InvalidSnapshot       a snapshot is missing or damaged
+│   ├── InvalidCheckpoint     a fit cannot go on from where an earlier one stood
 │   └── InvalidValidationSet  a validation set is missing, damaged or made for something else
 └── Unavailable               a neighbour is away; wait and go on              (retryable)
     ├── StoreUnavailable      MongoDB
@@ -124,6 +125,10 @@ class TooLittleData(TrainerError):
 
 class InvalidSnapshot(TrainerError):
     """A snapshot is missing or damaged."""
+
+
+class InvalidCheckpoint(TrainerError):
+    """A checkpoint is damaged, another run's or another release's; without it a fit starts anew."""
 
 
 class InvalidValidationSet(TrainerError):

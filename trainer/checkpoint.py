@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from streams.errors import TrainerError
+from streams.errors import InvalidCheckpoint
 
 CHECKPOINT: Final = "checkpoint.safetensors"
 _STATE: Final = "state"
@@ -66,7 +66,7 @@ def load_checkpoint(directory: Path) -> Checkpoint | None:
     """Return the checkpoint of a run, None when there is none.
 
     Raises:
-        TrainerError: It is damaged, or another run's.
+        InvalidCheckpoint: It is damaged, or another run's.
     """
     path = directory / CHECKPOINT
     if not path.exists():
@@ -78,19 +78,20 @@ def load_checkpoint(directory: Path) -> Checkpoint | None:
         if metadata[_DIGEST] != _digest(tensors, metadata[_STATE]):
             raise ValueError("its content does not fit its hash")  # noqa: EM101
         state = json.loads(metadata[_STATE])
+        checkpoint = Checkpoint(
+            epoch=state["epoch"],
+            weights=_group(tensors, "weights"),
+            best_weights=_group(tensors, "best"),
+            moments=_group(tensors, "moments"),
+            history=tuple(state["history"]),
+        )
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as exc:
         msg = f"the checkpoint {path} is damaged ({exc}); fit again without --resume"
-        raise TrainerError(msg) from exc
+        raise InvalidCheckpoint(msg) from exc
     if state.get("run") != directory.name:
         msg = f"the checkpoint {path} is of another run; fit again without --resume"
-        raise TrainerError(msg)
-    return Checkpoint(
-        epoch=state["epoch"],
-        weights=_group(tensors, "weights"),
-        best_weights=_group(tensors, "best"),
-        moments=_group(tensors, "moments"),
-        history=tuple(state["history"]),
-    )
+        raise InvalidCheckpoint(msg)
+    return checkpoint
 
 
 def moments_of(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

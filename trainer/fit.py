@@ -16,13 +16,13 @@ from trainer.captioner import CAPTIONER
 from trainer.dataset import read_fold
 from trainer.fitting import Epoch, Fitting, Progress
 from trainer.options import FitOptions, run_id
-from trainer.plugs import EncodeTexts, Material, Plugs
+from trainer.plugs import EncodeTexts, Material, Plugs, Task
 from trainer.projector import PROJECTOR
+from trainer.run_directory import LOCK, RUN, held, writing
 from trainer.snapshot import Snapshot
 
 PLUGS: Final[Mapping[str, Plugs[Any]]] = {plugs.name: plugs for plugs in (CAPTIONER, PROJECTOR)}
 BUNDLE: Final = "bundle"
-RUN: Final = "run.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +53,7 @@ def fit(
     directory: Path,
     *,
     resume: bool = False,
+    is_job: bool = False,
     encode_texts: EncodeTexts | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> FitResult:
@@ -67,33 +68,48 @@ def fit(
         options: What decides the fit.
         directory: Directory of the trainer; the run goes to `runs/<run id>` below it.
         resume: Go on behind the last checkpoint of the same run, if there is one.
+        is_job: Whether later jobs may remove the run.
         encode_texts: CLIP's text tower, for a model that reads captions as vectors.
         progress: Called some times each second, and at the end of each epoch.
 
     Raises:
         ModelNotFound: No model of this name can be fitted.
         TooLittleData: There is nothing to learn from or to measure on.
-        TrainerError: The loss is no number, or the checkpoint is damaged or not this run's.
+        TrainerError: The loss is no number, another process works on the same run, or its
+            directory cannot be written.
+        InvalidCheckpoint: The checkpoint is damaged, or not this run's or this release's.
         InvalidSnapshot: The snapshot is damaged.
     """
     plugs = PLUGS.get(name)
     if plugs is None:
         msg = f"no model {name!r} can be fitted; choose one of {', '.join(PLUGS)}"
         raise ModelNotFound(msg)
-    place = _prepare(directory, name, snapshot, options, resume=resume)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(options.seed)
-        task = plugs.task(material_of(snapshot, options, place, encode_texts))
-    fitting = Fitting(plugs, task, options, place)
-    if resume:
-        fitting.restore()
-    fitting.run(progress)
+    snapshot_id = snapshot.manifest.snapshot_id
+    place = directory / "runs" / run_id(name, snapshot_id, options)
+    about = {"name": name, "snapshot_id": snapshot_id, "options": options.model_dump()}
+    with held(place):
+        _prepare(place, {**about, "is_job": is_job}, resume=resume)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(options.seed)
+            task = plugs.task(material_of(snapshot, options, place, encode_texts))
+        fitting = Fitting(plugs, task, options, place)
+        if resume:
+            fitting.restore()
+        fitting.run(progress)
+        return _finish(plugs, task, fitting, snapshot, place)
+
+
+def _finish(
+    plugs: Plugs[Any], task: Task[Any], fitting: Fitting, snapshot: Snapshot, place: Path
+) -> FitResult:
+    """Measure the best epoch, and write its version."""
     best = fitting.take_best()
-    found = dict(plugs.metrics(task.model, task, options))
+    found = dict(plugs.metrics(task.model, task, fitting.options))
     found["valid_loss"] = round(best["valid_loss"], 6)
     bundle = plugs.bundle(task.model, snapshot.manifest, found)
-    shutil.rmtree(place / BUNDLE, ignore_errors=True)
-    to_directory(bundle, place / BUNDLE)
+    with writing(place):
+        shutil.rmtree(place / BUNDLE, ignore_errors=True)
+        to_directory(bundle, place / BUNDLE)
     return FitResult(
         bundle=bundle,
         run_id=place.name,
@@ -104,18 +120,15 @@ def fit(
     )
 
 
-def _prepare(
-    directory: Path, name: str, snapshot: Snapshot, options: FitOptions, *, resume: bool
-) -> Path:
-    """Return the directory of the run; empty, unless it is to be resumed."""
-    snapshot_id = snapshot.manifest.snapshot_id
-    place = directory / "runs" / run_id(name, snapshot_id, options)
-    if not resume:
-        shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True, exist_ok=True)
-    about = {"name": name, "snapshot_id": snapshot_id, "options": options.model_dump()}
-    (place / RUN).write_text(json.dumps(about, indent=1) + "\n")
-    return place
+def _prepare(place: Path, about: Mapping[str, Any], *, resume: bool) -> None:
+    """Say in the directory what the run is; empty it, unless it is to be resumed."""
+    with writing(place):
+        for path in () if resume else list(place.iterdir()):
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
+        (place / RUN).write_text(json.dumps(about, indent=1) + "\n")
 
 
 def material_of(

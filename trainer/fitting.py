@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import torch
 
-from streams.errors import TrainerError
+from streams.errors import InvalidCheckpoint, TrainerError
 from trainer.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -20,6 +20,7 @@ from trainer.checkpoint import (
 )
 from trainer.options import FitOptions
 from trainer.plugs import Plugs, Task
+from trainer.run_directory import writing
 from trainer.splitter import FIXED, batches, count_batches
 
 HISTORY: Final = "history.jsonl"
@@ -52,7 +53,11 @@ class Progress:
 
 
 class Fitting:
-    """A model and its examples, some epochs into a fit."""
+    """A model and its examples, some epochs into a fit.
+
+    Attributes:
+        options: What decides the fit.
+    """
 
     def __init__(
         self, plugs: Plugs[Any], task: Task[Any], options: FitOptions, directory: Path
@@ -60,7 +65,7 @@ class Fitting:
         self._plugs = plugs
         self._task = task
         self._model = task.model
-        self._options = options
+        self.options = options
         self._directory = directory
         self._optimizer = torch.optim.Adam(self._model.parameters(), lr=options.rate)
         self._best_weights = self._copy()
@@ -70,7 +75,7 @@ class Fitting:
         """Go on behind the last checkpoint, if there is one.
 
         Raises:
-            TrainerError: It is damaged, or was made by another fit than this.
+            InvalidCheckpoint: It is damaged, or was made by another fit or release than this.
         """
         checkpoint = load_checkpoint(self._directory)
         if checkpoint is None:
@@ -78,24 +83,25 @@ class Fitting:
         try:
             self._model.load_state_dict(checkpoint.weights)
             restore_moments(self._optimizer, checkpoint.moments)
-        except (RuntimeError, ValueError, KeyError) as exc:
+            self._history = list(checkpoint.history)
+            self._best()
+        except (RuntimeError, ValueError, KeyError, TypeError) as exc:
             msg = (
                 f"the checkpoint in {self._directory} is of another release of this program;"
                 " fit again without --resume"
             )
-            raise TrainerError(msg) from exc
+            raise InvalidCheckpoint(msg) from exc
         self._best_weights = dict(checkpoint.best_weights)
-        self._history = list(checkpoint.history)
 
     def run(self, progress: Callable[[Progress], None]) -> None:
         """Fit until the validation loss gets no better, or the epochs are over."""
-        for epoch in range(len(self._history) + 1, self._options.max_epochs + 1):
+        for epoch in range(len(self._history) + 1, self.options.max_epochs + 1):
             if self._is_stuck():
                 return
             started = time.monotonic()
             train_loss, rate = self._train(epoch, progress)
             valid_loss = self._validate()
-            steps = count_batches(self._task.train, self._options.batch_size)
+            steps = count_batches(self._task.train, self.options.batch_size)
             done = {
                 "epoch": epoch,
                 "step": epoch * steps,
@@ -123,7 +129,7 @@ class Fitting:
 
     def _train(self, epoch: int, progress: Callable[[Progress], None]) -> tuple[float, float]:
         """Return the mean loss of an epoch, and steps per second."""
-        options, train = self._options, self._task.train
+        options, train = self.options, self._task.train
         steps = count_batches(train, options.batch_size)
         self._model.train()
         losses = torch.zeros(steps)  # reading each loss would make each step wait
@@ -148,7 +154,7 @@ class Fitting:
     @torch.inference_mode()
     def _validate(self) -> float:
         """Return the mean loss per image of the valid fold, with the same captions each time."""
-        options, valid = self._options, self._task.valid
+        options, valid = self.options, self._task.valid
         self._model.eval()
         total = 0.0
         drawn = batches(valid, seed=options.seed, epoch=FIXED, size=options.batch_size)
@@ -166,7 +172,7 @@ class Fitting:
 
     def _is_stuck(self) -> bool:
         epochs = len(self._history)
-        return epochs > 0 and epochs - int(self._best()["epoch"]) >= self._options.patience
+        return epochs > 0 and epochs - int(self._best()["epoch"]) >= self.options.patience
 
     def _copy(self) -> dict[str, torch.Tensor]:
         return {name: tensor.detach().clone() for name, tensor in self._model.state_dict().items()}
@@ -180,16 +186,17 @@ class Fitting:
             moments=moments_of(self._optimizer),
             history=tuple(self._history),
         )
-        save_checkpoint(self._directory, checkpoint)
         lines = "".join(json.dumps(done) + "\n" for done in self._history)
-        (self._directory / HISTORY).write_text(lines)
+        with writing(self._directory):
+            save_checkpoint(self._directory, checkpoint)
+            (self._directory / HISTORY).write_text(lines)
 
     def _progress(self, epoch: int, step: int, loss: float, done: Epoch | None) -> Progress:
         return Progress(
             epoch=epoch,
-            max_epochs=self._options.max_epochs,
+            max_epochs=self.options.max_epochs,
             step=step,
-            steps=count_batches(self._task.train, self._options.batch_size),
+            steps=count_batches(self._task.train, self.options.batch_size),
             loss=loss,
             done=done,
         )

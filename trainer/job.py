@@ -14,6 +14,7 @@ from structlog import get_logger
 
 from streams.errors import TooLittleData
 from streams.models.manifest import Bundle
+from streams.pointers import Pointer
 from trainer.lease import JobLease
 from trainer.publish import Publication
 from trainer.runs import Outcome, Run, Runs
@@ -28,15 +29,19 @@ class Steps:
     """What the job does, in this order.
 
     Attributes:
+        remove_old: Remove what earlier jobs left and nobody needs.
         take_snapshot: Read the documents.
+        pointer: Return which version serves now; None when there never was one.
+        validation_set: Return the frozen set; create or refresh it if that is needed.
         fit: Fit the model on a snapshot.
-        validation_set: Return the frozen set; create it if there is none.
         publish: Evaluate, and let the version serve if it is better.
     """
 
+    remove_old: Callable[[], None]
     take_snapshot: Callable[[], Snapshot]
-    fit: Callable[[Snapshot], Bundle]
+    pointer: Callable[[], Pointer | None]
     validation_set: Callable[[Snapshot], ValidationSet]
+    fit: Callable[[Snapshot], Bundle]
     publish: Callable[[Bundle, ValidationSet], Publication]
 
 
@@ -89,9 +94,10 @@ class Job:
         """Do it and return what came of it, recorded unless another job is running.
 
         1. Take the lease, or end: another job runs.
-        2. Take a snapshot; end if it holds too little, or nothing new.
-        3. Fit.
-        4. Make sure that the lease is still ours, and publish.
+        2. Remove old files, take a snapshot; end if it holds too little, or nothing new.
+        3. Have the validation set ready: without it a fit would be for nothing.
+        4. Fit.
+        5. Make sure that the lease is still ours, and publish.
 
         A failure is recorded too, and raised again.
 
@@ -107,6 +113,9 @@ class Job:
                 run = self._work()
             except TooLittleData as exc:  # a step's own word
                 run = self._ended(Outcome.TOO_LITTLE_DATA, str(exc))
+            except (KeyboardInterrupt, SystemExit):
+                self._record_failure("stopped by a signal")
+                raise
             except BaseException as exc:
                 self._record_failure(f"{type(exc).__name__}: {exc}")
                 raise
@@ -114,7 +123,8 @@ class Job:
             return run
 
     def _work(self) -> Run:
-        snapshot = self._steps.take_snapshot()  # 2
+        self._steps.remove_old()  # 2
+        snapshot = self._steps.take_snapshot()
         manifest = snapshot.manifest
         self._run = replace(
             self._run,
@@ -129,13 +139,14 @@ class Job:
         if last is not None and self._is_same(last) and not self._is_forced:
             done = f"{last.started_at:%Y-%m-%d %H:%M} UTC ({last.outcome.value} {last.version})"
             return self._ended(Outcome.NOTHING_NEW, f"same data and options as the fit of {done}")
-        bundle = self._steps.fit(snapshot)  # 3
-        validation_set = self._steps.validation_set(snapshot)
-        self._lease.check()  # 4
+        validation_set = self._steps.validation_set(snapshot)  # 3
+        bundle = self._steps.fit(snapshot)  # 4
+        self._lease.check()  # 5
         publication = self._steps.publish(bundle, validation_set)
-        self._run = replace(self._run, version=publication.decision.candidate)
+        decision = publication.decision
+        self._run = replace(self._run, version=decision.candidate, compared_with=decision.serving)
         outcome = Outcome.PROMOTED if publication.is_promoted else Outcome.KEPT
-        return self._ended(outcome, publication.decision.reason)
+        return self._ended(outcome, decision.reason)
 
     def _too_little(self, snapshot: Snapshot) -> str | None:
         found = snapshot.manifest.counts.included
@@ -145,8 +156,20 @@ class Job:
         return f"no usable document in fold {empty[0]}" if empty else None
 
     def _is_same(self, last: Run) -> bool:
+        """Whether all that decides a job is as it was, what the version had to beat included."""
         mine = (self._run.content_hash, self._run.options)
-        return (last.content_hash, last.options) == mine
+        return (last.content_hash, last.options) == mine and self._still_holds(last)
+
+    def _still_holds(self, last: Run) -> bool:
+        """Whether what was decided then says something about what serves now.
+
+        It does if the version of then serves, or what it was compared with: whoever rolled back to
+        that did so knowing. One that was refused may hold by now.
+        """
+        pointer = self._steps.pointer()
+        if pointer is None or (pointer.refusal is not None and pointer.version == last.version):
+            return False
+        return pointer.serving in (last.version, last.compared_with)
 
     def _ended(self, outcome: Outcome, reason: str) -> Run:
         seconds = round(time.monotonic() - self._begun, 3)

@@ -15,6 +15,7 @@ from streams.models.projection import orthogonal_projection
 from trainer.dataset import Fold, make_examples
 from trainer.options import FitOptions
 from trainer.plugs import Material, Plugs, Task
+from trainer.run_directory import writing
 from trainer.snapshot import SnapshotManifest
 from trainer.splitter import FIXED, draw
 
@@ -127,7 +128,8 @@ def _encoded(material: Material) -> torch.Tensor:
     if texts.shape != shape:
         msg = f"CLIP makes text vectors of {tuple(texts.shape)}, the images need {shape}"
         raise TrainerError(msg)
-    save_file({"texts": texts}, path)
+    with writing(material.directory):
+        save_file({"texts": texts}, path)
     return texts
 
 

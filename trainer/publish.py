@@ -61,6 +61,7 @@ def publish(
     decisions: Decisions,
     gate: Gate,
     recaption: Recaption = Recaption.ALL,
+    before_promotion: Callable[[], None] = lambda: None,
 ) -> Publication:
     """Store a candidate, and let it serve if it passes the gate.
 
@@ -79,6 +80,7 @@ def publish(
         decisions: Where decisions are kept.
         gate: What the candidate must reach.
         recaption: What a promotion means for captions that are stored.
+        before_promotion: Called just before the pointer is moved; what it raises prevents that.
 
     Raises:
         InvalidBundle: The candidate is damaged.
@@ -98,6 +100,7 @@ def publish(
         serving = _opponent(registry, pointer, evaluate, gate.metric)  # 3
         verdict = decide(gate, candidate=version, value=value, serving=serving)
         if verdict.is_promoted:
+            before_promotion()
             try:
                 registry.promote(  # 4
                     name,

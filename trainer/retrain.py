@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pymongo import MongoClient
-from structlog import get_logger
 
-from streams.errors import StoreUnavailable
 from streams.models.manifest import Bundle
 from streams.mongo import Document, state_database
 from streams.registry import Registry
@@ -21,15 +19,14 @@ from trainer.gate import Gate
 from trainer.job import Job, Steps
 from trainer.job_metrics import write_job_metrics
 from trainer.lease import JobLease
+from trainer.old_files import remove_old
 from trainer.publish import Publication, publish
-from trainer.runs import Outcome, Run, Runs
+from trainer.runs import SUCCESSES, Outcome, Run, Runs
 from trainer.snapshot import Snapshot
 from trainer.snapshot_writer import take_snapshot
 from trainer.text_encoder import text_encoder
 from trainer.validation_sample import create_validation_set
 from trainer.validation_set import ValidationSet, ValidationSets
-
-log = get_logger(__name__)
 
 Fit = Callable[[Snapshot], Bundle]
 """Fit the plan's model on a snapshot."""
@@ -50,6 +47,7 @@ class Plan:
         beam: Width of the search that versions are measured with.
         recaption: What a promotion means for stored captions.
         lease_seconds: How long a job that was killed keeps others from starting.
+        keep: How many snapshots and runs of jobs stay in the trainer's directory.
     """
 
     model: str
@@ -62,6 +60,7 @@ class Plan:
     beam: int = 1
     recaption: Recaption = Recaption.ALL
     lease_seconds: float = 60.0
+    keep: int = 3
 
     def options(self) -> dict[str, Any]:
         """Return what decides whether a job would only repeat an earlier one."""
@@ -99,7 +98,9 @@ def retrain(
         StoreUnavailable: MongoDB does not answer.
     """
     state = state_database(client, settings.mongo)
-    runs = Runs(state)
+    runs, registry = Runs(state), Registry(state)
+    lease = JobLease(state, lease_seconds=plan.lease_seconds)
+    earlier = runs.last_success(plan.model)  # now: the job may end because MongoDB is away
 
     def send(bundle: Bundle, validation_set: ValidationSet) -> Publication:
         measure = partial(
@@ -112,21 +113,24 @@ def retrain(
             bundle,
             validation_set,
             evaluate=measure,
-            registry=Registry(state),
+            registry=registry,
             decisions=Decisions(state),
             gate=plan.gate,
             recaption=plan.recaption,
+            before_promotion=lease.check,
         )
 
     job = Job(
         plan.model,
         Steps(
+            remove_old=lambda: remove_old(directory, keep=plan.keep),
             take_snapshot=lambda: take_snapshot(client, settings.mongo, directory),
-            fit=fit,
+            pointer=lambda: registry.pointer(plan.model),
             validation_set=lambda snapshot: _frozen_set(client, settings.mongo, plan, snapshot),
+            fit=fit,
             publish=send,
         ),
-        lease=JobLease(state, lease_seconds=plan.lease_seconds),
+        lease=lease,
         runs=runs,
         options=plan.options(),
         min_documents=plan.min_documents,
@@ -137,7 +141,8 @@ def retrain(
     finally:
         # A job that found another one at work leaves the file to that one.
         if metrics_file is not None and job.ended and job.ended.outcome is not Outcome.BUSY:
-            write_job_metrics(metrics_file, job.ended, last_success=_last_success(runs, plan.model))
+            last = job.ended if job.ended.outcome in SUCCESSES else earlier
+            write_job_metrics(metrics_file, job.ended, last_success=last)
 
 
 def _frozen_set(
@@ -164,11 +169,3 @@ def _frozen_set(
         seed=stored.seed,
         refresh=True,
     )
-
-
-def _last_success(runs: Runs, model: str) -> Run | None:
-    try:
-        return runs.last_success(model)
-    except StoreUnavailable as exc:
-        log.warning("last success unknown", reason=str(exc))
-        return None

@@ -45,6 +45,7 @@ class Run:
         content_hash: Hash of the snapshot's content.
         options: All that decides what comes out, beside the data.
         version: The version that was fitted; None when none was.
+        compared_with: The version that served then; None when none did, or nothing was compared.
     """
 
     model: str
@@ -57,6 +58,7 @@ class Run:
     content_hash: str | None = None
     options: Mapping[str, Any]
     version: str | None = None
+    compared_with: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return all of it for programs."""

@@ -63,7 +63,10 @@ def usable_captions(document: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def current_vector(document: Mapping[str, Any], clip_version: str) -> np.ndarray | Reason:
-    """Return the stored vector of a CLIP version, or why there is none."""
+    """Return the stored vector of a CLIP version, or why there is none.
+
+    Images are not read: of one that was replaced a moment ago, the vector is still that of before.
+    """
     stored = lookup(document, CLIP.path)
     if not isinstance(stored, Mapping):
         return "without_vector"

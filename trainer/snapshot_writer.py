@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +32,9 @@ from trainer.snapshot import (
     schema,
 )
 from trainer.snapshot_reader import Reason, Row, read_rows
+
+#: Beginning of the name of a snapshot that is not whole yet.
+TAKING: Final = ".taking."
 
 
 def take_snapshot(
@@ -62,7 +66,7 @@ def take_snapshot(
     parent = directory / "snapshots"
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(dir=parent, prefix=".taking."))
+        aside = Path(tempfile.mkdtemp(dir=parent, prefix=TAKING))
     except OSError as exc:
         raise _unwritable(parent, exc) from exc
     try:

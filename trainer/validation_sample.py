@@ -13,11 +13,16 @@ from streams.ids import DocumentId, document_id_of, document_key
 from streams.mongo import Document, mongo_errors, state_database
 from streams.settings import MongoSettings
 from streams.store import DocumentStore
-from trainer.snapshot_reader import current_vector, usable_captions
+from trainer.snapshot_reader import Reason, current_vector, usable_captions
 from trainer.snapshot_writer import serving_clip
 from trainer.validation_set import Entry, ValidationSet, ValidationSets, digest_of
 
 SCENE: Final = "scene"
+
+_BATCH: Final = 1000
+
+#: The pipeline will still give such a document a vector; whatever else is missing stays missing.
+_NOT_YET: Final = frozenset({"without_vector", "other_version"})
 
 
 def create_validation_set(
@@ -34,6 +39,7 @@ def create_validation_set(
 
     The sample is drawn from documents of the fold `valid` that have captions and a current CLIP
     vector. It follows from the seed and the ids alone. Stored vectors are used; CLIP is not run.
+    At a refresh, documents that are gone, failed or without captions by now leave the set.
 
     Args:
         client: Client of the replica set.
@@ -64,9 +70,10 @@ def create_validation_set(
         ids = _draw(store, clip_version, size=sample_size, seed=seed)
     else:
         ids = [document_id_of(entry.id.encode()) for entry in stored.entries]
-    entries = tuple(_read(store, ids, clip_version, chunk_size))
+    found = list(_read(store, ids, clip_version, chunk_size))
     if stored is not None:
-        _check_complete(store, ids, len(entries))
+        _check_complete(found)
+    entries = tuple(entry for entry in found if isinstance(entry, Entry))
     if not entries:
         msg = (
             "no document of the fold `valid` has captions and a current CLIP vector: insert some"
@@ -104,13 +111,12 @@ def _check_refresh(stored: ValidationSet, clip_version: str, *, refresh: bool) -
         raise InvalidValidationSet(msg)
 
 
-def _check_complete(store: DocumentStore, ids: Sequence[DocumentId], found: int) -> None:
+def _check_complete(found: Sequence[Entry | Reason]) -> None:
     """Refuse a refresh in the middle of a change of CLIP: the set would lose documents for good."""
-    with mongo_errors("counting a validation set's documents"):
-        alive = store.collection.count_documents({"_id": {"$in": list(ids)}})
-    if found < alive:
+    waiting = sum(entry in _NOT_YET for entry in found if isinstance(entry, str))
+    if waiting:
         msg = (
-            f"{alive - found} documents of the validation set have no vector of the new CLIP"
+            f"{waiting} documents of the validation set have no vector of the new CLIP"
             " version yet; try again when `captionstream status` shows nothing pending"
         )
         raise TooLittleData(msg)
@@ -127,7 +133,7 @@ def _draw(store: DocumentStore, clip_version: str, *, size: int, seed: int) -> l
         }
         found = (
             (_rank(document["_id"], seed), document["_id"])
-            for document in store.collection.find(query, fields)
+            for document in store.collection.find(query, fields).batch_size(_BATCH)
             if fold_of(document) == "valid" and usable_captions(document)
         )
         return [item for _, item in heapq.nsmallest(size, found, key=lambda pair: pair[0])]
@@ -141,8 +147,8 @@ def _rank(document_id: DocumentId, seed: int) -> bytes:
 
 def _read(
     store: DocumentStore, ids: Sequence[DocumentId], clip_version: str, chunk_size: int
-) -> Iterator[Entry]:
-    """Yield the entries in the order of the ids; documents that are gone are left out."""
+) -> Iterator[Entry | Reason]:
+    """Yield an entry, or why there is none, in the order of the ids; deleted ones are left out."""
     fields = {CAPTIONS: 1, SCENE: 1, CLIP.path: 1}
     for start in range(0, len(ids), chunk_size):
         chunk = ids[start : start + chunk_size]
@@ -150,17 +156,17 @@ def _read(
             rows = store.collection.find({"_id": {"$in": list(chunk)}}, fields)
             found = {document_key(row["_id"]): row for row in rows}
         for document_id in chunk:
-            entry = _entry(found.get(document_key(document_id)), clip_version)
-            if entry is not None:
-                yield entry
+            document = found.get(document_key(document_id))
+            if document is not None:
+                yield _entry(document, clip_version)
 
 
-def _entry(document: Mapping[str, Any] | None, clip_version: str) -> Entry | None:
-    if document is None:
-        return None
+def _entry(document: Mapping[str, Any], clip_version: str) -> Entry | Reason:
     captions, vector = usable_captions(document), current_vector(document, clip_version)
-    if not captions or isinstance(vector, str):
-        return None
+    if not captions:
+        return "without_captions"
+    if isinstance(vector, str):
+        return vector
     scene = document.get(SCENE)
     return Entry(
         id=document_key(document["_id"]).decode(),

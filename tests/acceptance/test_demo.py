@@ -1,6 +1,7 @@
 """`make demo` in small: captions from nothing, a report, a page, and nothing left over."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -38,7 +39,7 @@ def processes_in(directory):
 def test_demo_brings_captions_and_ends_by_itself(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "trainer.demo", "--data-dir", str(tmp_path), "--documents", "200"],
-        env=user_environment(),
+        env=user_environment(CLIP__PRETRAINED="random"),  # as README has it for other images
         capture_output=True,
         text=True,
         check=False,
@@ -50,7 +51,24 @@ def test_demo_brings_captions_and_ends_by_itself(tmp_path):
     assert (report["documents"], report["captioned"], report["failed"]) == (200, 200, 0)
     assert report["scored"] == 30
     assert 0 < report["latency_p50_seconds"] <= report["latency_p95_seconds"]
-    assert 0 <= report["exact_match"] <= 1
+    for name in ("exact_match", "bleu4", "documents_per_second", "seconds", "cider"):
+        assert report[name] > 0, name
+    assert report["exact_match"] <= 1
+    for label, value in (
+        ("documents", "200"),
+        ("captions", r"200 \(0 failed\)"),
+        ("exact match", rf"{report['exact_match']:.3f} \(of 30 unseen scenes\)"),
+        ("BLEU-4", f"{report['bleu4']:.3f}"),
+        ("CIDEr-D", f"{report['cider']:.2f}"),
+        ("insert to caption p50", f"{report['latency_p50_seconds']:.2f} s"),
+        ("insert to caption p95", f"{report['latency_p95_seconds']:.2f} s"),
+        ("documents per second", f"{report['documents_per_second']:.1f} .*"),
+        ("model version", report["model_version"]),
+        ("seconds", r"\d+"),
+    ):
+        assert re.search(rf"^ {label} +{value} *$", done.stdout, re.MULTILINE), label
+    samples = re.findall(r"^  [0-9a-f]{24}  (?:right|WRONG)  \w.*$", done.stdout, re.MULTILINE)
+    assert len(samples) == 10
     assert f"a new version serves ({report['model_version']})" in done.stdout
     page = (tmp_path / "report.html").read_text()
     assert page.count("data:image/png;base64,") >= 24

@@ -60,21 +60,30 @@ def registry(state):
 def job(state, registry):
     """Make a job; its fit takes so many steps."""
 
-    def make(taken=None, *, fit=lambda _: fitted_bundle(10), lease_seconds=30.0, **options):
-        def send(bundle, validation_set):
+    def make(
+        taken=None,
+        *,
+        fit=lambda _: fitted_bundle(10),
+        validation_set=lambda _: scene_set(),
+        lease_seconds=30.0,
+        **options,
+    ):
+        def send(bundle, frozen):
             return publish(
                 bundle,
-                validation_set,
-                evaluate=partial(evaluate_bundle, validation_set=validation_set),
+                frozen,
+                evaluate=partial(evaluate_bundle, validation_set=frozen),
                 registry=registry,
                 decisions=Decisions(state),
                 gate=Gate(metric="bleu4"),
             )
 
         steps = Steps(
+            remove_old=lambda: None,
             take_snapshot=lambda: taken or snapshot(),
+            pointer=lambda: registry.pointer(NAME),
+            validation_set=validation_set,
             fit=fit,
-            validation_set=lambda _: scene_set(),
             publish=send,
         )
         return Job(
@@ -108,6 +117,28 @@ def test_the_same_data_and_options_are_nothing_new(job, registry):
     assert first.version in again.reason
     assert job(fit=never).run().outcome is Outcome.NOTHING_NEW
     assert registry.pointer(NAME).revision == 1
+
+
+def test_the_same_data_are_compared_again_when_something_else_serves(job, registry):
+    """Fails without `_still_holds`: what lost against a good version loses against no other."""
+    for steps in (5, 30):
+        registry.promote(NAME, registry.publish(fitted_bundle(steps)), reason="test")
+    assert job().run().outcome is Outcome.KEPT
+    assert job(fit=never).run().outcome is Outcome.NOTHING_NEW
+    registry.rollback(NAME, reason="test")
+    assert job().run().outcome is Outcome.PROMOTED
+    # Whoever goes back from that to what it was compared with is not overruled.
+    registry.rollback(NAME, reason="test")
+    assert job(fit=never).run().outcome is Outcome.NOTHING_NEW
+
+
+def test_a_promoted_version_that_was_refused_is_tried_again(job, registry):
+    """Fails without the look at `refusal`."""
+    job().run()
+    registry.refuse(registry.pointer(NAME), reason="test", serving=None)
+    again = job().run()
+    assert again.outcome is Outcome.PROMOTED
+    assert registry.pointer(NAME).serving == again.version
 
 
 @pytest.mark.parametrize(
@@ -147,6 +178,17 @@ def test_a_step_may_find_too_little_too(job, state):
     run = job(fit=fit).run()
     assert (run.outcome, run.reason) == (Outcome.TOO_LITTLE_DATA, "every caption is empty")
     assert state["trainer_runs"].find_one()["outcome"] == "too_little_data"
+
+
+def test_nothing_is_fitted_that_could_not_be_measured(job):
+    """Fails without the validation set before the fit: the same fit again, each night."""
+
+    def not_ready(_):
+        msg = "1 documents have no vector of the new CLIP version yet"
+        raise TooLittleData(msg)
+
+    run = job(fit=never, validation_set=not_ready).run()
+    assert run.outcome is Outcome.TOO_LITTLE_DATA
 
 
 def test_a_second_job_at_the_same_time_ends_with_a_word(job, state):

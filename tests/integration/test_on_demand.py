@@ -69,6 +69,16 @@ def results(tiny, connected, decoders):
     return apply
 
 
+def dump(settings, store):
+    """Everything in both databases."""
+    client = store.collection.database.client
+    return {
+        (name, collection): sorted(map(repr, client[name][collection].find()))
+        for name in (settings.mongo.database, settings.mongo.state)
+        for collection in client[name].list_collection_names()
+    }
+
+
 def store_clip(store, document_id, vector, *, version, image, url=None):
     output = Output(value=vector, version=version, url=url)
     write = OutputWrite(
@@ -100,16 +110,16 @@ def test_file_and_document_get_the_chains_own_outputs(
 
 
 def test_current_stored_vector_is_used_and_nothing_is_written(
-    results, connected, encoder, captioner
+    tiny, results, connected, encoder, captioner
 ):
     _, store = connected
     vector = np.linspace(-2, 2, DIMENSION, dtype=np.float32)  # not that of the image
     store.collection.insert_one({"_id": 1, "img": picture(10)})
     store_clip(store, 1, vector, version=encoder.version, image=picture(10))
-    before = store.collection.find_one()
+    before = dump(tiny, store)
     [found] = results("conditional_lm", [1])
     assert found.value == captioner.generate(torch.from_numpy(vector[None]))[0].text
-    assert store.collection.find_one() == before
+    assert dump(tiny, store) == before
 
 
 def test_stored_vector_of_a_dead_url_is_used_but_not_that_of_another_url(
@@ -190,21 +200,28 @@ for options in (["--json"], []):
 """
 
 
-def test_command_prints_lines_for_machines_and_a_table_for_people(tiny, captioner, tmp_path):
-    """In one process for both: loading torch is what it costs."""
+def test_command_prints_lines_for_machines_and_a_table_for_people(
+    tiny, connected, captioner, tmp_path
+):
+    """In one process for both: loading torch is what it costs. Nothing is written anywhere."""
     (tmp_path / "a.png").write_bytes(picture(10))
+    _, store = connected
+    store.collection.insert_one({"_id": 1, "img": picture(10)})
+    before = dump(tiny, store)
     done = subprocess.run(
-        [sys.executable, "-c", BOTH, "a.png", "gone.png"],
+        [sys.executable, "-c", BOTH, "a.png", "1", "gone.png"],
         capture_output=True,
         text=True,
         check=False,
         env=child_environment(tiny),
         cwd=tmp_path,
     )
-    good, bad, code, *table = done.stdout.splitlines()
+    good, same, bad, code, *table = done.stdout.splitlines()
     assert (json.loads(good)["input"], json.loads(good)["model"]) == ("a.png", "conditional_lm")
     assert json.loads(good)["score"] < 0
+    assert json.loads(same)["value"] == json.loads(good)["value"]
     assert json.loads(bad)["error"]["type"] == "InvalidImage"
     assert code == table[-1] == "exit code 1"
     assert any(json.loads(good)["value"] in line for line in table), table
     assert "Traceback" not in done.stderr
+    assert dump(tiny, store) == before

@@ -6,7 +6,13 @@ import pytest
 from pymongo import MongoClient
 
 from streams.documents import CLIP
-from streams.errors import FeatureMismatch, InvalidBundle, PointerConflict, SettingsError
+from streams.errors import (
+    FeatureMismatch,
+    InvalidBundle,
+    LeaseLost,
+    PointerConflict,
+    SettingsError,
+)
 from streams.models.conditional_lm import from_bundle
 from streams.models.manifest import Bundle
 from streams.mongo import state_database
@@ -43,7 +49,15 @@ def decisions(state):
 def send(registry, decisions):
     """Publish a bundle measured on the scenes; options are those of the gate."""
 
-    def do(bundle, *, validation_set=None, evaluate=None, recaption=Recaption.ALL, **gate):
+    def do(
+        bundle,
+        *,
+        validation_set=None,
+        evaluate=None,
+        recaption=Recaption.ALL,
+        before_promotion=lambda: None,
+        **gate,
+    ):
         chosen = validation_set or scene_set()
         return publish(
             bundle,
@@ -53,6 +67,7 @@ def send(registry, decisions):
             decisions=decisions,
             gate=Gate(**{"metric": "bleu4", **gate}),
             recaption=recaption,
+            before_promotion=before_promotion,
         )
 
     return do
@@ -169,6 +184,18 @@ def test_a_pointer_that_never_rests_is_an_error_and_nothing_is_overwritten(send,
     with pytest.raises(PointerConflict):
         send(candidate, evaluate=evaluate)
     assert registry.pointer(NAME).version in places
+
+
+def test_a_lease_lost_while_it_was_measured_prevents_the_promotion(send, registry):
+    """Fails without `before_promotion`."""
+
+    def lost():
+        msg = "test"
+        raise LeaseLost(msg)
+
+    with pytest.raises(LeaseLost):
+        send(fitted_bundle(POOR), before_promotion=lost)
+    assert registry.pointer(NAME) is None
 
 
 def test_a_candidate_that_does_not_hold_never_gets_into_the_registry(send, registry):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,7 +11,13 @@ import pytest
 from bson.timestamp import Timestamp
 from typer.testing import CliRunner
 
-from streams.errors import InvalidBundle, InvalidValidationSet, ModelNotFound, SettingsError
+from streams.errors import (
+    InvalidBundle,
+    InvalidValidationSet,
+    ModelNotFound,
+    SettingsError,
+    StoreUnavailable,
+)
 from streams.models.bundle import to_directory
 from streams.mongo import connect, state_database
 from streams.registry import Registry
@@ -169,11 +176,11 @@ def test_retraining_goes_from_documents_to_a_version_that_serves(
         seen.append(snapshot.manifest)
         return fitted_bundle(GOOD)
 
-    def once(fitting=fit, **changes):
+    def once(fitting=fit, connected=client, **changes):
         return retrain(
             replace(plan, **changes),
             fitting,
-            client=client,
+            client=connected,
             settings=settings,
             directory=tmp_path,
             metrics_file=metrics,
@@ -195,7 +202,20 @@ def test_retraining_goes_from_documents_to_a_version_that_serves(
     with pytest.raises(ZeroDivisionError):
         once(fail, fit_options={"seed": 2})
     assert 'result="failed"} 1.0' in metrics.read_text()
-    assert "last_success_timestamp_seconds{" in metrics.read_text()
+
+    # MongoDB goes away. Fails if the last success is read only at the end.
+    def success():
+        return [line for line in metrics.read_text().splitlines() if "last_success" in line]
+
+    before, other = success(), connect(settings.mongo)
+
+    def lose(_):
+        other.close()
+        raise StoreUnavailable
+
+    with pytest.raises(StoreUnavailable):
+        once(lose, other, fit_options={"seed": 3})
+    assert success() == before != []
 
 
 def test_retraining_after_a_change_of_clip_refreshes_the_validation_set(
@@ -247,3 +267,42 @@ def test_run_fits_what_serves_then_finds_nothing_new(scenes, client, settings, t
     assert "conditional_lm: nothing new: same data" in trainer(*settled)
     assert "too little data" in trainer("run", NAME, "--min-documents", 13)
     assert 'result="nothing_new"} 1.0' in metrics.read_text()
+
+    # A damaged checkpoint of the same fit. Fails without `InvalidCheckpoint` being caught in `run`.
+    (checkpoint,) = tmp_path.glob("trainer/runs/*/checkpoint.safetensors")
+    checkpoint.write_bytes(b"damaged")
+    assert "the serving version stays" in trainer(*settled, "--min-gain", 9)
+    assert checkpoint.read_bytes() != b"damaged"
+
+    # Twice other data: what the first fit has left goes. Fails without `remove_old` in the job.
+    for caption in ("one more", "and another"):
+        collection.update_one({"_id": "scene-0"}, {"$push": {"captions": caption}})
+        trainer(*settled, "--keep", 1)
+    assert not checkpoint.exists()
+    for kind in ("snapshots", "runs"):  # the newest when the job began, and its own
+        assert len(list((tmp_path / "trainer" / kind).iterdir())) == 2
+
+
+def test_sigterm_ends_a_job_in_good_order(scenes, client, settings, monkeypatch):
+    """Fails without `_ended_by_sigterm`: the lease keeps the next job from starting."""
+    ignored = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # or pytest would end instead
+    state = state_database(client, settings.mongo)
+
+    def fit(*_, **__):
+        assert state["trainer_lease"].find_one()["owner"] is not None
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail("the signal was ignored")
+
+    monkeypatch.setattr("trainer.fit.fit", fit)
+    DocumentStore(client, settings.mongo).collection.update_one(
+        {"_id": "scene-0"}, {"$set": {"_fold": "train"}}
+    )
+    try:
+        with pytest.raises(SystemExit) as ended:
+            trainer("run", NAME, "--min-documents", 5)
+        assert ended.value.code == 128 + signal.SIGTERM
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, ignored)
+    assert state["trainer_lease"].find_one()["owner"] is None
+    assert state["trainer_runs"].find_one()["reason"] == "stopped by a signal"

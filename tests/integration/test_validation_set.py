@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from streams.documents import fold_of
+from streams.documents import CLIP, OutputError, fold_of
 from streams.errors import InvalidValidationSet, TooLittleData
 from streams.ids import document_id_of, document_key
 from streams.mongo import state_database
-from streams.store import DocumentStore
-from tests.integration.trainer_data import announce_clip, clip_write, seed_documents
+from streams.store import DocumentStore, OutputWrite
+from tests.integration.trainer_data import SOURCE, announce_clip, clip_write, seed_documents
 from trainer.validation_sample import create_validation_set
 from trainer.validation_set import ValidationSets
 
@@ -93,6 +93,27 @@ def test_change_of_clip_needs_a_refresh_that_keeps_the_documents(client, setting
     assert sets.get("default").digest == after.digest
     chunks = state_database(client, settings.mongo)["validation_set_chunks"]
     assert chunks.count_documents({"digest": before.digest}) == 0
+
+
+def test_what_will_never_have_a_new_vector_does_not_hold_a_refresh_up(client, settings, documents):
+    """Fails without `_NOT_YET`: whatever was alive and gave no entry counted as to come."""
+    seed_documents(client, settings, 9, fold="valid")
+    before = create(client, settings)
+    announce_clip(client, settings, "clip-test-2")
+    ids = [document_id_of(entry.id.encode()) for entry in before.entries]
+    failed, mute, *good = ids
+    error = OutputError(
+        type="InvalidImage", message="", attempts=1, is_retryable=False, version="clip-test-2"
+    )
+    DocumentStore(client, settings.mongo).write_outputs(
+        [
+            OutputWrite(document_id=failed, source=SOURCE, model=CLIP, input="", result=error),
+            *(clip_write(i, [9, 9, 9, i], version="clip-test-2") for i in good),
+        ]
+    )
+    documents.update_one({"_id": mute}, {"$unset": {"captions": 1}})
+    after = create(client, settings, refresh=True)
+    assert [entry.id for entry in after.entries] == [document_key(i).decode() for i in good]
 
 
 def test_damaged_and_missing_sets_name_the_remedy(client, settings, documents, sets):

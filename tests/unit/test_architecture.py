@@ -65,6 +65,8 @@ LAYERS = (
     "trainer.validation_set",
     "trainer.validation_sample",
     "trainer.options",
+    "trainer.run_directory",
+    "trainer.old_files",
     "trainer.dataset",
     "trainer.splitter",
     "trainer.plugs",
@@ -155,6 +157,18 @@ def test_publisher_and_sink_load_no_torch():
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == "False"
+
+
+def test_the_trainers_command_line_loads_no_torch():
+    """Nothing but a fit and what is like it waits for it."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, trainer.cli; print('torch' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
     )
     assert done.stdout.strip() == "False"
 

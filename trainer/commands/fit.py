@@ -1,22 +1,23 @@
 """`captionstream-trainer fit`."""
 
+# ruff: noqa: PLC0415 - torch is loaded by the commands that need it
+
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-import torch
 import typer
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from trainer.commands.context import AsJson, DataDir, err, out, place_of
-from trainer.fit import FitResult
-from trainer.fit import fit as fit_model
-from trainer.fitting import Progress
 from trainer.options import FitOptions
 from trainer.snapshot import find_snapshot
-from trainer.text_encoder import text_encoder
+
+if TYPE_CHECKING:
+    from trainer.fit import FitResult
+    from trainer.fitting import Progress
 
 USUAL: Final = FitOptions()
 
@@ -67,6 +68,11 @@ def fit(  # noqa: PLR0913 - each is an option of the command
 
     Example: captionstream-trainer fit conditional_lm --snapshot latest
     """
+    import torch
+
+    from trainer.fit import fit as fit_model
+    from trainer.text_encoder import text_encoder
+
     place = place_of(data_dir)
     found = find_snapshot(place.directory, snapshot)
     options = FitOptions(
@@ -99,7 +105,7 @@ def fit(  # noqa: PLR0913 - each is an option of the command
 
 
 @contextmanager
-def shown(name: str, *, as_json: bool) -> Iterator[Callable[[Progress], None]]:
+def shown(name: str, *, as_json: bool) -> Iterator[Callable[["Progress"], None]]:
     """Show how a fit goes: a bar for people, or a line of JSON for each epoch."""
     columns = (
         TextColumn("fit {task.description}"),
@@ -112,7 +118,7 @@ def shown(name: str, *, as_json: bool) -> Iterator[Callable[[Progress], None]]:
     with Bars(*columns, console=err, disable=as_json) as bars:
         task = bars.add_task(name, total=None, epoch="-", loss="-", rate="")
 
-        def on_progress(now: Progress) -> None:
+        def on_progress(now: "Progress") -> None:
             fields: dict[str, Any] = {
                 "epoch": f"{now.epoch}/{now.max_epochs}",
                 "loss": f"{now.loss:.4f}",
@@ -131,7 +137,7 @@ def shown(name: str, *, as_json: bool) -> Iterator[Callable[[Progress], None]]:
         yield on_progress
 
 
-def _show(result: FitResult, *, as_json: bool) -> None:
+def _show(result: "FitResult", *, as_json: bool) -> None:
     row = {
         "run": result.run_id,
         "directory": str(result.directory),

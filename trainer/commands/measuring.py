@@ -1,5 +1,7 @@
 """Options of the commands about versions, and how a version is found and measured."""
 
+# ruff: noqa: PLC0415 - torch is loaded by the commands that need it
+
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -7,14 +9,10 @@ from typing import Annotated
 import typer
 
 from streams.errors import ModelNotFound, SettingsError
-from streams.models.bundle import from_directory
 from streams.models.manifest import Bundle
 from streams.registry import Registry
 from streams.settings import Settings
-from trainer.evaluate import evaluate_bundle
-from trainer.fitting import HISTORY
 from trainer.publish import Evaluate
-from trainer.text_encoder import text_encoder
 from trainer.validation_set import ValidationSet
 
 Name = Annotated[str, typer.Argument(help="conditional_lm or clip_projection.")]
@@ -35,6 +33,9 @@ def evaluator(settings: Settings, validation_set: ValidationSet, *, beam: int | 
 
     And with the beam width that the stages decode with, if no other is given.
     """
+    from trainer.evaluate import evaluate_bundle
+    from trainer.text_encoder import text_encoder
+
     return partial(
         evaluate_bundle,
         validation_set=validation_set,
@@ -50,6 +51,8 @@ def bundle_of(directory: Path, name: str) -> Bundle:
         InvalidBundle: There is none, or it is damaged.
         SettingsError: It is of another model.
     """
+    from streams.models.bundle import from_directory
+
     inner = directory / "bundle"
     bundle = from_directory(inner if inner.is_dir() else directory)
     if bundle.manifest.name != name:
@@ -60,6 +63,8 @@ def bundle_of(directory: Path, name: str) -> Bundle:
 
 def history_beside(directory: Path) -> Path | None:
     """Return the history of the run that a bundle's directory belongs to, if it is there."""
+    from trainer.fitting import HISTORY
+
     places = (directory / HISTORY, directory.resolve().parent / HISTORY)
     return next((place for place in places if place.is_file()), None)
 

@@ -1,13 +1,14 @@
 """The command that makes the project's own small CLIP."""
 
+# ruff: noqa: PLC0415 - torch is loaded by the commands that need it
+
 import json
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
-import torch
 import typer
 from rich.console import Console
 from rich.progress import (
@@ -22,13 +23,14 @@ from rich.table import Table
 
 from streams.errors import SettingsError
 from streams.local.scenes import Scene, make_scenes
-from streams.models.clip import ClipEncoder
-from streams.models.clip_weights import SCENES_CONFIG
 from streams.settings import ClipSettings
-from trainer.pretrain.export import export
-from trainer.pretrain.objective import Losses
-from trainer.pretrain.probes import probe
-from trainer.pretrain.training import Options, pretrain
+from trainer.pretrain.options import Options
+
+if TYPE_CHECKING:
+    import torch
+
+    from streams.models.clip import ClipEncoder
+    from trainer.pretrain.objective import Losses
 
 err = Console(stderr=True, highlight=False)
 
@@ -55,6 +57,13 @@ def pretrain_scenes(
 
     Example: captionstream-trainer pretrain-scenes --output my_clip
     """
+    import torch
+
+    from streams.models.clip import ClipEncoder
+    from streams.models.clip_weights import SCENES_CONFIG
+    from trainer.pretrain.export import export
+    from trainer.pretrain.training import pretrain
+
     _prepare(output)
     torch.set_num_threads(threads)
     options = Options(steps=steps, batch_size=batch_size, seed=seed)
@@ -62,7 +71,7 @@ def pretrain_scenes(
     with _progress(disable=as_json) as progress:
         task = progress.add_task("pretraining", total=steps, loss="")
 
-        def on_step(step: int, losses: Losses) -> None:
+        def on_step(step: int, losses: "Losses") -> None:
             if step % _EVERY and step != steps:
                 return
             parts = {name: round(value, 4) for name, value in losses.as_numbers().items()}
@@ -90,10 +99,13 @@ def _prepare(directory: Path) -> None:
         raise SettingsError(msg) from exc
 
 
-def _show(encoder: ClipEncoder, weights: Path, *, as_json: bool) -> None:
+def _show(encoder: "ClipEncoder", weights: Path, *, as_json: bool) -> None:
     """Probe what was written, not what was trained: 16 bits are what ships."""
+    import torch
 
-    def encode(scenes: Sequence[Scene]) -> torch.Tensor:
+    from trainer.pretrain.probes import probe
+
+    def encode(scenes: Sequence[Scene]) -> "torch.Tensor":
         images = torch.stack([encoder.preprocess(scene.image()) for scene in scenes])
         chunks = [encoder.encode(chunk) for chunk in torch.split(images, 100)]
         return torch.cat([torch.from_numpy(chunk) for chunk in chunks])  # (B, D)

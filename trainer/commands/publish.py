@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 import typer
 
-from streams.models import conditional_lm
+from streams.documents import CONDITIONAL_LM
 from streams.registry import Registry
 from streams.states import Recaption
 from trainer.commands.context import AsJson, DataDir, out, place_of
@@ -16,7 +16,7 @@ from trainer.gate import Gate
 from trainer.publish import publish as publish_bundle
 from trainer.validation_set import ValidationSets
 
-_USUAL_METRIC: Final = {conditional_lm.NAME: "cider"}
+_USUAL_METRIC: Final = {CONDITIONAL_LM.name: "cider"}
 
 Metric = Annotated[
     str | None,

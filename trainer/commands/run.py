@@ -1,15 +1,22 @@
 """`captionstream-trainer run`: the retraining job that a scheduler starts."""
 
+# ruff: noqa: PLC0415 - torch is loaded by the commands that need it
+
 import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Final
 
-import torch
 import typer
+from structlog import get_logger
 
+from streams.errors import InvalidCheckpoint
 from streams.models.manifest import Bundle
 from streams.states import Recaption
-from trainer.commands.context import AsJson, DataDir, out, place_of
+from trainer.commands.context import AsJson, DataDir, Place, out, place_of
 from trainer.commands.fit import (
     USUAL,
     BatchSize,
@@ -25,13 +32,12 @@ from trainer.commands.fit import (
 )
 from trainer.commands.measuring import Beam, Name, SetName
 from trainer.commands.publish import Again, Metric, MinGain, usual_metric
-from trainer.fit import fit
 from trainer.gate import Gate
 from trainer.options import FitOptions
-from trainer.retrain import Plan, retrain
 from trainer.runs import Outcome, Run
 from trainer.snapshot import Snapshot
-from trainer.text_encoder import text_encoder
+
+log = get_logger(__name__)
 
 _WORDS: Final = {
     Outcome.PROMOTED: "a new version serves",
@@ -72,13 +78,18 @@ def run(  # noqa: PLR0913 - each is an option of the command
     lease_seconds: Annotated[
         float, typer.Option(min=1, help="How long a killed job keeps others from starting.")
     ] = 60.0,
+    keep: Annotated[
+        int,
+        typer.Option(min=1, help="Newest snapshots and runs of jobs that stay; runs of `fit` do."),
+    ] = 3,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Snapshot, fit, evaluate and publish, if there is enough to learn from and it is new.
 
     Only one such job runs at a time. One that was killed goes on behind its last checkpoint when it
-    is started again with the same data. The exit code is 0 unless something failed.
+    is started again with the same data. The exit code is 0 unless something failed; after SIGTERM,
+    143, and the next job can start at once.
 
     Example: captionstream-trainer run conditional_lm --metrics-file /var/lib/trainer.prom
     """
@@ -92,45 +103,80 @@ def run(  # noqa: PLR0913 - each is an option of the command
         max_epochs=max_epochs,
         patience=patience,
     )
+    import torch
+
+    from trainer.retrain import Plan, retrain
+
     if threads is not None:
         torch.set_num_threads(threads)
     place = place_of(data_dir)
     client, _ = place.connect()
 
     def fit_shown(snapshot: Snapshot) -> Bundle:
-        texts = text_encoder(place.settings.clip, snapshot.manifest.clip_version)
-        with shown(name, as_json=as_json) as progress:
-            return fit(
-                name,
-                snapshot,
-                options,
-                place.directory,
-                resume=not force,
-                encode_texts=texts,
-                progress=progress,
-            ).bundle
+        try:
+            return _fit(name, snapshot, options, place, resume=not force, as_json=as_json)
+        except InvalidCheckpoint as exc:  # nobody is there who could fit again without it
+            log.warning("the fit starts anew", reason=str(exc))
+            return _fit(name, snapshot, options, place, resume=False, as_json=as_json)
 
-    done = retrain(
-        Plan(
-            model=name,
-            gate=Gate(metric=usual_metric(name, metric), min_gain=min_gain, is_forced=force),
-            fit_options=options.model_dump(),
-            min_documents=min_documents,
-            validation_set=validation_set,
-            beam=beam or place.settings.models.beam_width,
-            recaption=recaption,
-            lease_seconds=lease_seconds,
-        ),
-        fit_shown,
-        client=client,
-        settings=place.settings,
-        directory=place.directory,
-        metrics_file=metrics_file,
+    plan = Plan(
+        model=name,
+        gate=Gate(metric=usual_metric(name, metric), min_gain=min_gain, is_forced=force),
+        fit_options=options.model_dump(),
+        min_documents=min_documents,
+        validation_set=validation_set,
+        beam=beam or place.settings.models.beam_width,
+        recaption=recaption,
+        lease_seconds=lease_seconds,
+        keep=keep,
     )
+    with _ended_by_sigterm():
+        done = retrain(
+            plan,
+            fit_shown,
+            client=client,
+            settings=place.settings,
+            directory=place.directory,
+            metrics_file=metrics_file,
+        )
     if as_json:
         typer.echo(json.dumps(done.as_json()))
     else:
         out.print(line_of(done), markup=False)
+
+
+def _fit(
+    name: str, snapshot: Snapshot, options: FitOptions, place: Place, *, resume: bool, as_json: bool
+) -> Bundle:
+    from trainer.fit import fit
+    from trainer.text_encoder import text_encoder
+
+    with shown(name, as_json=as_json) as progress:
+        return fit(
+            name,
+            snapshot,
+            options,
+            place.directory,
+            resume=resume,
+            is_job=True,
+            encode_texts=text_encoder(place.settings.clip, snapshot.manifest.clip_version),
+            progress=progress,
+        ).bundle
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the job in good order: it is recorded, and its lease is given away."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # once is enough, the end takes a moment
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def line_of(run: Run) -> str:

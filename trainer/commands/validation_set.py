@@ -72,6 +72,7 @@ def _show(shown: ValidationSet, *, as_json: bool) -> None:
         "name": shown.name,
         "entries": len(shown.entries),
         "sample_size": shown.sample_size,
+        "chunk_size": shown.chunk_size,
         "seed": shown.seed,
         "clip_version": shown.clip_version,
         "digest": shown.digest,

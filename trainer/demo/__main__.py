@@ -20,7 +20,16 @@ from rich.table import Table
 from streams.commands.entry import run_app
 from streams.errors import SettingsError, TrainerError
 from streams.local.scenes import Scene, make_scenes
-from trainer.demo.feed import CAPTIONED, EMBEDDED, Documents, Feed, trickling, wait_for
+from trainer.demo.feed import (
+    CAPTIONED,
+    CAPTIONED_OR_FAILED,
+    EMBEDDED_OR_FAILED,
+    FAILED,
+    Documents,
+    Feed,
+    trickling,
+    wait_for,
+)
 from trainer.demo.figures import Figures, latencies, percentile, read_captions, score
 from trainer.demo.page import demo_page
 from trainer.demo.stack import environment, running_stack
@@ -41,7 +50,6 @@ _STEADY_PER_SECOND: Final = 10.0
 _FIT: Final = ("--hidden", "256", "--max-epochs", "40", "--patience", "8", "--threads", "1")
 _DEADLINE_SECONDS: Final = 600.0
 _SAMPLES: Final = 10
-_FAILED: Final = {"_outputs.img.clip.error": {"$exists": True}}
 
 
 @app.command()
@@ -76,7 +84,7 @@ def demo(
         figures = Figures(
             documents=collection.count_documents({}),
             captioned=collection.count_documents(CAPTIONED),
-            failed=collection.count_documents(_FAILED),
+            failed=collection.count_documents(FAILED),
             scored=len(unseen),
             exact_match=scores["exact_match"],
             bleu4=scores["bleu4"],
@@ -121,7 +129,7 @@ def _first_wave(collection: Documents, feed: Feed, scenes: list[Scene]) -> float
             progress.advance(inserting)
         _await(
             collection,
-            EMBEDDED,
+            EMBEDDED_OR_FAILED,
             len(scenes),
             on_progress=lambda count: progress.update(done, completed=count),
         )
@@ -146,7 +154,7 @@ def _second_wave(collection: Documents, feed: Feed, scenes: list[Scene], directo
             progress.update(task, completed=len(feed.captioned_at))
         _await(
             collection,
-            CAPTIONED,
+            CAPTIONED_OR_FAILED,
             total,
             on_progress=lambda count: progress.update(task, completed=count),
         )

@@ -9,15 +9,19 @@ from typing import Any, Final
 from bson import ObjectId
 from pymongo.collection import Collection
 
+from streams.documents import CLIP, CLIP_PROJECTION, CONDITIONAL_LM, MODELS, lookup
 from streams.local.scenes import Scene
 
 Documents = Collection[dict[str, Any]]
 
-#: Fields of one finished stage; a document's outputs land in any order.
-EMBEDDED: Final = {
-    f"_outputs.img.{model}.version": {"$gt": ""} for model in ("clip", "clip_projection")
+_EMBEDDED: Final = {
+    f"{model.path}.value": {"$type": "binData"} for model in (CLIP, CLIP_PROJECTION)
 }
-CAPTIONED: Final = {"_outputs._base.conditional_lm.version": {"$gt": ""}}
+CAPTIONED: Final = {f"{CONDITIONAL_LM.path}.value": {"$type": "string"}}
+FAILED: Final = {"$or": [{f"{model.path}.error": {"$exists": True}} for model in MODELS]}
+#: What is failed is waited for no longer.
+EMBEDDED_OR_FAILED: Final = {"$or": [_EMBEDDED, FAILED]}
+CAPTIONED_OR_FAILED: Final = {"$or": [CAPTIONED, FAILED]}
 
 
 class Feed:
@@ -118,7 +122,10 @@ def wait_for(
 
 
 def _brings_caption(change: Mapping[str, Any]) -> bool:
-    fields = change["updateDescription"]["updatedFields"]
-    if any(name.startswith("_outputs._base") for name in fields):
-        return True
-    return "_base" in fields.get("_outputs", {})
+    """Whether an update wrote a caption: the output itself, or a field that holds it."""
+    wanted = f"{CONDITIONAL_LM.path}.value"
+    return any(
+        wanted.startswith(f"{name}.")
+        and isinstance(lookup(value, wanted.removeprefix(f"{name}.")), str)
+        for name, value in change["updateDescription"]["updatedFields"].items()
+    )

@@ -20,7 +20,7 @@ class Figures:
     Attributes:
         documents: Documents in the collection.
         captioned: Those with a caption.
-        failed: Those with an error.
+        failed: Those with an error of any model.
         scored: Scenes that the captioner never saw, and that were scored.
         exact_match: Share of these whose caption is right.
         bleu4: BLEU-4 of these, from 0 to 1.

@@ -14,17 +14,18 @@ from typing import Any, Final
 from streams.errors import CaptionstreamError, SettingsError
 from streams.local.stack import read_stack
 
-#: The CLIP that the package brings, and only what went wrong; the environment may say otherwise.
-_USUAL: Final = {
+#: The CLIP that the package brings, whatever the shell has set for images of one's own.
+_BUNDLED: Final = {
     "CAPTIONSTREAM_CLIP__MODEL": "scenes",
     "CAPTIONSTREAM_CLIP__PRETRAINED": "bundled",
-    "CAPTIONSTREAM_LOG__LEVEL": "warning",
 }
+#: Only what went wrong; the environment may say otherwise.
+_USUAL: Final = {"CAPTIONSTREAM_LOG__LEVEL": "warning"}
 
 
 def environment() -> dict[str, str]:
     """Return the environment of the demo's programs."""
-    return {**_USUAL, **os.environ}
+    return {**_USUAL, **os.environ, **_BUNDLED}
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """The training loop of the small CLIP. On one machine, a seed decides the weights."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,28 +10,10 @@ import torch
 from streams.local.scenes import make_scenes
 from trainer.pretrain.batches import Pictures, Tokens, batches
 from trainer.pretrain.objective import AttributeHeads, Losses, compute_losses
+from trainer.pretrain.options import Options
 
 _EVERY_WORD_SCENES: Final = 500  # enough to have every word in their captions
 _LARGEST_GRADIENT: Final = 1.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
-    """How to pretrain.
-
-    Attributes:
-        steps: Batches to learn from.
-        batch_size: Scenes in each.
-        rate: Largest learning rate; it rises for a tenth of the steps, then falls to zero.
-        weight_decay: Of AdamW.
-        seed: Seed of the weights, the scenes and the noise.
-    """
-
-    steps: int = 1200
-    batch_size: int = 128
-    rate: float = 2e-3
-    weight_decay: float = 0.01
-    seed: int = 0
 
 
 OnStep = Callable[[int, Losses], None]

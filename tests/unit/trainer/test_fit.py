@@ -10,7 +10,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from streams.errors import InvalidSnapshot, ModelNotFound, TooLittleData, TrainerError
+from streams.errors import (
+    InvalidCheckpoint,
+    InvalidSnapshot,
+    ModelNotFound,
+    TooLittleData,
+    TrainerError,
+)
 from streams.models import conditional_lm, projection
 from streams.models.bundle import from_directory
 from streams.models.conditional_lm import ConditionalLM
@@ -19,10 +25,11 @@ from tests.unit.trainer.snapshots import WORDS, colour_rows, write_snapshot
 from trainer import captioner, projector
 from trainer.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from trainer.dataset import Examples, read_fold
-from trainer.fit import BUNDLE, RUN, fit
+from trainer.fit import BUNDLE, fit
 from trainer.fitting import HISTORY
 from trainer.options import FitOptions
 from trainer.plugs import Task
+from trainer.run_directory import RUN
 from trainer.splitter import FIXED, batches, draw
 
 OPTIONS = FitOptions(min_count=2, batch_size=16, hidden=16, rate=0.02, max_epochs=6, max_length=6)
@@ -230,7 +237,7 @@ def test_damaged_checkpoint_is_refused_with_the_remedy(snapshot, tmp_path):
     whole = path.read_bytes()
     for damaged in (whole[:-10], whole[:-10] + b"\x00" * 10, b"nonsense"):
         path.write_bytes(damaged)
-        with pytest.raises(TrainerError, match="without --resume"):
+        with pytest.raises(InvalidCheckpoint, match="without --resume"):
             fit("conditional_lm", snapshot, OPTIONS, tmp_path, resume=True)
     assert fit("conditional_lm", snapshot, OPTIONS, tmp_path).bundle == result.bundle
     assert load_checkpoint(result.directory).epoch == len(result.history)
@@ -240,19 +247,56 @@ def test_checkpoint_of_other_options_is_refused_with_the_remedy(snapshot, tmp_pa
     mine = fit("conditional_lm", snapshot, OPTIONS, tmp_path)
     other = fit("conditional_lm", snapshot, OPTIONS.model_copy(update={"rate": 0.01}), tmp_path)
     shutil.copy(other.directory / CHECKPOINT, mine.directory / CHECKPOINT)
-    with pytest.raises(TrainerError, match="another run; fit again without --resume"):
+    with pytest.raises(InvalidCheckpoint, match="another run; fit again without --resume"):
         fit("conditional_lm", snapshot, OPTIONS, tmp_path, resume=True)
 
 
-@pytest.mark.parametrize("part", ["weights", "moments"])
+@pytest.mark.parametrize("part", ["weights", "moments", "history"])
 def test_checkpoint_of_another_release_is_refused_with_the_remedy(snapshot, tmp_path, part):
     """A release may name or shape the tensors of a model in another way."""
     directory = fit("conditional_lm", snapshot, OPTIONS, tmp_path).directory
     checkpoint = load_checkpoint(directory)
-    tensors = {f"0.old_{name}": tensor for name, tensor in getattr(checkpoint, part).items()}
-    save_checkpoint(directory, replace(checkpoint, **{part: tensors}))
-    with pytest.raises(TrainerError, match="another release"):
+    found = getattr(checkpoint, part)
+    if part == "history":
+        other = tuple({"old": value} for value in found)
+    else:
+        other = {f"0.old_{name}": tensor for name, tensor in found.items()}
+    save_checkpoint(directory, replace(checkpoint, **{part: other}))
+    with pytest.raises(InvalidCheckpoint, match="another release"):
         fit("conditional_lm", snapshot, OPTIONS, tmp_path, resume=True)
+
+
+def test_a_run_is_fitted_by_one_process_at_a_time(snapshot, tmp_path):
+    """Fails without `held`: the second fit empties the directory that the first one writes to."""
+    refused = []
+
+    def meanwhile(_):
+        if not refused:
+            with pytest.raises(TrainerError, match="another fit is at work") as raised:
+                fit("conditional_lm", snapshot, OPTIONS, tmp_path)
+            refused.append(str(raised.value))
+
+    result = fit("conditional_lm", snapshot, OPTIONS, tmp_path, progress=meanwhile)
+    assert "\n" not in refused[0]
+    assert from_directory(result.directory / BUNDLE) == result.bundle
+    again = fit("conditional_lm", snapshot, OPTIONS, tmp_path)
+    assert again.bundle == result.bundle
+
+
+@pytest.mark.parametrize("file", [f".{CHECKPOINT}", HISTORY, RUN])
+def test_what_cannot_be_written_is_one_line_with_the_remedy(snapshot, tmp_path, file):
+    """Fails without `writing`: an internal error, or one of safetensors."""
+    place = fit("conditional_lm", snapshot, OPTIONS, tmp_path).directory
+    for path in (CHECKPOINT, file):
+        (place / path).unlink(missing_ok=True)
+    if file == f".{CHECKPOINT}":  # safetensors replaces a link
+        (place / file).mkdir()
+    else:
+        (place / file).symlink_to("/dev/full")
+    reason = r"\((No space left on device|.*Is a directory.*)\): make room"
+    with pytest.raises(TrainerError, match=reason) as raised:
+        fit("conditional_lm", snapshot, OPTIONS, tmp_path, resume=True)
+    assert "\n" not in str(raised.value)
 
 
 def test_fit_ends_when_the_validation_loss_gets_no_better(tmp_path):

@@ -17,8 +17,9 @@ from trainer.pretrain.batches import Pictures, Tokens, batches
 from trainer.pretrain.export import export
 from trainer.pretrain.negatives import wrong_caption
 from trainer.pretrain.objective import AttributeHeads, compute_losses
+from trainer.pretrain.options import Options
 from trainer.pretrain.probes import probe
-from trainer.pretrain.training import Options, pretrain
+from trainer.pretrain.training import pretrain
 from trainer.scene_judge import is_right
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
