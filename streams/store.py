@@ -12,9 +12,7 @@ import pymongo
 from bson.timestamp import Timestamp
 from pymongo import MongoClient, UpdateOne
 from pymongo.collection import Collection
-from pymongo.errors import (
-    BulkWriteError,
-)
+from pymongo.errors import BulkWriteError, OperationFailure
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
@@ -31,7 +29,7 @@ from streams.documents import (
     output_guard,
 )
 from streams.ids import DocumentId, document_key
-from streams.mongo import Document, mongo_errors
+from streams.mongo import Document, cluster_time, mongo_errors
 from streams.settings import MongoSettings
 from streams.states import STATE_PATHS, DocumentState, Serving, document_state
 
@@ -41,6 +39,11 @@ STATE_INDEX: Final = "captionstream_state"
 _PASSING_CODES: Final = frozenset(
     (6, 7, 50, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11601, 11602, 13435, 13436, 14031)
 )
+
+#: InvalidOptions: a read is to include a time that the cluster has not reached.
+_AHEAD: Final = 72
+#: An old primary that is cut off may be behind a true change, but it steps down long before that.
+_MOST_AHEAD_SECONDS: Final = 60
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,7 +113,8 @@ class DocumentStore:
 
         Args:
             document_ids: `_id` of each document.
-            after: clusterTime that the read must include.
+            after: clusterTime that the read must include. One that lies ahead of the cluster's own
+                by more than a minute is no change's: then everything until now is included.
 
         Returns:
             Documents by `document_key`; a document that is gone is absent.
@@ -118,11 +122,18 @@ class DocumentStore:
         Raises:
             StoreUnavailable: MongoDB does not answer.
         """
+        with mongo_errors("reading images"):
+            try:
+                return self._read(document_ids, after)
+            except OperationFailure as exc:
+                now = cluster_time(self._client)
+                if exc.code != _AHEAD or after.time <= now.time + _MOST_AHEAD_SECONDS:
+                    raise
+                return self._read(document_ids, now)
+
+    def _read(self, document_ids: Sequence[DocumentId], after: Timestamp) -> dict[bytes, Document]:
         query = {"_id": {"$in": list(document_ids)}}
-        with (
-            mongo_errors("reading images"),
-            self._client.start_session(causal_consistency=True) as session,
-        ):
+        with self._client.start_session(causal_consistency=True) as session:
             # Without this, a primary that was just elected could answer from before the change.
             session.advance_operation_time(after)
             found = self._collection.find(query, {IMAGE: 1, OUTPUTS: 1}, session=session)

@@ -14,8 +14,9 @@ from streams.documents import (
     OutputError,
     decode_vector,
 )
+from streams.errors import StoreUnavailable
 from streams.ids import document_key
-from streams.mongo import connect
+from streams.mongo import cluster_time, connect
 from streams.states import DocumentState, Serving
 from streams.store import STATE_INDEX, DocumentStore, OutputWrite
 
@@ -137,6 +138,15 @@ def test_read_finds_documents_by_key_and_leaves_out_the_deleted(store):
     found = store.read_inputs(["a", 2, "gone"], after=Timestamp(1, 1))
     assert set(found) == {document_key("a"), document_key(2)}
     assert found[document_key(2)] == {"_id": 2, "img": b"2"}
+
+
+def test_read_after_a_time_that_no_change_can_have_does_not_wait_for_it(store, mongo_client):
+    """Fails without the second read: a forged record would stop `featurize` for an hour."""
+    store.collection.insert_one({"_id": 1, "img": b"1"})
+    now = cluster_time(mongo_client)
+    assert store.read_inputs([1], after=Timestamp(now.time + 3600, 1)) != {}
+    with pytest.raises(StoreUnavailable):  # it may be the time of a change: a primary is behind
+        store.read_inputs([1], after=Timestamp(now.time + 30, 1))
 
 
 def test_states_are_counted_from_the_index_alone(store):
