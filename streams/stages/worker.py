@@ -22,6 +22,7 @@ from streams.errors import BrokerUnavailable, Unavailable
 from streams.kafka_security import faust_credentials
 from streams.settings import KafkaSettings, StageSettings
 from streams.stages import StageSpec
+from streams.stages.lag import Lag, count_waiting
 from streams.stages.stage import Delivery, Message, Stage
 from streams.stages.transport import PromptTransport
 from streams.topics import TOPICS, dead_letter_topic, group_name, topic_name
@@ -45,9 +46,15 @@ class StageWorker:
         self.app = build_app(spec, kafka)
         self._channels = {name: self._topic(name) for name in _outputs(spec)}
         self.has_assignment = False
-        self.lag: int | None = None
+        self.lag = Lag()
         self._next_offset: dict[Any, int] = {}
         self.app.on_partitions_assigned.connect(self._on_assigned)
+        self.app.on_partitions_revoked.connect(self._on_revoked)
+
+    @property
+    def has_broker(self) -> bool:
+        """Whether the group's coordinator is known; it is not while the broker is away."""
+        return bool(self.app.transport.has_coordinator)
 
     def run(self, stage: Stage) -> None:
         """Consume until SIGTERM or SIGINT.
@@ -140,30 +147,23 @@ class StageWorker:
         self.has_assignment = True
         self._next_offset.clear()
 
+    async def _on_revoked(self, *_: Any, **__: Any) -> None:
+        self.has_assignment = False
+
     async def _measure_lag(self, stage: Stage) -> None:
-        try:
-            self.lag = await self._count_waiting()
-        except (KafkaError, ConsumerNotStarted) as exc:  # partitions are just coming or going
-            log.debug("lag not measured", error=repr(exc))
-            return
-        metrics.STAGE_LAG.labels(self._spec.name).set(self.lag)
-        if self.lag == 0:
+        """Count what waits. Only a count of nothing says that there is nothing to do."""
+        lag = None
+        if self.has_assignment and not self.app.rebalancing:
+            try:
+                lag = await count_waiting(self.app.consumer, self._next_offset)
+            except (KafkaError, ConsumerNotStarted) as exc:  # partitions are just coming or going
+                log.debug("lag not measured", error=repr(exc))
+        self.lag.note(lag)
+        metrics.STAGE_LAG.labels(self._spec.name).set(float("nan") if lag is None else lag)
+        if lag == 0:
             stage.progress.beat()
         oldest = stage.progress.oldest_seconds
         metrics.OLDEST_UNACKED_SECONDS.labels(self._spec.name).set(oldest)
-
-    async def _count_waiting(self) -> int:
-        """High watermarks come with fetches; the broker's own LATEST is not right everywhere."""
-        consumer = self.app.consumer
-        lag = 0
-        for partition in consumer.assignment():
-            end = consumer.highwater(partition)
-            begin = self._next_offset.get(partition)
-            if begin is None:
-                begin = await consumer.position(partition)
-            if end is not None and begin is not None:
-                lag += max(0, end - begin)
-        return lag
 
 
 class _Worker(faust.Worker):  # type: ignore[misc]
