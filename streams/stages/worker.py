@@ -9,7 +9,6 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import faust
@@ -179,15 +178,19 @@ class _Worker(faust.Worker):  # type: ignore[misc]
         await super().on_stop()
 
 
+class _App(faust.App):  # type: ignore[misc]
+    def _create_directories(self) -> None:
+        """They would hold tables, of which there are none; the working directory may be closed."""
+
+
 def build_app(spec: StageSpec, kafka: KafkaSettings) -> faust.App:
     """Return the Faust application of a stage; its id is the consumer group."""
     servers = ";".join(f"kafka://{server}" for server in kafka.bootstrap_servers.split(","))
-    app = faust.App(
+    app = _App(
         group_name(spec.name, kafka),
         broker=servers,
         broker_credentials=faust_credentials(kafka),
         store="memory://",
-        datadir=str(Path.cwd() / ".faust"),  # nothing is written there without tables
         broker_session_timeout=kafka.session_timeout_seconds,
         broker_heartbeat_interval=kafka.session_timeout_seconds / 5,
         broker_rebalance_timeout=max(60.0, 2 * kafka.session_timeout_seconds),
