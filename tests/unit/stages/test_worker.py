@@ -2,8 +2,6 @@
 
 import asyncio
 
-import pytest
-
 from streams.settings import KafkaSettings
 from streams.stages import FEATURIZE
 from streams.stages.worker import build_app
