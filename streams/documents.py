@@ -162,10 +162,13 @@ def stored_output(
     elif not isinstance(value, str):
         return None
     features, score, url = (stored.get(name) for name in ("features", "score", "url"))
+    features = features if isinstance(features, Mapping) else {}
+    if not all(name in MODEL_BY_NAME and isinstance(made, str) for name, made in features.items()):
+        return None
     return Output(
         value=value,
         version=version,
-        features=dict(features) if isinstance(features, Mapping) else {},
+        features=dict(features),
         score=score if isinstance(score, float) else None,
         url=url if isinstance(url, str) else None,
     )

@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 import faust
-from aiokafka.errors import KafkaError
-from faust.exceptions import ConsumerNotStarted
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from faust.exceptions import ConsumerNotStarted, ProducerSendError
 from structlog import get_logger
 
 from streams import metrics
@@ -22,7 +22,8 @@ from streams.kafka_security import faust_credentials
 from streams.settings import KafkaSettings, StageSettings
 from streams.stages import StageSpec
 from streams.stages.lag import Lag, count_waiting
-from streams.stages.stage import Delivery, Message, Stage
+from streams.stages.records import Delivery, Message
+from streams.stages.stage import Stage
 from streams.stages.transport import PromptTransport
 from streams.topics import TOPICS, dead_letter_topic, group_name, topic_name
 
@@ -68,32 +69,49 @@ class StageWorker:
         )
         worker.execute_from_commandline()
 
-    async def deliver(self, records: Delivery) -> None:
+    async def deliver(self, records: Delivery) -> list[int]:
         """Send records in order and wait until the broker has all of them.
 
-        A failed send repeats the whole batch, so that the order within a document is kept.
+        A failed send repeats the whole batch, so that the order within a document is kept. A record
+        that is too large is left out: it would never get smaller. Returns the positions of these.
 
         Raises:
             BrokerUnavailable: It failed for a minute; the process is to end.
         """
         deadline = asyncio.get_running_loop().time() + _DELIVERY_SECONDS
+        refused: set[int] = set()
         while True:
+            errors = await self._send(records, refused)
+            refused |= {i for i, e in errors.items() if isinstance(e, MessageSizeTooLargeError)}
+            error = next((e for i, e in errors.items() if i not in refused), None)
+            if error is None:
+                return sorted(refused)
+            metrics.RETRIES.labels(self._spec.name, type(error).__name__).inc()
+            if asyncio.get_running_loop().time() > deadline:
+                msg = f"the broker took no records for {_DELIVERY_SECONDS:.0f} s: {error!r}"
+                raise BrokerUnavailable(msg) from error
+            await asyncio.sleep(self._settings.backoff_initial_seconds)
+
+    async def _send(self, records: Delivery, refused: set[int]) -> dict[int, BaseException]:
+        """Send all but the refused; return what went wrong by position."""
+        futures = {}
+        errors: dict[int, BaseException] = {}
+        for i, (topic, record) in enumerate(records):
+            if i in refused:
+                continue
             try:
-                futures = [
-                    await self._channels[topic].send(
-                        key=record.key, value=record.value, headers=list(record.headers)
-                    )
-                    for topic, record in records
-                ]
-                await asyncio.gather(*futures)
-            except KafkaError as exc:
-                metrics.RETRIES.labels(self._spec.name, type(exc).__name__).inc()
-                if asyncio.get_running_loop().time() > deadline:
-                    msg = f"the broker took no records for {_DELIVERY_SECONDS:.0f} s: {exc!r}"
-                    raise BrokerUnavailable(msg) from exc
-                await asyncio.sleep(self._settings.backoff_initial_seconds)
-            else:
-                return
+                futures[i] = await self._channels[topic].send(
+                    key=record.key, value=record.value, headers=list(record.headers)
+                )
+            except (KafkaError, ProducerSendError) as exc:
+                errors[i] = exc.__cause__ or exc  # Faust wraps what the client says at once
+        results = await asyncio.gather(*futures.values(), return_exceptions=True)
+        for i, result in zip(futures, results, strict=True):
+            if isinstance(result, KafkaError):
+                errors[i] = result
+            elif isinstance(result, BaseException):
+                raise result
+        return errors
 
     def _declare_agent(self, stage: Stage) -> None:
         inputs = self.app.topic(

@@ -350,13 +350,15 @@ def test_lag_grows_while_nothing_can_be_published(settings, client, documents, p
     measure(publisher)
     lag = lambda: metrics.SOURCE_LAG.collect()[0].samples[0].value  # noqa: E731
     thread.start()
-    wait_until(lambda: publisher.waits_for == "scripted", doing="the broker to be away")
-    before = lag()
-    wait_until(lambda: lag() > before + 0.5, doing="the lag to grow")
-    kept = position_row(client, settings)["position"]["cluster_time"].time
-    assert lag() == pytest.approx(time.time() - kept, abs=5)
-    stop.set()
-    thread.join(timeout=30)
+    try:
+        wait_until(lambda: publisher.waits_for == "scripted", doing="the broker to be away")
+        before = lag()
+        wait_until(lambda: lag() > before + 0.5, 10, doing="the lag to grow")
+        kept = position_row(client, settings)["position"]["cluster_time"].time
+        assert lag() == pytest.approx(time.time() - kept, abs=5)
+    finally:
+        stop.set()
+        thread.join(timeout=30)
 
 
 def test_large_documents_do_not_break_the_stream(settings, client, documents, published):
