@@ -214,7 +214,7 @@ def output_guard(
 ) -> dict[str, Any]:
     """Return the filter under which an output may be written.
 
-    Nothing stored, or an older source stored, or the same source with another version, with other
+    Nothing of ours stored, or an older source, or the same source with another version, with other
     upstream versions, or with an error. So a duplicate changes nothing and an older result never
     wins, and yet a new CLIP version replaces what was made from the old one.
     """
@@ -226,7 +226,7 @@ def output_guard(
     ]
     return {
         "$or": [
-            {f"{path}.source": None},
+            {f"{path}.source": {"$not": {"$type": "timestamp"}}},
             {f"{path}.source": {"$lt": source}},
             {f"{path}.source": source, "$or": differs},
         ]
@@ -241,7 +241,7 @@ def error_guard(model: Model, *, source: Timestamp, version: str) -> dict[str, A
     """
     path = model.path
     allowed: list[dict[str, Any]] = [
-        {f"{path}.source": None},
+        {f"{path}.source": {"$not": {"$type": "timestamp"}}},
         {f"{path}.source": {"$lt": source}},
     ]
     if version:

@@ -149,6 +149,17 @@ def test_read_after_a_time_that_no_change_can_have_does_not_wait_for_it(store, m
         store.read_inputs([1], after=Timestamp(now.time + 30, 1))
 
 
+def test_outputs_that_cannot_be_indexed_make_room_for_the_index(store):
+    """Fails without `mend` in `prepare`: the sink would wait for ever before its start."""
+    arrays = {"img": [{"clip": 1}], "_base": [{"conditional_lm": 1}]}
+    good = {"_id": 2, "_outputs": {"img": {"clip": {"version": "v1"}}}}
+    store.collection.insert_many([{"_id": 1, "_outputs": arrays}, good])
+    store.prepare()
+    assert STATE_INDEX in store.collection.index_information()
+    assert "_outputs" not in store.collection.find_one({"_id": 1})
+    assert store.collection.find_one({"_id": 2}) == good
+
+
 def test_states_are_counted_from_the_index_alone(store):
     store.prepare()
     store.collection.insert_many([{"_id": number, "img": b"x" * 1000} for number in range(5)])
