@@ -120,14 +120,15 @@ class StageProcess:
         reset_lost_offsets(group_name(self._spec.name, kafka), names, kafka)
 
     def health(self) -> Check:
-        """Whether the stage gets on: not ok when work waits and nothing moves."""
+        """Whether the stage gets on: not ok when work waits, or may wait, and nothing moves."""
         stage = self._stage
         if stage is None:
             return Check(is_ok=True, reason="starting")
         idle = stage.progress.seconds_since_progress
-        has_work = stage.progress.in_flight > 0 or bool(self._worker.lag)
-        if has_work and idle > self._settings.stage.stall_seconds:
-            return Check(is_ok=False, reason=f"work waits and nothing moved for {idle:.0f} s")
+        lag = self._worker.lag.value
+        if (stage.progress.in_flight > 0 or lag != 0) and idle > self._settings.stage.stall_seconds:
+            what = "what waits is unknown" if lag is None else "work waits"
+            return Check(is_ok=False, reason=f"{what} and nothing moved for {idle:.0f} s")
         return Check(is_ok=True)
 
     def readiness(self) -> Check:
@@ -136,6 +137,8 @@ class StageProcess:
             return Check(is_ok=False, reason="loading")
         if not self._worker.has_assignment:
             return Check(is_ok=False, reason="joining the consumer group")
+        if not self._worker.has_broker:
+            return Check(is_ok=False, reason="waits for the Kafka broker")
         if self._stage.waits_for:
             return Check(is_ok=False, reason=f"waits for {self._stage.waits_for}")
         return Check(is_ok=True)
@@ -147,7 +150,7 @@ class StageProcess:
             url=endpoints.url,
             is_ready=ready.is_ok,
             reason="" if ready.is_ok else ready.reason,
-            lag=self._worker.lag,
+            lag=self._worker.lag.value,
             documents=stage.progress.finished,
             rate=self._rate.update(stage.progress.finished),
             versions=dict(stage.step.versions()),

@@ -166,10 +166,13 @@ def stored_output(
         return None
     features, score, url = (stored.get(name) for name in ("features", "score", "url"))
     beam_width = stored.get("beam_width")
+    features = features if isinstance(features, Mapping) else {}
+    if not all(name in MODEL_BY_NAME and isinstance(made, str) for name, made in features.items()):
+        return None
     return Output(
         value=value,
         version=version,
-        features=dict(features) if isinstance(features, Mapping) else {},
+        features=dict(features),
         score=score if isinstance(score, float) else None,
         url=url if isinstance(url, str) else None,
         beam_width=beam_width if isinstance(beam_width, int) and beam_width > 0 else 1,

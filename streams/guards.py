@@ -10,7 +10,7 @@ from streams.documents import Model, Output
 def output_guard(model: Model, *, source: Timestamp, output: Output) -> dict[str, Any]:
     """Return the filter under which an output may be written.
 
-    Nothing stored, or an older source stored, or the same source with another version, with other
+    Nothing of ours stored, or an older source, or the same source with another version, with other
     upstream versions, with another beam width, or with an error. So a duplicate changes nothing and
     an older result never wins, and yet a new CLIP version replaces what was made from the old one.
     """
@@ -23,7 +23,7 @@ def output_guard(model: Model, *, source: Timestamp, output: Output) -> dict[str
     ]
     return {
         "$or": [
-            {f"{path}.source": None},
+            {f"{path}.source": {"$not": {"$type": "timestamp"}}},
             {f"{path}.source": {"$lt": source}},
             {f"{path}.source": source, "$or": differs},
         ]
@@ -38,7 +38,7 @@ def error_guard(model: Model, *, source: Timestamp, version: str) -> dict[str, A
     """
     path = model.path
     allowed: list[dict[str, Any]] = [
-        {f"{path}.source": None},
+        {f"{path}.source": {"$not": {"$type": "timestamp"}}},
         {f"{path}.source": {"$lt": source}},
     ]
     if version:

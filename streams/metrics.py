@@ -14,7 +14,7 @@ _BATCH_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 DOCUMENTS = Counter(
     "captionstream_documents",
     "Events that a stage has finished, by outcome.",
-    ["stage", "outcome"],  # done, reused, deleted, awaiting_model, stale, failed
+    ["stage", "outcome"],  # done, reused, deleted, awaiting_model, ignored, superseded, failed
 )
 MODEL_CALLS = Counter(
     "captionstream_model_inputs",
@@ -90,7 +90,8 @@ PUBLISHED = Counter("captionstream_published_events", "Events acknowledged by Ka
 SKIPPED = Counter("captionstream_skipped_changes", "Changes that touch no model's input.")
 PUBLISH_ERRORS = Counter("captionstream_publish_errors", "Events that Kafka refused.", ["error"])
 SOURCE_LAG = Gauge(
-    "captionstream_source_lag_seconds", "Now minus clusterTime of the committed position."
+    "captionstream_source_lag_seconds",
+    "Now minus clusterTime of the committed position; 0 while another publisher leads.",
 )
 WINDOW_EVENTS = Gauge("captionstream_window_events", "Changes sent and not yet acknowledged.")
 WINDOW_BYTES = Gauge("captionstream_window_bytes", "Size of those.")

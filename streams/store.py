@@ -5,67 +5,36 @@ topics or models' insides.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import pymongo
 from bson.timestamp import Timestamp
-from pymongo import MongoClient, UpdateOne
+from pymongo import MongoClient
 from pymongo.collection import Collection
-from pymongo.errors import (
-    BulkWriteError,
-)
+from pymongo.errors import BulkWriteError, OperationFailure
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
-from streams.documents import (
-    IMAGE,
-    OUTPUTS,
-    Model,
-    Output,
-    OutputError,
-    error_fields,
-    output_fields,
-)
-from streams.guards import error_guard, output_guard
+from streams.documents import IMAGE, OUTPUTS
 from streams.ids import DocumentId, document_key
-from streams.mongo import Document, mongo_errors
+from streams.mending import MEND, malformed
+from streams.mongo import Document, cluster_time, mongo_errors
 from streams.settings import MongoSettings
 from streams.states import STATE_PATHS, DocumentState, Serving, document_state
+from streams.writes import OutputWrite, WriteReport, drops_of, rejections, update_of
+
+__all__ = ["STATE_INDEX", "DocumentStore", "OutputWrite", "WriteReport"]
 
 STATE_INDEX: Final = "captionstream_state"
 
-#: Errors of one write that say something about the server and pass: no primary, interrupted, full.
-_PASSING_CODES: Final = frozenset(
-    (6, 7, 50, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11601, 11602, 13435, 13436, 14031)
-)
+#: CannotIndexParallelArrays: a document whose `_outputs` is not ours has two.
+_PARALLEL_ARRAYS: Final = 171
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OutputWrite:
-    """One guarded write: an output or an error of one model for one document."""
-
-    document_id: DocumentId
-    source: Timestamp
-    model: Model
-    input: str
-    result: Output | OutputError
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WriteReport:
-    """What a bulk write did.
-
-    Attributes:
-        written: Outputs that were stored.
-        ignored: Outputs that the guard kept away, or whose document is gone.
-        rejected: Message by position in the given list, for writes that MongoDB refused.
-    """
-
-    written: int
-    ignored: int
-    rejected: Mapping[int, str]
+#: InvalidOptions: a read is to include a time that the cluster has not reached.
+_AHEAD: Final = 72
+#: An old primary that is cut off may be behind a true change, but it steps down long before that.
+_MOST_AHEAD_SECONDS: Final = 60
 
 
 class DocumentStore:
@@ -100,7 +69,28 @@ class DocumentStore:
         """
         keys = [(path, pymongo.ASCENDING) for path in (*STATE_PATHS, "_id")]
         with mongo_errors("creating the state index"):
-            self._collection.create_index(keys, name=STATE_INDEX)
+            try:
+                self._collection.create_index(keys, name=STATE_INDEX)
+            except OperationFailure as exc:
+                if exc.code != _PARALLEL_ARRAYS or not self.mend():
+                    raise
+                self._collection.create_index(keys, name=STATE_INDEX)
+
+    def mend(self, document_ids: Sequence[DocumentId] | None = None) -> int:
+        """Remove what a producer has put into `_outputs` so that no output can be stored there.
+
+        Args:
+            document_ids: Only these documents; all when None.
+
+        Returns:
+            How many documents were mended.
+
+        Raises:
+            StoreUnavailable: MongoDB does not answer.
+        """
+        chosen = {} if document_ids is None else {"_id": {"$in": list(document_ids)}}
+        with mongo_errors("removing what is in the way of outputs"):
+            return self._collection.update_many(malformed(chosen), MEND).modified_count
 
     def read_inputs(
         self, document_ids: Sequence[DocumentId], *, after: Timestamp
@@ -109,7 +99,8 @@ class DocumentStore:
 
         Args:
             document_ids: `_id` of each document.
-            after: clusterTime that the read must include.
+            after: clusterTime that the read must include. One that lies ahead of the cluster's own
+                by more than a minute is no change's: then everything until now is included.
 
         Returns:
             Documents by `document_key`; a document that is gone is absent.
@@ -117,11 +108,18 @@ class DocumentStore:
         Raises:
             StoreUnavailable: MongoDB does not answer.
         """
+        with mongo_errors("reading images"):
+            try:
+                return self._read(document_ids, after)
+            except OperationFailure as exc:
+                now = cluster_time(self._client)
+                if exc.code != _AHEAD or after.time <= now.time + _MOST_AHEAD_SECONDS:
+                    raise
+                return self._read(document_ids, now)
+
+    def _read(self, document_ids: Sequence[DocumentId], after: Timestamp) -> dict[bytes, Document]:
         query = {"_id": {"$in": list(document_ids)}}
-        with (
-            mongo_errors("reading images"),
-            self._client.start_session(causal_consistency=True) as session,
-        ):
+        with self._client.start_session(causal_consistency=True) as session:
             # Without this, a primary that was just elected could answer from before the change.
             session.advance_operation_time(after)
             found = self._collection.find(query, {IMAGE: 1, OUTPUTS: 1}, session=session)
@@ -129,6 +127,9 @@ class DocumentStore:
 
     def write_outputs(self, writes: Sequence[OutputWrite]) -> WriteReport:
         """Write outputs and errors, each under its guard, acknowledged by a majority.
+
+        What was made from the image before, and not yet again, goes: a caption of another image
+        must not stay when no version serves that could make the new one.
 
         Never inserts a document, never touches anything but the given models' outputs. Repeating a
         call changes nothing.
@@ -138,14 +139,16 @@ class DocumentStore:
         """
         if not writes:
             return WriteReport(written=0, ignored=0, rejected={})
-        requests = [_update(write) for write in writes]
+        requests = [update_of(write) for write in writes]
         rejected: dict[int, str] = {}
         with mongo_errors("writing outputs"):
             try:
                 written = self._collection.bulk_write(requests, ordered=False).modified_count
             except BulkWriteError as exc:
                 written = int(exc.details.get("nModified", 0))
-                rejected = _rejections(exc)
+                rejected = rejections(exc)
+            if outdated := [drop for write in writes for drop in drops_of(write)]:
+                self._collection.bulk_write(outdated, ordered=False)
         ignored = len(writes) - written - len(rejected)
         return WriteReport(written=written, ignored=ignored, rejected=rejected)
 
@@ -185,30 +188,6 @@ class DocumentStore:
             if document_ids is None:
                 cursor = cursor.hint(STATE_INDEX)
             yield from cursor
-
-
-def _update(write: OutputWrite) -> UpdateOne:
-    if isinstance(write.result, Output):
-        guard = output_guard(write.model, source=write.source, output=write.result)
-        fields = output_fields(write.result, source=write.source, input_fingerprint=write.input)
-    else:
-        guard = error_guard(write.model, source=write.source, version=write.result.version)
-        fields = error_fields(write.result, source=write.source)
-    return UpdateOne(
-        {"_id": {"$eq": write.document_id}, **guard},
-        {"$set": {write.model.path: fields}},
-        upsert=False,
-    )
-
-
-def _rejections(exc: BulkWriteError) -> dict[int, str]:
-    """Return why single documents were refused, by position; raise what is no document's fault."""
-    errors = exc.details.get("writeErrors") or []
-    if not errors or exc.details.get("writeConcernErrors"):
-        raise exc
-    if any(error.get("code") in _PASSING_CODES for error in errors):
-        raise exc
-    return {error["index"]: str(error.get("errmsg")) for error in errors}
 
 
 def _nest(flat: Mapping[str, Any]) -> Document:

@@ -76,7 +76,7 @@ def decode_event(key: bytes | None, value: bytes | None, headers: Headers, *, te
     """
     attributes = {name: _text(raw) for name, raw in headers}
     event_type = attributes.get("ce_type", "")
-    if attributes.get("ce_source") != f"/{tenant}":
+    if not is_of(tenant, headers):
         msg = f"record belongs to {attributes.get('ce_source')!r}, this stage serves '/{tenant}'"
         raise InvalidEvent(msg)
     if key is None:
@@ -96,6 +96,12 @@ def decode_event(key: bytes | None, value: bytes | None, headers: Headers, *, te
     except Exception as exc:  # a hostile value may break a decoder in any way
         msg = f"record of type {event_type!r} is damaged: {exc}"
         raise InvalidEvent(msg) from exc
+
+
+def is_of(tenant: str, headers: Headers) -> bool:
+    """Whether a record is about documents of `tenant`, a `database.collection`."""
+    attributes = {name: _text(raw) for name, raw in headers}
+    return attributes.get("ce_source") == f"/{tenant}"
 
 
 def format_source(source: Timestamp) -> str:

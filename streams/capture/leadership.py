@@ -16,6 +16,7 @@ from bson.timestamp import Timestamp
 from pymongo import ReturnDocument
 from pymongo.database import Database
 
+from streams.documents import lookup
 from streams.errors import CaptureError, LeaseLost
 from streams.ids import DocumentId
 from streams.mongo import mongo_errors
@@ -31,8 +32,7 @@ def position_time(database: Database[dict[str, Any]], tenant: str) -> Timestamp:
     """
     with mongo_errors("reading the publisher's position"):
         row = database[_COLLECTION].find_one({"_id": tenant}, {"position.cluster_time": 1}) or {}
-    time = row.get("position", {}).get("cluster_time")
-    return time if isinstance(time, Timestamp) else Timestamp(0, 0)
+    return _time_of(row) or Timestamp(0, 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,6 +100,8 @@ class Leadership:
         self._lease_ms = int(lease_seconds * 1000)
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self.epoch = 0
+        #: clusterTime of the position that was last read or kept here; None while there is none.
+        self.kept_time: Timestamp | None = None
 
     def acquire(self) -> bool:
         """Take the lease if it is free or has run out; return whether it is ours.
@@ -131,6 +133,7 @@ class Leadership:
         if row is None:  # somebody else holds it
             return False
         self.epoch = int(row["epoch"])
+        self.kept_time = _time_of(row)
         return True
 
     def renew(self) -> None:
@@ -177,6 +180,7 @@ class Leadership:
             StoreUnavailable: MongoDB does not answer.
         """
         self._write({"$set": {"position": _position_row(position)}}, "committing the position")
+        self.kept_time = position.cluster_time
 
     def begin_copy(self, position: Position, source: Timestamp) -> None:
         """Keep that everything is to be copied, and with it where the stream goes on afterwards.
@@ -191,6 +195,7 @@ class Leadership:
             "position": {"$literal": _position_row(position)},
         }
         self._write([{"$unset": "copy"}, {"$set": fields}], "beginning a copy")
+        self.kept_time = position.cluster_time
 
     def advance_copy(self, last_id: DocumentId) -> None:
         """Keep how far the copy is.
@@ -221,6 +226,11 @@ class Leadership:
 
     def _expiry(self) -> dict[str, Any]:
         return {"$add": ["$$NOW", self._lease_ms]}
+
+
+def _time_of(row: Mapping[str, Any]) -> Timestamp | None:
+    time = lookup(row, "position.cluster_time")
+    return time if isinstance(time, Timestamp) else None
 
 
 def _progress(row: Mapping[str, Any]) -> Progress:

@@ -3,11 +3,15 @@
 import signal
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 from structlog import get_logger
 
+from streams import metrics
 from streams.capture.publisher import Publisher
 from streams.capture.reconciler import Reconciler
+from streams.capture.window import Window
 from streams.endpoints import Check, serve_endpoints
 from streams.mongo import connect, state_database
 from streams.processes import Rate, Report, Reporter, is_loaded, read_reports
@@ -52,6 +56,7 @@ def run_publisher(settings: Settings) -> None:
     rate = Rate()
     reporter = Reporter(state, lambda: _report(publisher, endpoints.url, rate))
     reporter.start()
+    measure(publisher)
     repeating.start()
     try:
         publisher.run(stop)
@@ -61,6 +66,18 @@ def run_publisher(settings: Settings) -> None:
         reporter.stop()
         endpoints.close()
         client.close()
+
+
+def measure(publisher: Publisher) -> None:
+    """Have the gauges of a publisher computed when they are asked for: they never stand still."""
+
+    def of_window(value: Callable[[Window[Any]], float]) -> Callable[[], float]:
+        return lambda: value(window) if (window := publisher.window) else 0.0
+
+    metrics.SOURCE_LAG.set_function(lambda: publisher.source_lag_seconds)
+    metrics.WINDOW_EVENTS.set_function(of_window(lambda window: window.events))
+    metrics.WINDOW_BYTES.set_function(of_window(lambda window: window.bytes))
+    metrics.WINDOW_OLDEST_SECONDS.set_function(of_window(lambda window: window.oldest_seconds))
 
 
 def _health(publisher: Publisher, repeating: threading.Thread, stall_seconds: float) -> Check:

@@ -1,7 +1,7 @@
 """The Kafka producer of all that is not a stage: idempotent, acknowledged by all replicas."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
 from kafka import KafkaProducer
 from kafka.errors import KafkaError, MessageSizeTooLargeError
@@ -15,6 +15,10 @@ from streams.settings import KafkaSettings
 from streams.topics import topic_name
 
 log = get_logger(__name__)
+
+#: Longest key. It travels through all stages, beside vectors and headers, and with dead letters:
+#: far below the 1 MB that Kafka takes by default.
+_MAX_KEY_BYTES: Final = 512 * 1024
 
 Done = Callable[[Exception | None], None]
 
@@ -58,6 +62,9 @@ class EventProducer:
         Raises:
             BrokerUnavailable: The record could not even be handed over; `done` is not called.
         """
+        if len(record.key) > _MAX_KEY_BYTES:
+            self._tell(MessageSizeTooLargeError(f"a key of {len(record.key)} bytes"), done)
+            return
         try:
             future = self._producer.send(
                 topic_name(topic, self._settings),

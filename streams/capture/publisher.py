@@ -4,7 +4,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from pymongo import MongoClient
 from structlog import get_logger
@@ -13,6 +13,7 @@ from streams import metrics
 from streams.capture.leadership import Leadership
 from streams.capture.producer import EventProducer
 from streams.capture.term import Term
+from streams.capture.window import Window
 from streams.errors import LeaseLost, Unavailable
 from streams.mongo import Document, state_database
 from streams.settings import Settings
@@ -56,14 +57,32 @@ class Publisher:
         self._term: Term | None = None
         self._published_before = 0
         self._failures = 0
+        self._is_standby = False
+        self._started_at = time.time()
         self.is_leading = False
         self.waits_for = "the lease"
         self.last_tick = time.monotonic()
 
     @property
+    def window(self) -> Window[Any] | None:
+        """Records sent and not acknowledged; None while it does not publish."""
+        return term.window if (term := self._term) else None
+
+    @property
     def in_flight(self) -> int:
-        """Records sent and not acknowledged."""
-        return self._term.in_flight if self._term else 0
+        """How many these are."""
+        return window.events if (window := self.window) else 0
+
+    @property
+    def source_lag_seconds(self) -> float:
+        """Age of the committed position; 0 while another publisher leads.
+
+        Without a position it counts from the start: so it grows whatever keeps us from publishing.
+        """
+        if self._is_standby:
+            return 0.0
+        kept = self._leadership.kept_time
+        return max(0.0, time.time() - (kept.time if kept is not None else self._started_at))
 
     @property
     def published(self) -> int:
@@ -83,7 +102,8 @@ class Publisher:
         while not stop.is_set():
             self._tick()
             try:
-                if not self._leadership.acquire():  # 1
+                self._is_standby = not self._leadership.acquire()  # 1
+                if self._is_standby:
                     self.waits_for = ""
                     stop.wait(self._settings.publisher.lease_seconds / 3)
                     continue

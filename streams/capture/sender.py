@@ -22,6 +22,7 @@ class Sender(Generic[P]):
     """Sends events in order, each with the position behind it.
 
     Attributes:
+        window: What was sent and is not acknowledged.
         published: Events that the broker has acknowledged.
     """
 
@@ -31,22 +32,12 @@ class Sender(Generic[P]):
         self._tenant = settings.mongo.tenant
         self._patience = settings.kafka.request_timeout_seconds
         limits = settings.publisher
-        self._window: Window[P] = Window(
+        self.window: Window[P] = Window(
             max_events=limits.window_events, max_bytes=limits.window_bytes
         )
         self._refused: list[ImageChanged] = []
         self._lock = threading.Lock()
         self.published = 0
-
-    @property
-    def in_flight(self) -> int:
-        """Events sent and not acknowledged, or behind one that is not."""
-        return self._window.events
-
-    @property
-    def is_full(self) -> bool:
-        """Whether no more may be sent now."""
-        return self._window.is_full
 
     def send(self, event: ImageChanged | DocumentDeleted, position: P) -> None:
         """Send an event; whether it arrived is known later.
@@ -55,26 +46,26 @@ class Sender(Generic[P]):
             BrokerUnavailable: Kafka takes no records.
         """
         record = encode_event(event, event_type=events.IMAGE_CHANGED, tenant=self._tenant)
-        slot = self._window.add(position, len(record.key) + len(record.value or b"") + 200)
+        slot = self.window.add(position, len(record.key) + len(record.value or b"") + 200)
         origin = event.origin.value if isinstance(event, ImageChanged) else "delete"
 
         def done(error: Exception | None) -> None:
             if is_too_large(error):
                 self._refuse(event)
             elif error is not None:
-                self._window.fail(error)
+                self.window.fail(error)
                 return
             else:
                 metrics.PUBLISHED.labels(origin).inc()
                 self.published += 1
-            self._window.acknowledge(slot)
+            self.window.acknowledge(slot)
 
         self._producer.send(events.IMAGE_CHANGED, record, done)
 
     def skip(self, position: P) -> None:
         """Note a position behind which there is nothing to send."""
         metrics.SKIPPED.inc()
-        self._window.acknowledge(self._window.add(position, 0))
+        self.window.acknowledge(self.window.add(position, 0))
 
     def check(self) -> None:
         """Find out whether an event was lost.
@@ -83,14 +74,10 @@ class Sender(Generic[P]):
             BrokerUnavailable: One was; later ones may have arrived. Begin again.
         """
         self._producer.check()
-        error = self._window.error
+        error = self.window.error
         if error is not None:
             msg = f"Kafka lost a record, reading again from the committed position: {error!r}"
             raise BrokerUnavailable(msg) from error
-
-    def wait_for_room(self, seconds: float) -> None:
-        """Return when more may be sent, an event was lost, or the time is over."""
-        self._window.wait_for_room(seconds)
 
     def drain(self) -> None:
         """Wait until everything that was sent has arrived.
@@ -99,30 +86,20 @@ class Sender(Generic[P]):
             BrokerUnavailable: An event was lost, or the broker is silent for too long.
         """
         limit = 4 * self._patience
-        if not self._window.drain(limit):
+        if not self.window.drain(limit):
             self.check()
             msg = f"Kafka did not acknowledge within {limit:.0f} s"
             raise BrokerUnavailable(msg)
 
     def settle(self) -> None:
         """Give what is under way some time to arrive, for a clean end."""
-        self._window.drain(self._patience)
-
-    def take_safe(self) -> P | None:
-        """Return the position up to which all has arrived, if it moved since the last call."""
-        return self._window.take_safe()
+        self.window.drain(self._patience)
 
     def take_refused(self) -> list[ImageChanged]:
         """Return, once, the events that are too large for Kafka: no stage will ever see them."""
         with self._lock:
             refused, self._refused = self._refused, []
         return refused
-
-    def measure(self) -> None:
-        """Renew the metrics of what is in flight."""
-        metrics.WINDOW_EVENTS.set(self._window.events)
-        metrics.WINDOW_BYTES.set(self._window.bytes)
-        metrics.WINDOW_OLDEST_SECONDS.set(self._window.oldest_seconds)
 
     def _refuse(self, event: ImageChanged | DocumentDeleted) -> None:
         metrics.SKIPPED.inc()

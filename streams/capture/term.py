@@ -20,6 +20,7 @@ from streams.capture.pipeline import DOCUMENT_OPERATIONS, Change, brings_documen
 from streams.capture.producer import EventProducer
 from streams.capture.refusals import note_refused
 from streams.capture.sender import Sender
+from streams.capture.window import Window
 from streams.errors import HistoryLost
 from streams.events import DocumentDeleted, ImageChanged, Origin
 from streams.ids import DocumentId
@@ -70,9 +71,9 @@ class Term:
         self._due: dict[str, float] = {}
 
     @property
-    def in_flight(self) -> int:
+    def window(self) -> Window[Position | DocumentId]:
         """Records sent and not acknowledged."""
-        return self._sender.in_flight
+        return self._sender.window
 
     @property
     def published(self) -> int:
@@ -108,7 +109,7 @@ class Term:
                     metrics.HISTORY_LOST.inc()
                     log.error("changes may have been missed: copying everything", error=str(exc))
                     self._sender.drain()
-                    self._sender.take_safe()  # positions of the lost history
+                    self._sender.window.take_safe()  # positions of the lost history
                     self._begin_copy("history lost")
             self._sender.settle()  # 4
             self._commit()
@@ -133,7 +134,7 @@ class Term:
             for document_id in ids:
                 self._send_copied(document_id, state)
             self._sender.drain()
-            self._sender.take_safe()  # these positions are ids
+            self._sender.window.take_safe()  # these positions are ids
             self._note_refused()
             self._leadership.advance_copy(ids[-1])
             self._tick()
@@ -155,13 +156,13 @@ class Term:
             self._tick()
             self._sender.check()
             self._housekeep()
-            if self._sender.is_full:
-                self._sender.wait_for_room(0.2)
+            if self._sender.window.is_full:
+                self._sender.window.wait_for_room(0.2)
                 continue
             change = self._stream.next()
             if change is not None:
                 self._publish(change)
-            elif self._sender.in_flight == 0:
+            elif self._sender.window.events == 0:
                 self._note_idle()
             is_renamed = change is not None and brings_documents(change, self._collection)
             if is_renamed or (self._is_due("requests", _REQUEST_POLL_SECONDS) and self._is_asked()):
@@ -174,7 +175,7 @@ class Term:
         between them.
         """
         self._sender.drain()
-        safe = self._sender.take_safe()
+        safe = self._sender.window.take_safe()
         self._position = safe if isinstance(safe, Position) else position
         self._leadership.begin_copy(self._position, cluster_time(self._client))
         self._finish_copy(stop)
@@ -208,12 +209,9 @@ class Term:
         if self._is_due("commit", settings.commit_interval_seconds):
             self._commit()
         self._note_refused()
-        self._sender.measure()
-        if self._position is not None:
-            metrics.SOURCE_LAG.set(max(0.0, time.time() - self._position.cluster_time.time))
 
     def _commit(self) -> None:
-        position = self._sender.take_safe()
+        position = self._sender.window.take_safe()
         if isinstance(position, Position):
             self._keep(position)
 

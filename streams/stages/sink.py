@@ -3,14 +3,22 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Final
+
+from structlog import get_logger
 
 from streams import metrics
 from streams.dead_letters import DeadLetter
-from streams.documents import MODEL_BY_NAME, MODELS
+from streams.documents import MODEL_BY_NAME, MODELS, OutputError
 from streams.errors import InvalidEvent, WriteRejected
 from streams.events import DocumentDeleted, ModelApplied, Origin
 from streams.stages.outcome import Failed, Input, Ok, Outcome, Result
-from streams.store import DocumentStore, OutputWrite
+from streams.store import DocumentStore, OutputWrite, WriteReport
+
+log = get_logger(__name__)
+
+#: Characters of MongoDB's reason that are stored: there is little room in such a document.
+_MOST_REASON: Final = 100
 
 
 class Sink:
@@ -26,7 +34,7 @@ class Sink:
         placed = [
             (i, write) for i, item in enumerate(planned) if isinstance(item, list) for write in item
         ]
-        report = self._store.write_outputs([write for _, write in placed])
+        report = self._write([write for _, write in placed])
         metrics.WRITES.labels("written").inc(report.written)
         metrics.WRITES.labels("ignored").inc(report.ignored)
         outcomes = [
@@ -36,9 +44,34 @@ class Sink:
         for position, reason in report.rejected.items():
             msg = f"MongoDB refused the output: {reason}"
             outcomes[placed[position][0]] = Failed(error=WriteRejected(msg))
-        for event, outcome in zip(events, outcomes, strict=True):
-            _observe(event, outcome)
+        if not report.ignored:  # nobody tells which writes the guard has kept away
+            for event, outcome in zip(events, outcomes, strict=True):
+                _observe(event, outcome)
         return list(outcomes)
+
+    def _write(self, writes: Sequence[OutputWrite]) -> WriteReport:
+        """Write; try those that MongoDB refuses once more when what is in their way is gone.
+
+        Where an output does not fit, the document says so: else it would look unfinished for ever.
+        """
+        first = self._store.write_outputs(writes)
+        if not first.rejected:
+            return first
+        positions = list(first.rejected)
+        refused = [writes[position] for position in positions]
+        log.warning(
+            "outputs refused", documents=len(refused), error=first.rejected[positions[0]][:200]
+        )
+        self._store.mend([write.document_id for write in refused])
+        second = self._store.write_outputs(refused)
+        self._store.write_outputs(
+            [_refusal(refused[i], reason) for i, reason in second.rejected.items()]
+        )
+        return WriteReport(
+            written=first.written + second.written,
+            ignored=first.ignored + second.ignored,
+            rejected={positions[i]: reason for i, reason in second.rejected.items()},
+        )
 
     def self_test(self) -> bool:
         """There is no model that could be broken."""
@@ -47,6 +80,17 @@ class Sink:
     def versions(self) -> Mapping[str, str]:
         """There is no model."""
         return {}
+
+
+def _refusal(write: OutputWrite, reason: str) -> OutputWrite:
+    error = OutputError(
+        type=WriteRejected.__name__,
+        message=f"MongoDB refused the output: {reason[:_MOST_REASON]}",
+        attempts=1,
+        is_retryable=False,
+        version=write.result.version,
+    )
+    return replace(write, input="", result=error)
 
 
 def _plan(event: Input) -> list[OutputWrite] | Outcome:

@@ -9,45 +9,23 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 from structlog import get_logger
 
 from streams import metrics
-from streams.dead_letters import (
-    DeadLetter,
-    dead_letter_record,
-    is_replay_mark,
-    parse_dead_letter,
-)
-from streams.documents import OutputError
-from streams.errors import CaptionstreamError, InvalidEvent
-from streams.events import Headers, Record
+from streams.dead_letters import DeadLetter, is_replay_mark, parse_dead_letter
+from streams.errors import InvalidEvent
+from streams.events import Record
 from streams.ids import document_key
 from streams.settings import StageSettings
 from streams.stages import StageSpec
 from streams.stages.isolate import Isolator
 from streams.stages.outcome import Failed, Input, Ok, Outcome, Result, Step
-from streams.topics import TOPICS, dead_letter_topic
-from streams.wire import decode_event, encode_event
+from streams.stages.records import Delivery, Message, RecordMaker
+from streams.topics import TOPICS
+from streams.wire import decode_event, is_of
 
 log = get_logger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Message:
-    """A record as it was consumed; `topic` is without prefix."""
-
-    topic: str
-    partition: int
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
-
-
-Delivery = Sequence[tuple[str, Record]]
-"""Records to send, in order, each with its topic (without prefix)."""
 
 
 class Stage:
@@ -60,7 +38,7 @@ class Stage:
         settings: StageSettings,
         *,
         tenant: str,
-        deliver: Callable[[Delivery], Awaitable[None]],
+        deliver: Callable[[Delivery], Awaitable[Sequence[int]]],
     ) -> None:
         """Keep what is needed.
 
@@ -69,13 +47,15 @@ class Stage:
             step: What it does.
             settings: Batches and retries.
             tenant: `database.collection`; records about others are refused.
-            deliver: Returns when the broker has acknowledged every record; raises to have the
-                process end, so that the batch is taken again after a restart.
+            deliver: Returns when the broker has acknowledged every record but those that are too
+                large for it, whose positions it returns; raises to have the process end, so that
+                the batch is taken again after a restart.
         """
         self.spec = spec
         self.step = step
         self.progress = Progress(spec.name)
         self._tenant = tenant
+        self._records = RecordMaker(spec, tenant=tenant)
         self._deliver = deliver
         self._stopping = threading.Event()
         self._isolator = Isolator(
@@ -126,7 +106,7 @@ class Stage:
             outcomes[position] = outcome
         metrics.STEP_SECONDS.labels(self.spec.name).observe(time.monotonic() - started)
         metrics.BATCH_SIZE.labels(self.spec.name).observe(len(messages))
-        await self._deliver(self._records(messages, outcomes))  # 4
+        outcomes = await self._deliver_all(messages, outcomes)  # 4
         for outcome in outcomes:  # 5
             result = outcome.result if isinstance(outcome, Ok) else Result.FAILED
             metrics.DOCUMENTS.labels(self.spec.name, result.value).inc()
@@ -135,47 +115,33 @@ class Stage:
     def _decode(self, message: Message) -> Input | Outcome:
         try:
             if message.topic not in TOPICS:
-                if is_replay_mark(message.headers):
+                if is_replay_mark(message.headers) or not is_of(self._tenant, message.headers):
                     return Ok(event=None, result=Result.IGNORED)
                 return parse_dead_letter(message.key, message.headers)
             return decode_event(message.key, message.value, message.headers, tenant=self._tenant)
         except InvalidEvent as exc:
             return Failed(error=exc)
 
-    def _records(self, messages: Sequence[Message], outcomes: Sequence[Outcome]) -> Delivery:
-        records: list[tuple[str, Record]] = []
-        for message, outcome in zip(messages, outcomes, strict=True):
-            if isinstance(outcome, Failed):
-                records.extend(self._dead_letter(message, outcome))
-            elif outcome.event is not None and self.spec.output is not None:
-                record = encode_event(
-                    outcome.event, event_type=self.spec.output, tenant=self._tenant
-                )
-                records.append((self.spec.output, record))
-        return records
+    async def _deliver_all(
+        self, messages: Sequence[Message], outcomes: Sequence[Outcome]
+    ) -> list[Outcome]:
+        """Deliver what was made of a batch, and return the outcomes with what came of that.
 
-    def _dead_letter(self, message: Message, failed: Failed) -> Delivery:
-        reason = type(failed.error).__name__
-        metrics.DEAD_LETTERS.labels(self.spec.name, reason).inc()
-        log.warning(
-            "event failed",
-            stage=self.spec.name,
-            key=(message.key or b"")[:100].decode(errors="replace"),
-            error=reason,
-            message=str(failed.error),
-            attempts=failed.attempts,
-        )
-        if message.topic not in TOPICS:
-            return []  # it is a dead letter already
-        record = dead_letter_record(
-            Record(key=message.key or b"", value=message.value, headers=message.headers),
-            stage=self.spec.name,
-            topic=message.topic,
-            position=f"{message.partition}:{message.offset}",
-            model=self.spec.model.name if self.spec.model else "",
-            error=describe_error(failed.error, failed.attempts, failed.version),
-        )
-        return [(dead_letter_topic(message.topic), record)]
+        An event that cannot be encoded, or is too large for Kafka, fails alone.
+        """
+        made = [self._records.make(m, o) for m, o in zip(messages, outcomes, strict=True)]
+        final = [outcome for outcome, _ in made]
+        sent = [(i, record) for i, (_, records) in enumerate(made) for record in records]
+        bare: list[tuple[str, Record]] = []
+        for position in await self._deliver([record for _, record in sent]):
+            error = InvalidEvent("what was made of this record is too large for Kafka")
+            failed = Failed(error=error)
+            i = sent[position][0]
+            final[i] = failed
+            bare += self._records.dead_letter(messages[i], failed, is_bare=True)
+        if await self._deliver(bare):
+            log.error("dead letter too large for Kafka, left out", stage=self.spec.name)
+        return final
 
 
 class Progress:
@@ -230,17 +196,6 @@ def newest_by_document(inputs: Sequence[Input | Outcome]) -> list[int]:
         if before is None or _source(inputs[before]) <= _source(event):
             newest[about] = position
     return sorted(newest.values())
-
-
-def describe_error(error: CaptionstreamError, attempts: int, version: str) -> OutputError:
-    """Return what is stored and sent about an error."""
-    return OutputError(
-        type=type(error).__name__,
-        message=str(error),
-        attempts=attempts,
-        is_retryable=error.is_retryable,
-        version=version,
-    )
 
 
 def _about(event: Input, position: int) -> tuple[bytes, str]:

@@ -17,6 +17,7 @@ class _Thread(AIOKafkaConsumerThread):  # type: ignore[misc]
         # Read when the consumer starts. The versions of both libraries are pinned, and a test
         # notices when this name changes.
         consumer._fetch_max_wait_ms = int(transport.fetch_wait_seconds * 1000)  # noqa: SLF001
+        transport.client = consumer
         return consumer
 
 
@@ -34,3 +35,10 @@ class PromptTransport(Transport):  # type: ignore[misc]
         """Make the transport of an application's consumers."""
         super().__init__(app.conf.broker_consumer, app)
         self.fetch_wait_seconds = fetch_wait_seconds
+        self.client: AIOKafkaConsumer | None = None
+
+    @property
+    def has_coordinator(self) -> bool:
+        """Whether the consumer knows a broker that coordinates its group."""
+        coordinator = self.client._coordinator if self.client is not None else None  # noqa: SLF001
+        return coordinator is not None and coordinator.coordinator_id is not None

@@ -9,12 +9,11 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import faust
-from aiokafka.errors import KafkaError
-from faust.exceptions import ConsumerNotStarted
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from faust.exceptions import ConsumerNotStarted, ProducerSendError
 from structlog import get_logger
 
 from streams import metrics
@@ -22,7 +21,9 @@ from streams.errors import BrokerUnavailable, Unavailable
 from streams.kafka_security import faust_credentials
 from streams.settings import KafkaSettings, StageSettings
 from streams.stages import StageSpec
-from streams.stages.stage import Delivery, Message, Stage
+from streams.stages.lag import Lag, count_waiting
+from streams.stages.records import Delivery, Message
+from streams.stages.stage import Stage
 from streams.stages.transport import PromptTransport
 from streams.topics import TOPICS, dead_letter_topic, group_name, topic_name
 
@@ -45,9 +46,15 @@ class StageWorker:
         self.app = build_app(spec, kafka)
         self._channels = {name: self._topic(name) for name in _outputs(spec)}
         self.has_assignment = False
-        self.lag: int | None = None
+        self.lag = Lag()
         self._next_offset: dict[Any, int] = {}
         self.app.on_partitions_assigned.connect(self._on_assigned)
+        self.app.on_partitions_revoked.connect(self._on_revoked)
+
+    @property
+    def has_broker(self) -> bool:
+        """Whether the group's coordinator is known; it is not while the broker is away."""
+        return bool(self.app.transport.has_coordinator)
 
     def run(self, stage: Stage) -> None:
         """Consume until SIGTERM or SIGINT.
@@ -62,32 +69,49 @@ class StageWorker:
         )
         worker.execute_from_commandline()
 
-    async def deliver(self, records: Delivery) -> None:
+    async def deliver(self, records: Delivery) -> list[int]:
         """Send records in order and wait until the broker has all of them.
 
-        A failed send repeats the whole batch, so that the order within a document is kept.
+        A failed send repeats the whole batch, so that the order within a document is kept. A record
+        that is too large is left out: it would never get smaller. Returns the positions of these.
 
         Raises:
             BrokerUnavailable: It failed for a minute; the process is to end.
         """
         deadline = asyncio.get_running_loop().time() + _DELIVERY_SECONDS
+        refused: set[int] = set()
         while True:
+            errors = await self._send(records, refused)
+            refused |= {i for i, e in errors.items() if isinstance(e, MessageSizeTooLargeError)}
+            error = next((e for i, e in errors.items() if i not in refused), None)
+            if error is None:
+                return sorted(refused)
+            metrics.RETRIES.labels(self._spec.name, type(error).__name__).inc()
+            if asyncio.get_running_loop().time() > deadline:
+                msg = f"the broker took no records for {_DELIVERY_SECONDS:.0f} s: {error!r}"
+                raise BrokerUnavailable(msg) from error
+            await asyncio.sleep(self._settings.backoff_initial_seconds)
+
+    async def _send(self, records: Delivery, refused: set[int]) -> dict[int, BaseException]:
+        """Send all but the refused; return what went wrong by position."""
+        futures = {}
+        errors: dict[int, BaseException] = {}
+        for i, (topic, record) in enumerate(records):
+            if i in refused:
+                continue
             try:
-                futures = [
-                    await self._channels[topic].send(
-                        key=record.key, value=record.value, headers=list(record.headers)
-                    )
-                    for topic, record in records
-                ]
-                await asyncio.gather(*futures)
-            except KafkaError as exc:
-                metrics.RETRIES.labels(self._spec.name, type(exc).__name__).inc()
-                if asyncio.get_running_loop().time() > deadline:
-                    msg = f"the broker took no records for {_DELIVERY_SECONDS:.0f} s: {exc!r}"
-                    raise BrokerUnavailable(msg) from exc
-                await asyncio.sleep(self._settings.backoff_initial_seconds)
-            else:
-                return
+                futures[i] = await self._channels[topic].send(
+                    key=record.key, value=record.value, headers=list(record.headers)
+                )
+            except (KafkaError, ProducerSendError) as exc:
+                errors[i] = exc.__cause__ or exc  # Faust wraps what the client says at once
+        results = await asyncio.gather(*futures.values(), return_exceptions=True)
+        for i, result in zip(futures, results, strict=True):
+            if isinstance(result, KafkaError):
+                errors[i] = result
+            elif isinstance(result, BaseException):
+                raise result
+        return errors
 
     def _declare_agent(self, stage: Stage) -> None:
         inputs = self.app.topic(
@@ -140,30 +164,23 @@ class StageWorker:
         self.has_assignment = True
         self._next_offset.clear()
 
+    async def _on_revoked(self, *_: Any, **__: Any) -> None:
+        self.has_assignment = False
+
     async def _measure_lag(self, stage: Stage) -> None:
-        try:
-            self.lag = await self._count_waiting()
-        except (KafkaError, ConsumerNotStarted) as exc:  # partitions are just coming or going
-            log.debug("lag not measured", error=repr(exc))
-            return
-        metrics.STAGE_LAG.labels(self._spec.name).set(self.lag)
-        if self.lag == 0:
+        """Count what waits. Only a count of nothing says that there is nothing to do."""
+        lag = None
+        if self.has_assignment and not self.app.rebalancing:
+            try:
+                lag = await count_waiting(self.app.consumer, self._next_offset)
+            except (KafkaError, ConsumerNotStarted) as exc:  # partitions are just coming or going
+                log.debug("lag not measured", error=repr(exc))
+        self.lag.note(lag)
+        metrics.STAGE_LAG.labels(self._spec.name).set(float("nan") if lag is None else lag)
+        if lag == 0:
             stage.progress.beat()
         oldest = stage.progress.oldest_seconds
         metrics.OLDEST_UNACKED_SECONDS.labels(self._spec.name).set(oldest)
-
-    async def _count_waiting(self) -> int:
-        """High watermarks come with fetches; the broker's own LATEST is not right everywhere."""
-        consumer = self.app.consumer
-        lag = 0
-        for partition in consumer.assignment():
-            end = consumer.highwater(partition)
-            begin = self._next_offset.get(partition)
-            if begin is None:
-                begin = await consumer.position(partition)
-            if end is not None and begin is not None:
-                lag += max(0, end - begin)
-        return lag
 
 
 class _Worker(faust.Worker):  # type: ignore[misc]
@@ -179,15 +196,19 @@ class _Worker(faust.Worker):  # type: ignore[misc]
         await super().on_stop()
 
 
+class _App(faust.App):  # type: ignore[misc]
+    def _create_directories(self) -> None:
+        """They would hold tables, of which there are none; the working directory may be closed."""
+
+
 def build_app(spec: StageSpec, kafka: KafkaSettings) -> faust.App:
     """Return the Faust application of a stage; its id is the consumer group."""
     servers = ";".join(f"kafka://{server}" for server in kafka.bootstrap_servers.split(","))
-    app = faust.App(
+    app = _App(
         group_name(spec.name, kafka),
         broker=servers,
         broker_credentials=faust_credentials(kafka),
         store="memory://",
-        datadir=str(Path.cwd() / ".faust"),  # nothing is written there without tables
         broker_session_timeout=kafka.session_timeout_seconds,
         broker_heartbeat_interval=kafka.session_timeout_seconds / 5,
         broker_rebalance_timeout=max(60.0, 2 * kafka.session_timeout_seconds),

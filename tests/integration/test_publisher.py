@@ -1,6 +1,7 @@
 """From MongoDB to Kafka: what is published, what is not, and what a failure does to it."""
 
 import threading
+import time
 from contextlib import suppress
 
 import pytest
@@ -11,9 +12,10 @@ from pymongo.errors import AutoReconnect
 
 from streams import metrics
 from streams.capture.leadership import Leadership, Position
+from streams.capture.process import measure
 from streams.capture.producer import EventProducer
 from streams.capture.publisher import Publisher
-from streams.errors import CaptureError, LeaseLost
+from streams.errors import BrokerUnavailable, CaptureError, LeaseLost
 from streams.mongo import connect, state_database
 from streams.settings import PublisherSettings
 from tests.integration.conftest import publishing
@@ -322,6 +324,7 @@ def test_second_publisher_stands_by_and_takes_over(settings, client, documents, 
         thread.start()
         wait_until(lambda: not second.waits_for, doing="the second to stand by")
         assert not second.is_leading
+        assert second.source_lag_seconds == 0
         mark(documents, published, 0)
     wait_until(lambda: second.is_leading, doing="the takeover")
     mark(documents, published, 1)
@@ -361,6 +364,32 @@ def test_broker_away_is_waited_for(settings, client, documents, published):
     with publishing(settings, client, connect_producer=connect):
         published.wait_for(1, ["copy"])
     assert len(attempts) == 4
+
+
+def test_lag_grows_while_nothing_can_be_published(settings, client, documents, published):
+    """Fails when the gauge is set by a term: without a broker there is none."""
+    with publishing(settings, client):
+        mark(documents, published)
+
+    def refuse():
+        msg = "scripted"
+        raise BrokerUnavailable(msg)
+
+    stop = threading.Event()
+    publisher = Publisher(settings, client, connect_producer=refuse)
+    thread = threading.Thread(target=publisher.run, args=(stop,))
+    measure(publisher)
+    lag = lambda: metrics.SOURCE_LAG.collect()[0].samples[0].value  # noqa: E731
+    thread.start()
+    try:
+        wait_until(lambda: publisher.waits_for == "scripted", doing="the broker to be away")
+        before = lag()
+        wait_until(lambda: lag() > before + 0.5, 10, doing="the lag to grow")
+        kept = position_row(client, settings)["position"]["cluster_time"].time
+        assert lag() == pytest.approx(time.time() - kept, abs=5)
+    finally:
+        stop.set()
+        thread.join(timeout=30)
 
 
 def test_large_documents_do_not_break_the_stream(settings, client, documents, published):

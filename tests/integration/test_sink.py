@@ -1,17 +1,20 @@
 """The step of `sink` on a real MongoDB."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from bson.timestamp import Timestamp
 
+from streams import metrics
 from streams.dead_letters import dead_letter_record, parse_dead_letter
 from streams.documents import Output, OutputError
 from streams.errors import WriteRejected
 from streams.events import IMAGE_CHANGED, ImageChanged, ModelApplied, Origin
-from streams.ids import document_key
 from streams.mongo import connect
 from streams.stages.outcome import Failed, Result
 from streams.stages.sink import Sink
+from streams.states import DocumentState, Serving, document_state
 from streams.store import DocumentStore
 from streams.wire import encode_event
 
@@ -103,11 +106,63 @@ def dead_letter_headers(found):
     ]
 
 
-def test_document_whose_outputs_field_is_taken_fails_alone(store):
-    store.collection.insert_many([{"_id": 1, "_outputs": 5}, {"_id": 2}])
+@pytest.mark.parametrize(
+    "taken", [5, None, [1], {"img": 5}, {"img": [{}]}, {"img": {"clip": {"source": "x"}}}]
+)
+def test_what_stands_where_outputs_belong_makes_room(store, taken):
+    """Fails without `mend` in `_write`, and without the type in the guard: pending for ever."""
+    store.collection.insert_many([{"_id": 1, "_outputs": taken, "title": "kept"}, {"_id": 2}])
     vector = np.ones(2, np.float32)
-    first, second = Sink(store).run([applied(1, vector), applied(2, vector)])
-    assert isinstance(first, Failed)
-    assert isinstance(first.error, WriteRejected)
-    assert second.result is Result.DONE
-    assert document_key(2) == document_key(store.collection.find_one({"_id": 2})["_id"])
+    outcomes = Sink(store).run([applied(1, vector), applied(2, vector)])
+    assert [outcome.result for outcome in outcomes] == [Result.DONE] * 2
+    assert outputs(store, 1).keys() == {"img"}
+    assert outputs(store, 1)["img"]["clip"]["version"] == "v1"
+    assert store.collection.find_one({"_id": 1})["title"] == "kept"
+
+
+def test_output_that_does_not_fit_leaves_its_error_in_the_document(store):
+    """Fails without `_refusal`: the document would look unfinished for ever."""
+    store.collection.insert_many(
+        [{"_id": 1, "img": b"x" * (16 * 1024 * 1024 - 2000)}, {"_id": 2, "img": b"x"}]
+    )
+    vector = np.ones(4096, np.float32)
+    large, other = Sink(store).run([applied(1, vector), applied(2, vector)])
+    assert isinstance(large, Failed)
+    assert isinstance(large.error, WriteRejected)
+    assert other.result is Result.DONE
+    error = outputs(store, 1)["img"]["clip"]
+    assert (error["error"]["type"], error["version"]) == ("WriteRejected", "v1")
+    assert document_state(store.collection.find_one({"_id": 1}), SERVING) is DocumentState.FAILED
+
+
+SERVING = Serving(versions={"clip": "v1", "clip_projection": "p1"})
+
+
+def test_caption_of_the_image_before_does_not_stay(store):
+    """Fails without `drops_of`: nothing else tells that no captioner has seen the new image."""
+    store.collection.insert_many([{"_id": 1}, {"_id": 2}])
+    vector = np.ones(2, np.float32)
+    before = Timestamp(SOURCE.time - 1, 1)
+    for document_id in (1, 2):
+        caption = applied(document_id, "a cat", model="conditional_lm", source=before)
+        Sink(store).run([applied(document_id, vector, source=before), caption])
+    same = applied(1, vector)
+    other = replace(applied(2, vector), input="another image")
+    Sink(store).run([same, other])
+    assert outputs(store, 1)["_base"]["conditional_lm"]["value"] == "a cat"
+    assert outputs(store, 2)["_base"] == {}
+    late = applied(2, vector, source=before)
+    newer = replace(applied(2, "a dog", model="conditional_lm"), input="another image")
+    Sink(store).run([newer, late])
+    assert outputs(store, 2)["_base"]["conditional_lm"]["value"] == "a dog"
+
+
+def test_latency_is_that_of_writes_that_were_done(store):
+    """Fails without the look at `ignored`: a record that comes again would measure its age."""
+    count = metrics.END_TO_END_SECONDS.labels("clip")._sum.get
+    store.collection.insert_one({"_id": 1})
+    before = count()
+    Sink(store).run([applied(1, np.ones(2, np.float32))])
+    once = count()
+    Sink(store).run([applied(1, np.ones(2, np.float32))])
+    assert before < once == count()

@@ -14,8 +14,9 @@ from streams.documents import (
     OutputError,
     decode_vector,
 )
+from streams.errors import StoreUnavailable
 from streams.ids import document_key
-from streams.mongo import connect
+from streams.mongo import cluster_time, connect
 from streams.states import DocumentState, Serving
 from streams.store import STATE_INDEX, DocumentStore, OutputWrite
 
@@ -142,6 +143,26 @@ def test_read_finds_documents_by_key_and_leaves_out_the_deleted(store):
     found = store.read_inputs(["a", 2, "gone"], after=Timestamp(1, 1))
     assert set(found) == {document_key("a"), document_key(2)}
     assert found[document_key(2)] == {"_id": 2, "img": b"2"}
+
+
+def test_read_after_a_time_that_no_change_can_have_does_not_wait_for_it(store, mongo_client):
+    """Fails without the second read: a forged record would stop `featurize` for an hour."""
+    store.collection.insert_one({"_id": 1, "img": b"1"})
+    now = cluster_time(mongo_client)
+    assert store.read_inputs([1], after=Timestamp(now.time + 3600, 1)) != {}
+    with pytest.raises(StoreUnavailable):  # it may be the time of a change: a primary is behind
+        store.read_inputs([1], after=Timestamp(now.time + 30, 1))
+
+
+def test_outputs_that_cannot_be_indexed_make_room_for_the_index(store):
+    """Fails without `mend` in `prepare`: the sink would wait for ever before its start."""
+    arrays = {"img": [{"clip": 1}], "_base": [{"conditional_lm": 1}]}
+    good = {"_id": 2, "_outputs": {"img": {"clip": {"version": "v1"}}}}
+    store.collection.insert_many([{"_id": 1, "_outputs": arrays}, good])
+    store.prepare()
+    assert STATE_INDEX in store.collection.index_information()
+    assert "_outputs" not in store.collection.find_one({"_id": 1})
+    assert store.collection.find_one({"_id": 2}) == good
 
 
 def test_states_are_counted_from_the_index_alone(store):

@@ -8,6 +8,7 @@ from streams.app import StageProcess
 from streams.settings import Settings, StageSettings
 from streams.stages import SINK
 from streams.stages.stage import Stage
+from streams.stages.worker import StageWorker
 
 
 class IdleStep:
@@ -46,15 +47,15 @@ def test_process_that_loads_its_model_is_healthy_and_not_ready():
 
 
 def test_idle_stage_is_healthy_for_ever(process):
-    process._worker.lag = 0
+    process._worker.lag.note(0)
     stand_still(process, 10_000)
     assert process.health().is_ok
 
 
-@pytest.mark.parametrize(("in_flight", "lag"), [(5, 0), (0, 5), (5, None)])
-def test_stage_that_has_work_and_does_not_move_is_not_healthy(process, in_flight, lag):
+@pytest.mark.parametrize(("in_flight", "lag"), [(5, 0), (0, 5), (5, None), (0, None)])
+def test_stage_that_has_work_or_may_have_and_does_not_move_is_not_healthy(process, in_flight, lag):
     process._stage.progress.begin(in_flight)
-    process._worker.lag = lag
+    process._worker.lag.note(lag)
     stand_still(process, 59)
     assert process.health().is_ok
     stand_still(process, 61)
@@ -62,8 +63,16 @@ def test_stage_that_has_work_and_does_not_move_is_not_healthy(process, in_flight
     assert "nothing moved for 61 s" in process.health().reason
 
 
-def test_waiting_on_purpose_is_healthy_and_not_ready(process):
+@pytest.fixture
+def joined(process, monkeypatch):
+    """A process that has partitions and a broker."""
+    monkeypatch.setattr(StageWorker, "has_broker", True)
     process._worker.has_assignment = True
+    return process
+
+
+def test_waiting_on_purpose_is_healthy_and_not_ready(joined):
+    process = joined
     process._stage.progress.begin(5)
     stand_still(process, 61)
     process._stage.progress.beat()
@@ -72,7 +81,9 @@ def test_waiting_on_purpose_is_healthy_and_not_ready(process):
     assert process.readiness().reason == "waits for MongoDB is away"
 
 
-def test_stage_without_partitions_is_not_ready(process):
-    assert process.readiness().reason == "joining the consumer group"
-    process._worker.has_assignment = True
-    assert process.readiness().is_ok
+def test_stage_without_partitions_or_broker_is_not_ready(joined, monkeypatch):
+    assert joined.readiness().is_ok
+    monkeypatch.setattr(StageWorker, "has_broker", False)
+    assert joined.readiness().reason == "waits for the Kafka broker"
+    joined._worker.has_assignment = False
+    assert joined.readiness().reason == "joining the consumer group"

@@ -32,6 +32,8 @@ LAYERS = (
     "streams.decoding",
     "streams.fetching",
     "streams.mongo",
+    "streams.mending",
+    "streams.writes",
     "streams.store",
     "streams.pointers",
     "streams.versions",

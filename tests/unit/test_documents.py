@@ -81,6 +81,13 @@ def test_score_and_url_of_another_type_are_ignored():
     assert (found.score, found.url) == (None, None)
 
 
+@pytest.mark.parametrize("features", [{"clip": T1}, {"clip": None}, {"$where": "x"}])
+def test_stored_output_with_features_of_no_model_is_not_reused(features):
+    """Fails without the check in `stored_output`: they could not travel on a topic."""
+    stored = {"input": "a", "version": "v", "value": "x", "features": features}
+    assert stored_output({"_outputs": {"img": {"clip": stored}}}, CLIP, "a") is None
+
+
 @pytest.mark.parametrize(
     "outputs",
     [None, 5, {"img": 5}, {"img": {"clip": {"input": "a", "version": 3, "value": "x"}}}],

@@ -1,21 +1,24 @@
 """The loop of a stage: what is delivered for a batch."""
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from bson import ObjectId
 from bson.timestamp import Timestamp
 
 from streams import events
-from streams.dead_letters import parse_dead_letter, replay_mark
-from streams.documents import Output
+from streams.dead_letters import dead_letter_record, parse_dead_letter, replay_mark
+from streams.documents import Output, OutputError
 from streams.errors import InvalidImage, Unavailable
 from streams.events import DocumentDeleted, ImageChanged, ModelApplied, Origin
 from streams.ids import document_key
 from streams.settings import StageSettings
 from streams.stages import FEATURIZE, SINK
 from streams.stages.outcome import Failed, Ok, Result
-from streams.stages.stage import Message, Stage, newest_by_document
+from streams.stages.records import Message
+from streams.stages.stage import Stage, newest_by_document
 from streams.wire import decode_event, encode_event
 
 TENANT = "captions.documents"
@@ -75,11 +78,12 @@ def message(event, topic=events.IMAGE_CHANGED, offset=0):
     )
 
 
-def handle(messages, spec=FEATURIZE, step=None):
+def handle(messages, spec=FEATURIZE, step=None, *, is_too_large=lambda *_: False):
     delivered = []
 
     async def deliver(records):
         delivered.extend(records)
+        return [i for i, (topic, record) in enumerate(records) if is_too_large(topic, record)]
 
     stage = Stage(spec, step or EchoStep(), StageSettings(), tenant=TENANT, deliver=deliver)
     asyncio.run(stage.handle(messages))
@@ -148,6 +152,76 @@ def test_failure_of_a_dead_letter_is_not_dead_lettered_again():
         topic=f"{events.IMAGE_CHANGED}.dlq", partition=0, offset=0, key=b"?", value=b"", headers=[]
     )
     assert handle([junk], spec=SINK) == []
+
+
+def test_what_is_too_large_for_kafka_becomes_a_dead_letter_without_value():
+    """Fails when `deliver` repeats it: the process would end, and take it again, for ever."""
+    messages = [message(changed("a")), message(changed("b"))]
+    large = document_key("a")
+    delivered = handle(
+        messages, is_too_large=lambda _, record: record.key == large and record.value
+    )
+    letter = parse_dead_letter(delivered[-1][1].key, delivered[-1][1].headers)
+    assert [record.key for _, record in delivered] == [large, document_key("b"), large]
+    assert delivered[-1][1].value is None
+    assert (letter.error.type, letter.document_id) == ("InvalidEvent", "a")
+
+
+def test_dead_letter_that_is_too_large_is_left_out():
+    """Fails when it is sent again and again."""
+    assert len(handle([message(changed("a"))], is_too_large=lambda *_: True)) == 2
+
+
+class ForeignStep(EchoStep):
+    """Sends on what others have stored in a document, which no encoder takes."""
+
+    def _one(self, event):
+        made = applied(event.document_id, event.source)
+        if event.document_id == "bad":
+            made.outputs["clip"] = replace(made.outputs["clip"], features={"clip": ObjectId()})
+        return Ok(event=made, result=Result.DONE)
+
+
+def test_event_that_cannot_be_encoded_fails_alone():
+    """Fails without `except` in `make`: the process would end, and take it again, for ever."""
+    messages = [message(changed("a")), message(changed("bad")), message(changed("c"))]
+    topics = [topic for topic, _ in handle(messages, step=ForeignStep())]
+    assert topics == [
+        events.IMAGE_FEATURIZED,
+        f"{events.IMAGE_CHANGED}.dlq",
+        events.IMAGE_FEATURIZED,
+    ]
+
+
+def test_dead_letter_of_another_collection_is_ignored():
+    """Fails without `is_of` in `_decode`: its error would go into a document of ours."""
+    own, foreign = (
+        dead_letter_record(
+            encode_event(changed("a"), event_type=events.IMAGE_CHANGED, tenant=tenant),
+            stage="featurize",
+            topic=events.IMAGE_CHANGED,
+            position="0:1",
+            model="clip",
+            error=OutputError(type="X", message="", attempts=1, is_retryable=False),
+        )
+        for tenant in (TENANT, "other.documents")
+    )
+    step = SinkStep()
+    topic = f"{events.IMAGE_CHANGED}.dlq"
+    records = [(1, own), (2, foreign)]
+    letters = [
+        Message(topic=topic, partition=0, offset=i, key=r.key, value=r.value, headers=r.headers)
+        for i, r in records
+    ]
+    handle(letters, spec=SINK, step=step)
+    assert len(step.batches[0]) == 1
+
+
+class SinkStep(EchoStep):
+    """Takes everything."""
+
+    def _one(self, event):
+        return Ok(event=None, result=Result.DONE)
 
 
 def test_replay_mark_is_ignored_by_the_sink():

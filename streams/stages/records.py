@@ -1,0 +1,104 @@
+"""Records in and out of a stage: as they were consumed, and what is sent for an outcome."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from structlog import get_logger
+
+from streams import metrics
+from streams.dead_letters import dead_letter_record
+from streams.documents import OutputError
+from streams.errors import CaptionstreamError, InvalidEvent
+from streams.events import Headers, Record
+from streams.stages import StageSpec
+from streams.stages.outcome import Failed, Ok, Outcome
+from streams.topics import TOPICS, dead_letter_topic
+from streams.wire import encode_event
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Message:
+    """A record as it was consumed; `topic` is without prefix."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+
+Delivery = Sequence[tuple[str, Record]]
+"""Records to send, in order, each with its topic (without prefix)."""
+
+
+class RecordMaker:
+    """Makes the records of one stage."""
+
+    def __init__(self, spec: StageSpec, *, tenant: str) -> None:
+        """Keep which stage it is, and `database.collection`."""
+        self._spec = spec
+        self._tenant = tenant
+
+    def make(self, message: Message, outcome: Outcome) -> tuple[Outcome, Delivery]:
+        """Return the record to send for an outcome, if any, and the outcome.
+
+        That is a failure when the event cannot be encoded: what others have stored in a document
+        may travel with it.
+        """
+        if isinstance(outcome, Ok):
+            if outcome.event is None or self._spec.output is None:
+                return outcome, []
+            try:
+                record = encode_event(
+                    outcome.event, event_type=self._spec.output, tenant=self._tenant
+                )
+            except Exception as exc:  # a foreign value may break an encoder in any way
+                outcome = Failed(error=InvalidEvent(f"the event cannot be encoded: {exc!r}"))
+            else:
+                return outcome, [(self._spec.output, record)]
+        return outcome, self.dead_letter(message, outcome)
+
+    def dead_letter(self, message: Message, failed: Failed, *, is_bare: bool = False) -> Delivery:
+        """Return the dead letter of a message; none for one that is a dead letter already.
+
+        Args:
+            message: What could not be processed.
+            failed: Why.
+            is_bare: Leave out the value, which is too large.
+        """
+        reason = type(failed.error).__name__
+        metrics.DEAD_LETTERS.labels(self._spec.name, reason).inc()
+        log.warning(
+            "event failed",
+            stage=self._spec.name,
+            key=(message.key or b"")[:100].decode(errors="replace"),
+            error=reason,
+            message=str(failed.error),
+            attempts=failed.attempts,
+        )
+        if message.topic not in TOPICS:
+            return []
+        value = None if is_bare else message.value
+        record = dead_letter_record(
+            Record(key=message.key or b"", value=value, headers=message.headers),
+            stage=self._spec.name,
+            topic=message.topic,
+            position=f"{message.partition}:{message.offset}",
+            model=self._spec.model.name if self._spec.model else "",
+            error=describe_error(failed.error, failed.attempts, failed.version),
+        )
+        return [(dead_letter_topic(message.topic), record)]
+
+
+def describe_error(error: CaptionstreamError, attempts: int, version: str) -> OutputError:
+    """Return what is stored and sent about an error."""
+    return OutputError(
+        type=type(error).__name__,
+        message=str(error),
+        attempts=attempts,
+        is_retryable=error.is_retryable,
+        version=version,
+    )

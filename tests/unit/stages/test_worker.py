@@ -1,0 +1,81 @@
+"""The shell around a stage: what is acknowledged, and what Faust does beside."""
+
+import asyncio
+
+import pytest
+from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError
+from faust.exceptions import ProducerSendError
+
+from streams import events
+from streams.events import Record
+from streams.settings import KafkaSettings, StageSettings
+from streams.stages import FEATURIZE
+from streams.stages.worker import StageWorker, build_app
+
+
+def test_start_leaves_the_working_directory_alone(tmp_path, monkeypatch):
+    """Fails without `_create_directories`: a read-only directory would end the process."""
+    monkeypatch.chdir(tmp_path)
+    asyncio.run(build_app(FEATURIZE, KafkaSettings()).on_first_start())
+    assert list(tmp_path.iterdir()) == []
+
+
+class FakeChannel:
+    """A topic that fails as it is told, by key: at once, or when the broker answers."""
+
+    def __init__(self):
+        self.sent = []
+        self.at_once = {}
+        self.later = {}
+
+    async def send(self, *, key, value, headers):
+        if error := self.at_once.pop(key, None):
+            msg = "Error while sending"
+            raise ProducerSendError(msg) from error
+        self.sent.append(key)
+        future = asyncio.get_running_loop().create_future()
+        if error := self.later.pop(key, None):
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+        return future
+
+
+@pytest.fixture
+def channel():
+    return FakeChannel()
+
+
+@pytest.fixture
+def worker(channel):
+    made = StageWorker(FEATURIZE, KafkaSettings(), StageSettings(backoff_initial_seconds=0))
+    made._channels = {events.IMAGE_FEATURIZED: channel}
+    return made
+
+
+def deliver(worker, keys):
+    records = [(events.IMAGE_FEATURIZED, Record(key=key, value=b"", headers=[])) for key in keys]
+    return asyncio.run(worker.deliver(records))
+
+
+@pytest.mark.parametrize("when", ["at_once", "later"])
+def test_record_that_is_too_large_is_told_and_not_repeated(worker, channel, when):
+    """Fails when its error is retried, as others are."""
+    getattr(channel, when)[b"b"] = MessageSizeTooLargeError()
+    assert deliver(worker, [b"a", b"b", b"c"]) == [1]
+    assert channel.sent.count(b"a") == channel.sent.count(b"c") == 1
+
+
+@pytest.mark.parametrize("when", ["at_once", "later"])
+def test_failed_send_repeats_the_batch_in_order(worker, channel, when):
+    """Fails without `ProducerSendError`: it would leave the loop and end the process."""
+    getattr(channel, when)[b"b"] = KafkaConnectionError()
+    channel.later[b"c"] = MessageSizeTooLargeError()
+    assert deliver(worker, [b"a", b"b", b"c"]) == [2]
+    assert channel.sent[-2:] == [b"a", b"b"]
+
+
+def test_fault_of_ours_while_sending_ends_the_process(worker, channel):
+    channel.later[b"b"] = RuntimeError("scripted")
+    with pytest.raises(RuntimeError, match="scripted"):
+        deliver(worker, [b"a", b"b"])
