@@ -224,7 +224,7 @@ class FetchSettings(Section):
     max_seconds: float = Field(
         10.0,
         gt=0,
-        description="How long one fetch may take, redirects included. A batch of nothing but dead"
+        description="How long one fetch may take, redirects included. A batch of nothing but slow"
         " URLs of one host takes `batch_size` / `per_host` times as long, which must stay below"
         " `stall_seconds`.",
     )

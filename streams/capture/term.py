@@ -208,10 +208,10 @@ class Term:
             self._leadership.renew()
         if self._is_due("commit", settings.commit_interval_seconds):
             self._commit()
-        self._note_refused()
 
     def _commit(self) -> None:
         position = self._sender.window.take_safe()
+        self._note_refused()  # first: behind a position that is kept nothing is read again
         if isinstance(position, Position):
             self._keep(position)
 
@@ -231,7 +231,7 @@ class Term:
 
     def _note_refused(self) -> None:
         refused = self._sender.take_refused()
-        note_refused(refused, store=self._store, registry=self._registry)
+        note_refused(refused, store=self._store, serving=self._registry.serving)
 
     def _is_asked(self) -> bool:
         try:

@@ -69,19 +69,27 @@ class Fetcher:
         """Return what came of each URL; one that is given twice is fetched once.
 
         At most `concurrency` at once, and `per_host` of one host; a host that others redirect to
-        may be asked by more.
+        may be asked by more. After so many timeouts of one host its other URLs fail at once: a
+        silent host takes two timeouts, however many they are.
         """
         turns: dict[str, threading.Semaphore] = defaultdict(
             lambda: threading.Semaphore(self._settings.per_host)
         )
         distinct = list(dict.fromkeys(urls))
-        waiting = {url: turns[_host(url)] for url in distinct}
+        hosts = {url: _host(url) for url in distinct}
+        waiting = {url: turns[hosts[url]] for url in distinct}
+        timeouts: list[str] = []
 
         def fetch(url: str) -> bytes | FetchFailed | InvalidUrl:
             with waiting[url]:
+                if timeouts.count(hosts[url]) >= self._settings.per_host:
+                    msg = f"{_shown(url)} was not fetched: its host is silent"
+                    return FetchFailed(msg)
                 try:
                     return self.fetch(url)
                 except (FetchFailed, InvalidUrl) as exc:
+                    if isinstance(exc.__cause__, httpx.TimeoutException):
+                        timeouts.append(hosts[url])
                     return exc
 
         return dict(zip(distinct, self._threads.map(fetch, distinct), strict=True))

@@ -363,6 +363,20 @@ def test_one_host_is_not_asked_for_more_at_once_than_allowed():
         assert own.most == 2
 
 
+def test_silent_host_is_given_up_and_the_others_are_not(server):
+    """Fails without the look at `timeouts` in `fetch_all`: each of the ten would be asked."""
+    with serving() as silent:
+        urls = [url(silent, f"drip?{number}") for number in range(10)]
+        other = url(server, "ok", host="other.localhost")
+        local = {"resolve": lambda *_: ["127.0.0.1"], "allow_hosts": "localhost,other.localhost"}
+        found = fetcher(per_host=2, max_seconds=0.3, **local).fetch_all([*urls, other])
+        asked = silent.seen.total()
+    assert asked <= 3, "two at once; the first timeout gives its turn to a third"
+    assert all(isinstance(found[one], FetchFailed) for one in urls)
+    assert sum("host is silent" in str(found[one]) for one in urls) == 10 - asked
+    assert found[other] == BODY
+
+
 def test_certificate_is_verified_against_the_name():
     """Fails with `verify=False`, or without `_certificate_problem`: no waiting mends it.
 
