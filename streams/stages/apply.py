@@ -33,9 +33,8 @@ def apply_model(
 
     A stored output of the same version, the same upstream versions and the same beam width is sent
     on as it is. So is one that the newest promotion leaves alone, unless the change is a live one.
-    Without a version,
-    or with one that was fitted on other features, the document awaits a model: while CLIP changes,
-    events of either version meet either projection, and the reconciler repeats them.
+    Without a version, or with one that was fitted on other features, the document awaits a model:
+    while CLIP changes, vectors of either meet either projection, and the reconciler repeats them.
     """
     outcomes = [_without_model(model, loaded, event, beam_width) for event in events]
     todo = [i for i, outcome in enumerate(outcomes) if outcome is None]

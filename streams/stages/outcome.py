@@ -18,7 +18,7 @@ class Result(StrEnum):
     DONE = "done"  # the model was applied, or the output was written
     REUSED = "reused"  # a stored output was still right, no model ran
     DELETED = "deleted"  # the document is gone
-    AWAITING_MODEL = "awaiting_model"  # no version of the model serves yet
+    AWAITING_MODEL = "awaiting_model"  # no version serves yet that reads these features
     IGNORED = "ignored"  # there is nothing to do for this stage
     FAILED = "failed"  # dead-lettered
     SUPERSEDED = "superseded"  # a newer event about the same document is in the same batch
