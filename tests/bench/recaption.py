@@ -1,7 +1,8 @@
 """Live inserts beside a re-caption of everything. `python -m tests.bench.recaption`.
 
 Insert-to-caption latency, idle and while a promotion has every document captioned again; one
-insert at a time, as a person would feel it. Prints JSON; the ratios belong to one run.
+insert at a time, as a person would feel it. Prints JSON; the ratios belong to one run. Exit code 1:
+CLIP was called for what was only captioned again.
 """
 
 import argparse
@@ -129,6 +130,7 @@ def main() -> None:
         finally:
             stack.stop()
     sys.stdout.write(json.dumps(results, indent=2) + "\n")
+    sys.exit(int(results["clip_calls_for_recaption"] > 0))
 
 
 if __name__ == "__main__":

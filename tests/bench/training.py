@@ -3,7 +3,8 @@
 The bare loop has its batches ready and does nothing but step: no draws, no history, no checkpoints.
 It begins with the fit's weights and takes the fit's batches, so that its losses show that both did
 the same work. Passes alternate in one process: an epoch of the fit, then the same epoch bare. Rates
-are of processor time, so that other processes do not count.
+are of processor time, so that other processes do not count. Exit code 1: a ratio below the goal, or
+losses that differ.
 """
 
 import argparse
@@ -34,6 +35,7 @@ from trainer.snapshot_reader import Row
 from trainer.splitter import batches
 
 DIMENSION = 1024
+GOAL = 0.9
 #: So many images are held out; they cost a validation, which is no training step.
 VALID = 50
 
@@ -113,13 +115,13 @@ def measure(batch: int, *, words: int, steps: int, passes: int) -> dict[str, Any
         "vocabulary": len(task.model.vocabulary),
         "threads": torch.get_num_threads(),
         "steps_per_pass": steps,
-        "passes": passes,
         "bare_steps_per_second": round(theirs, 2),
         "steps_per_second": round(mine, 2),
         "ratio": round(statistics.median(ratios), 3),
         "ratio_least_and_most": [round(min(ratios), 3), round(max(ratios), 3)],
-        "ratio_goal": 0.9,
-        "passes_of_equal_loss": f"{equal} of {passes + 1}",
+        "ratio_goal": GOAL,
+        "passes": passes + 1,
+        "passes_of_equal_loss": equal,
         "checkpoint_seconds": round(keep, 2),
     }
 
@@ -136,11 +138,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    has_failed = False
     for batch in arguments.batches:
         steps = max(1, arguments.images // batch)
         row = measure(batch, words=arguments.words, steps=steps, passes=arguments.passes)
         sys.stdout.write(json.dumps(row) + "\n")
         sys.stdout.flush()
+        has_failed |= row["ratio"] < GOAL or row["passes_of_equal_loss"] < row["passes"]
+    sys.exit(int(has_failed))
 
 
 if __name__ == "__main__":
