@@ -1,14 +1,13 @@
 """Records of strangers that are nearly right: what is taken can be computed on and be stored."""
 
 import json
+import math
 
 import bson
 import msgpack
 import numpy as np
 import pytest
 from bson.timestamp import Timestamp
-from hypothesis import assume, given
-from hypothesis import strategies as st
 
 from streams import events
 from streams.documents import CLIP_PROJECTION, Output, output_fields
@@ -18,14 +17,14 @@ from streams.stages.outcome import Failed, Ok
 from streams.stages.sink import _plan
 from streams.wire import decode_event, encode_event
 from tests.unit.stages.test_apply import loaded, run
-from tests.unit.test_hostile_files import ODD, fuzz, places, replaced
+from tests.unit.test_hostile_files import places, replaced
 
 TENANT = "captions.documents"
-HOSTILE = ODD | st.sampled_from(
-    [
-        *(b"", b"x", b"\0" * 16, np.full(4, np.nan, "<f4").tobytes(), b"\xff" * 16),
-        *([2, 2], [-1], [4, 1], [2**62, 2**62], [0], [], "gpt", "conditional_lm", "clip"),
-    ]
+HOSTILE = (
+    *(None, True, 0, -1, 2**63, 1e308, math.inf, math.nan, "", "\0", "\ud800", "gpt", "$where"),
+    *("clip", "conditional_lm", [], {}, [0], [-1], [2, 2], [4, 1], [2**62, 2**62], {"$where": "x"}),
+    *(b"", b"x", b"\0" * 16, b"\xff" * 16, np.full(4, np.nan, "<f4").tobytes()),
+    *({"clip": 1}, {"clip": None}, {1: 2}, 2**70, 10**400),
 )
 
 
@@ -65,29 +64,25 @@ def check(good, value, event_type):
         encode_event(outcome.event, event_type=event_type, tenant=TENANT)
 
 
-@fuzz
 @pytest.mark.parametrize(
     ("event_type", "model"),
-    [(events.IMAGE_FEATURIZED, "clip"), (events.IMAGE_PROJECTED, "clip_projection")],
+    [
+        (events.IMAGE_FEATURIZED, "clip"),
+        (events.IMAGE_PROJECTED, "clip_projection"),
+        (events.CAPTION_GENERATED, "conditional_lm"),
+    ],
 )
-@given(data=st.data())
-def test_vectors_with_anything_in_any_place(event_type, model, data):
+def test_record_with_anything_in_any_place(event_type, model):
+    """Fails without the look at `ndim`, or `_checked` of any field, in `wire`."""
     good = record(event_type, model)
-    whole = msgpack.unpackb(good.value)
-    place = data.draw(st.sampled_from(list(places(whole))))
-    try:
-        value = msgpack.packb(replaced(whole, place, data.draw(HOSTILE)))
-    except (OverflowError, TypeError, ValueError):
-        assume(False)  # it cannot be sent
-    check(good, value, event_type)
-
-
-@fuzz
-@given(data=st.data())
-def test_caption_with_anything_in_any_place(data):
-    good = record(events.CAPTION_GENERATED, "conditional_lm")
-    whole = json.loads(good.value)
-    place = data.draw(st.sampled_from(list(places(whole))))
-    check(
-        good, json.dumps(replaced(whole, place, data.draw(ODD))).encode(), events.CAPTION_GENERATED
-    )
+    unpack, pack = json.loads, lambda value: json.dumps(value).encode()
+    if event_type != events.CAPTION_GENERATED:
+        unpack, pack = msgpack.unpackb, msgpack.packb
+    whole = unpack(good.value)
+    for place in places(whole):
+        for new in HOSTILE:
+            try:
+                value = pack(replaced(whole, place, new))
+            except (OverflowError, TypeError, ValueError):
+                continue  # it cannot be sent
+            check(good, value, event_type)
