@@ -130,11 +130,12 @@ class Verifier:
             _unfinished(document, serving) or self._problem(document, image, told)
             for document, image in zip(documents, images, strict=True)
         ]
-        stored = [_outputs(document).get(CLIP.name) for document in documents]
         todo = {
             i: (image, embedding)
-            for i, (image, embedding) in enumerate(zip(images, stored, strict=True))
-            if isinstance(image, torch.Tensor) and embedding is not None and not problems[i]
+            for i, image in enumerate(images)
+            if isinstance(image, torch.Tensor)  # no URL
+            and not problems[i]
+            and (embedding := _outputs(documents[i]).get(CLIP.name)) is not None
         }
         found = self._recomputer.compare_embeddings(
             [image for image, _ in todo.values()], [embedding for _, embedding in todo.values()]

@@ -82,9 +82,15 @@ class DecodePool:
 
     def close(self) -> None:
         """Kill the workers, whatever they do; callers that wait get `Unavailable`."""
+        if self._closed:
+            return
         self._closed = True
         for worker in self._all:
             worker.kill()
+        for worker in [self._idle.get() for _ in self._all]:  # no caller uses any of them now
+            worker.kill()  # one that a caller has just replaced
+            worker.release()
+            self._idle.put(worker)
 
 
 class _Died(Exception):
@@ -107,7 +113,7 @@ class _Worker:
             Unavailable: The new one does not answer.
         """
         self.kill()
-        self._release()
+        self.release()
         self._start()
         self.wait_until_ready()
 
@@ -164,6 +170,11 @@ class _Worker:
         self._process.kill()
         self._process.wait()
 
+    def release(self) -> None:
+        """Close what connects us to the process, which has ended."""
+        self._pipe.close()
+        os.close(self._shared)
+
     def _start(self) -> None:
         self._pipe, theirs = Pipe()
         self._shared = os.memfd_create("captionstream-image")
@@ -175,10 +186,6 @@ class _Worker:
             stdin=subprocess.DEVNULL,
         )
         theirs.close()
-
-    def _release(self) -> None:
-        self._pipe.close()
-        os.close(self._shared)
 
     def _receive(self, seconds: float) -> dict[str, Any]:
         """Return the next message; messages are a few bytes, so that none comes in halves."""

@@ -23,7 +23,9 @@ from streams.settings import ClipSettings, FetchSettings, ImageSettings
 from streams.stages.featurize import Featurize
 from streams.stages.images import ImageSource
 from streams.stages.outcome import Failed, Ok, Result
+from streams.stages.sink import Sink
 from streams.store import DocumentStore, OutputWrite
+from tests.integration.conftest import publishing
 from tests.tiny import DIMENSION, write_tiny_clip
 
 
@@ -289,3 +291,39 @@ def test_server_that_is_away_fails_its_own_document_and_may_pass(step, store, so
     assert isinstance(away.error, FetchFailed)
     assert away.error.is_retryable
     assert good.result is Result.DONE
+
+
+def test_id_that_is_deleted_and_used_again_gets_the_outputs_of_its_last_image(
+    settings, client, documents, published, step, store
+):
+    """Fails without the order of sources in `output_guard`, or with `upsert`.
+
+    From MongoDB to `sink`; what was made before the delete arrives at any time after it.
+    """
+
+    def sink(outcomes):
+        for event in [outcome.event for outcome in outcomes if outcome.event is not None]:
+            Sink(store).run([event])
+
+    with publishing(settings, client):
+        documents.insert_one({"_id": 1, "img": picture(1)})
+        published.wait_for(1, ["live"])
+        made = step.run(published.events())
+        documents.update_one({"_id": 1}, {"$set": {"img": picture(2)}})
+        documents.delete_one({"_id": 1})
+        documents.insert_one({"_id": 1, "img": picture(3)})
+        published.wait_for(1, ["live", "live", "delete", "live"])
+        made += step.run(published.events())
+        for order in (made, made[::-1]):
+            documents.update_one({"_id": 1}, {"$unset": {"_outputs": 1}})
+            sink(order)
+            stored = documents.find_one({"_id": 1})["_outputs"]["img"]["clip"]
+            assert stored["input"] == fingerprint(picture(3))
+            assert stored["source"] == published.events()[-1].source
+
+        for red in (4, 5):
+            documents.update_one({"_id": 1}, {"$set": {"img": picture(red)}})
+        documents.delete_one({"_id": 1})
+        published.wait_for(1, ["live", "live", "live", "delete"])
+        sink([*step.run(published.events()), *made])
+        assert documents.find_one({"_id": 1}) is None

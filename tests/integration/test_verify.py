@@ -2,7 +2,7 @@
 
 import io
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -14,7 +14,15 @@ from streams.capture.producer import publish_all
 from streams.dead_letter_log import list_dead_letters
 from streams.dead_letters import dead_letter_record
 from streams.decoding.pool import DecodePool
-from streams.documents import CLIP, MODELS, OutputError, encode_vector, fingerprint
+from streams.documents import (
+    CLIP,
+    MODELS,
+    OutputError,
+    decode_vector,
+    encode_vector,
+    fingerprint,
+    lookup,
+)
 from streams.errors import InvalidImage
 from streams.events import Record
 from streams.ids import document_key
@@ -139,6 +147,7 @@ def changed_vector(dimension):
         ({f"{CLIP.path}.value": changed_vector(DIMENSION)}, "differs"),
         ({f"{MODELS[1].path}.value": changed_vector(8)}, "clip_projection differs by"),
         ({f"{MODELS[1].path}.value": changed_vector(4)}, "clip_projection has shape (4,)"),
+        ({f"{LM}.score": -0.001}, "conditional_lm has score -0.001, its version gives -"),
         ({f"{LM}.value": "a red dog"}, "conditional_lm is 'a red dog'"),
         ({f"{LM}.version": "0000000000000000"}, "conditional_lm has to run"),
         ({f"{LM}.features.clip": "other"}, "conditional_lm has to run"),
@@ -153,6 +162,17 @@ def test_each_kind_of_wrong_is_found(world, change, problem):
     assert problem in found[1]
 
 
+def test_projection_may_differ_in_its_last_digits_only(world):
+    """Fails with the tolerance of CLIP for everything."""
+    path = f"{MODELS[1].path}.value"
+    row = world.documents.find_one({"_id": 1})
+    vector = decode_vector(lookup(row, path))
+    for share, problems in ((3e-6, 0), (1e-4, 1)):
+        changed = vector + np.float32(share) * np.abs(vector).max()
+        world.documents.update_one({"_id": 1}, {"$set": {path: encode_vector(changed)}})
+        assert len(world.findings()) == problems
+
+
 def test_image_behind_a_url_is_checked_by_its_url(world):
     """Fails without the comparison of URLs in `_outputs`."""
     url = "http://example.org/a.png"
@@ -165,25 +185,33 @@ def test_image_behind_a_url_is_checked_by_its_url(world):
 
 
 def test_error_that_is_not_true_is_found(world):
-    """Fails without the look at `_NOT_THE_IMAGE`: the error of an image that was replaced."""
+    """Fails without the two looks at the image in `problem_of_errors`."""
     clip = ClipEncoder(world.settings.clip).version
-    kinds = ["InvalidImage", "InvalidUrl", "FetchFailed"]
-    for i, kind in enumerate(kinds):
-        world.write_error(i, kind, clip)
-        world.send_letter(i, kind)
-    assert world.findings() == {
-        i: f"it carries {kind}, and yet its image can be decoded" for i, kind in enumerate(kinds)
+    kinds = {0: "InvalidImage", 1: "InvalidUrl", 2: "FetchFailed", "bad": "ModelCrashed"}
+    for document_id, kind in kinds.items():
+        world.write_error(document_id, kind, clip)
+        world.send_letter(document_id, kind)
+    found = world.findings()
+    assert "it has ModelCrashed, and yet: `img`" in found.pop("bad")
+    assert found == {
+        i: f"it carries {kinds[i]}, and yet its image can be decoded" for i in range(3)
     }
 
 
-def test_error_of_another_kind_than_the_images_is_found(world):
-    world.write_error("bad", "ModelCrashed", ClipEncoder(world.settings.clip).version)
-    world.send_letter("bad", "ModelCrashed")
-    assert "it has ModelCrashed, and yet: `img`" in world.findings()["bad"]
+def test_true_errors_are_right(world):
+    """Fails when `_check` reads outputs of what is no image, or without `model.reads`.
+
+    For sink stores the error of CLIP also where captions belong.
+    """
+    error = OutputError(type="InvalidImage", message="wrong", attempts=1, is_retryable=False)
+    world.write("bad", MODELS[2], error)
+    for change in ({"$set": {"img": 5}}, {"$unset": {"img": 1}}):
+        world.documents.update_one({"_id": "bad"}, change)
+        assert world.findings() == {}
 
 
 def test_errors_that_are_not_the_images_fault_are_right_and_counted(world):
-    """Fails without `embedding is not None` in `_check`, or without the count in `verify`."""
+    """Fails without `is not None` in `_check`, or without the count in `verify`."""
     clip = ClipEncoder(world.settings.clip).version
     for i, kind in enumerate(["ModelCrashed", "ModelHung", "InvalidId"]):
         world.write_error(i, kind, clip)
@@ -194,35 +222,21 @@ def test_errors_that_are_not_the_images_fault_are_right_and_counted(world):
     assert found.errors == {"InvalidImage": 1, "ModelCrashed": 1, "ModelHung": 1, "InvalidId": 1}
 
 
-@pytest.mark.parametrize("letter", [{"kind": "ModelFailed"}, {"seconds": 4}])
-def test_letter_about_something_else_is_none(world, letter):
-    """Fails without the type or the source in `Failure`."""
+def test_letter_about_something_else_is_none(world):
+    """Fails without the type or the source in `Failure`, or without the look at the error's age."""
     world.documents.insert_one({"_id": "worse", "img": b"no image"})
     world.write_error("worse", "InvalidImage", ClipEncoder(world.settings.clip).version)
-    world.send_letter("worse", **letter)
+    world.send_letter("worse", "ModelFailed")
+    world.send_letter("worse", seconds=4)
     assert world.findings() == {"worse": "clip failed, and no dead letter says so"}
+
+    written = world.documents.find_one({"_id": "worse"})["_outputs"]["img"]["clip"]["at"]
+    kept = timedelta(hours=world.settings.kafka.dead_letter_retention_hours + 1)
+    world.documents.update_one({"_id": "worse"}, {"$set": {f"{CLIP.path}.at": written - kept}})
+    assert world.findings() == {}, "its letter may be gone"
+
+    world.documents.update_one({"_id": "worse"}, {"$set": {f"{CLIP.path}.at": written}})
     world.send_letter("worse")
-    assert world.findings() == {}
-
-
-def test_letter_of_clip_tells_of_what_reads_clip_too(world):
-    """Fails without `model.reads` in `_is_told`: sink stores the error in both places."""
-    world.write(
-        "bad",
-        MODELS[2],
-        OutputError(type="InvalidImage", message="wrong", attempts=1, is_retryable=False),
-    )
-    found = world.findings()
-    assert found == {}
-
-
-def test_letter_may_be_gone_when_the_error_is_old(world):
-    """Fails without the look at the error's time."""
-    world.documents.insert_one({"_id": "old", "img": b"no image"})
-    world.write_error("old", "InvalidImage", ClipEncoder(world.settings.clip).version)
-    hours = world.settings.kafka.dead_letter_retention_hours
-    long_ago = datetime.now(UTC) - timedelta(hours=hours + 1)
-    world.documents.update_one({"_id": "old"}, {"$set": {f"{CLIP.path}.at": long_ago}})
     assert world.findings() == {}
 
 
@@ -232,13 +246,6 @@ def test_caption_of_an_image_that_is_gone_is_found(world):
         {"_id": "bad"}, {"$set": {LM: row["_outputs"]["_base"]["conditional_lm"]}}
     )
     assert world.findings() == {"bad": "conditional_lm was made from another image"}
-
-
-def test_error_without_a_dead_letter_is_found(world):
-    """Fails without the look at the dead letters."""
-    world.documents.insert_one({"_id": "worse", "img": b"no image"})
-    world.write_error("worse", "InvalidImage", ClipEncoder(world.settings.clip).version)
-    assert world.findings() == {"worse": "clip failed, and no dead letter says so"}
 
 
 def test_same_failure_told_twice_is_one_entry_and_another_is_not(world):

@@ -8,6 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -62,7 +63,8 @@ def test_image_that_kills_its_decoder_fails_alone(pool, killer, message):
 
 
 def test_closing_ends_a_worker_that_hangs_and_its_caller():
-    """Fails without the kill in DecodePool.close."""
+    """Fails without the kill in DecodePool.close; without `release` its descriptors stay open."""
+    before = psutil.Process().num_fds()
     pool = DecodePool(ImageSettings(), workers=1, decode="tests.killers:decode")
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(pool.decode, b"hang")
@@ -70,6 +72,8 @@ def test_closing_ends_a_worker_that_hangs_and_its_caller():
         pool.close()
         with pytest.raises(Unavailable, match="closed"):
             waiting.result()
+    assert psutil.Process().num_fds() == before
+    pool.close()
 
 
 def test_worker_loads_no_torch():
