@@ -19,6 +19,8 @@ from streams.topics import group_name, topic_name
 
 #: Events that a process has finished.
 DONE = "captionstream_documents_total"
+#: Age of the batch in hand, measured every second.
+OLDEST = "captionstream_oldest_unacknowledged_seconds"
 
 
 class Process(subprocess.Popen):

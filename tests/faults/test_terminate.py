@@ -12,14 +12,13 @@ from streams.stages import FEATURIZE, SINK
 from streams.topics import create_topics
 from streams.wire import encode_event
 from tests.faults.load import picture
-from tests.faults.processes import DONE, acknowledged, held_writes, publish, running
+from tests.faults.processes import DONE, OLDEST, acknowledged, held_writes, publish, running
 from tests.tiny import write_tiny_clip
 from tests.waiting import wait_until
 
 #: Enough for a signal to come in the middle, also on a slow machine.
 DOCUMENTS = 400
 BATCH = 4
-OLDEST = "captionstream_oldest_unacknowledged_seconds"
 
 
 def test_process_that_waits_for_its_neighbours_ends_cleanly(settings):

@@ -15,7 +15,7 @@ LEADS = "captionstream_publisher_leader"
 def test_publisher_that_slept_beyond_its_lease_stands_by(settings, client, documents, published):
     """Fails without owner and epoch in the filter of `Leadership._write`: both would lead.
 
-    The end fails without the handlers of signals in `run_publisher`.
+    The end fails without the handlers of signals in `run_publisher`: the lease is given away.
     """
     lease = settings.publisher.model_copy(update={"lease_seconds": 2.0})
     settings = settings.model_copy(update={"publisher": lease})
@@ -38,3 +38,4 @@ def test_publisher_that_slept_beyond_its_lease_stands_by(settings, client, docum
             assert (now["owner"], now["epoch"]) == (row["owner"], row["epoch"])
             second.send_signal(signal.SIGTERM)
             assert second.wait(timeout=60) == 0
+            assert position_row(client, settings)["owner"] != row["owner"]

@@ -69,18 +69,21 @@ def copied(collection, **state):
 
 
 # --- copy ---------------------------------------------------------------------------------------
-def test_ids_that_python_takes_for_equal_are_both_copied(documents):
-    documents.insert_many([{"_id": Int64(1)}, {"_id": True}])
+def test_id_that_python_takes_for_equal_to_the_last_is_copied(documents):
+    """The last one was deleted meanwhile. Fails without `document_key` in `_next_ids`."""
+    documents.insert_one({"_id": True})
     assert copied(documents, last_id=Int64(1), has_begun=True) == [True]
 
 
-def test_ids_with_fields_in_another_order_are_both_copied(documents):
+def test_id_with_fields_in_another_order_than_the_last_is_copied(documents):
+    """As above."""
     first, second = SON([("a", 1), ("b", 2)]), SON([("b", 2), ("a", 1)])
-    documents.insert_many([{"_id": first}, {"_id": second}])
+    documents.insert_one({"_id": second})
     assert len(copied(documents, last_id=dict(first), has_begun=True)) == 1
 
 
 def test_copy_ends_behind_an_id_that_is_not_equal_to_itself(documents):
+    """Fails without `document_key` in `_next_ids`."""
     documents.insert_one({"_id": float("nan")})
     assert len(copied(documents)) == 1
 
@@ -113,7 +116,7 @@ def test_collection_renamed_onto_ours_is_copied(settings, client, documents, pub
 
 
 def test_copy_begun_by_a_rename_is_finished_after_a_restart(settings, client, documents, published):
-    """The position behind the rename is committed only together with the copy."""
+    """Fails when `_copy_again` commits the position behind the rename without the copy."""
     with publishing(settings, client):
         mark(documents, published, 0)
     other = documents.database[f"{documents.name}_other"]
@@ -126,6 +129,7 @@ def test_copy_begun_by_a_rename_is_finished_after_a_restart(settings, client, do
 def test_date_that_python_cannot_hold_does_not_stop_the_others(
     settings, client, documents, published
 ):
+    """Fails without `datetime_conversion` in `mongo.py`."""
     far = DatetimeMS(2**60)
     with publishing(settings, client):
         mark(documents, published, 0)
@@ -135,6 +139,7 @@ def test_date_that_python_cannot_hold_does_not_stop_the_others(
 
 
 def test_id_that_is_no_utf8_does_not_stop_the_others(settings, client, documents, published):
+    """Fails without `unicode_decode_error_handler` in `mongo.py`."""
     fields = b"\x02_id\x00\x03\x00\x00\x00\xff\xfe\x00" + b"\x00"
     damaged = RawBSONDocument((len(fields) + 4).to_bytes(4, "little") + fields)
     with publishing(settings, client):
@@ -147,6 +152,7 @@ def test_id_that_is_no_utf8_does_not_stop_the_others(settings, client, documents
 def test_malformed_request_does_not_stop_the_publisher(
     settings, client, documents, published, monkeypatch, request_fields
 ):
+    """Fails without `except ValueError` in `Term._is_asked`."""
     monkeypatch.setattr(term, "_REQUEST_POLL_SECONDS", 0.0)
     with publishing(settings, client):
         mark(documents, published, 0)
@@ -173,7 +179,10 @@ def wait_for_first_commit(client, settings):
 def test_position_of_a_lost_history_is_not_committed_again(
     settings, client, documents, published, mongo_client
 ):
-    """Nothing is left to copy, so only the loss itself can drop what was acknowledged before."""
+    """Nothing is left to copy, so only the loss itself can drop what was acknowledged before.
+
+    Fails without `take_safe` where `Term.run` handles it.
+    """
     seldom = committing_seldom(settings)
     with publishing(seldom, client):
         wait_for_first_commit(client, seldom)
@@ -194,6 +203,7 @@ def test_position_of_a_lost_history_is_not_committed_again(
 def test_requested_copy_keeps_what_was_acknowledged_before(
     settings, client, documents, published, monkeypatch
 ):
+    """Fails without what `take_safe` returns in `_copy_again`."""
     monkeypatch.setattr(term, "_REQUEST_POLL_SECONDS", 0.0)
     seldom = committing_seldom(settings)
     with publishing(seldom, client):
@@ -223,6 +233,7 @@ class BrokenCallback(EventProducer):
 
 
 def test_fault_in_a_callback_is_no_silent_stall(settings, client, documents, published):
+    """Fails without `check` in `Term._follow`."""
     with publishing(settings, client, connect_producer=lambda: BrokenCallback(settings.kafka)):
         documents.insert_many([{"_id": number, "img": b"x"} for number in range(20)])
         mark(documents, published)
@@ -252,6 +263,7 @@ class Running:
 
 
 def test_dropped_collection_is_reconciled_when_it_comes_again(settings, client, store, published):
+    """Fails without `prepare` in `Reconciler._prepare`."""
     store.collection.drop()
     store.collection.insert_one({"_id": 1, "img": b"x"})
     with Running(settings, client, lambda: SERVING):
@@ -314,6 +326,7 @@ LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 def test_error_that_comes_again_is_not_retried_in_every_scan(settings, client, store, published):
+    """Fails without the look at `_retried` in `Retries.take_chunk`."""
     store.collection.insert_one({"_id": 1, "img": b"x"})
     fail(store, [1], at=LONG_AGO)
     fast = limited(settings, interval_seconds=0.1, retry_after_seconds=600.0)
@@ -336,7 +349,10 @@ def test_error_of_a_clock_that_went_ahead_is_retried(settings, client, store, pu
 
 
 def test_one_scan_retries_one_chunk_at_most(settings, client, store, published):
-    """A stored error looks settled, so settling cannot throttle retries."""
+    """A stored error looks settled, so settling cannot throttle retries.
+
+    Fails without the limit in `Retries.take_chunk`.
+    """
     store.collection.insert_many([{"_id": number, "img": b"x"} for number in range(30)])
     fail(store, range(30), at=LONG_AGO)
     looks, serving = [], [SERVING]
@@ -351,6 +367,7 @@ def test_one_scan_retries_one_chunk_at_most(settings, client, store, published):
 
 
 def test_one_document_at_a_time_while_nothing_gets_through(settings, client, store, published):
+    """Fails without the new `_size` in `Reconciler._settle`."""
     store.collection.insert_many([{"_id": number, "img": b"x"} for number in range(9)])
     small = limited(settings, chunk_size=4, chunk_timeout_seconds=0.3)
     reconciler = Reconciler(small, client, serving=lambda: SERVING)

@@ -288,6 +288,7 @@ def test_move_survives_in_the_history_when_the_process_dies_right_after_it(regis
 
 
 def test_weights_with_a_lost_chunk_are_damaged_not_unavailable(registry, hot, database):
+    """Fails without `CorruptGridFile` in `Registry._weights`."""
     good = promote(registry, tiny_captioner(seed=1))
     hot.refresh()
     bad = promote(registry, tiny_captioner(seed=2))
