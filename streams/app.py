@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 import stamina
 from structlog import get_logger
 
+from streams.capture.copy_requests import CopyRequests
 from streams.endpoints import Check, Endpoints, serve_endpoints
 from streams.errors import SettingsError, Unavailable
 from streams.mongo import connect, state_database
@@ -88,11 +89,10 @@ class StageProcess:
             tenant=self._settings.mongo.tenant,
             deliver=self._worker.deliver,
         )
-        wait_for(self._reset_lost_offsets)
+        state = state_database(client, self._settings.mongo)
+        wait_for(lambda: self._reset_lost_offsets(CopyRequests(state)))
         self._stage = stage
-        reporter = Reporter(  # 3
-            state_database(client, self._settings.mongo), lambda: self._report(stage, endpoints)
-        )
+        reporter = Reporter(state, lambda: self._report(stage, endpoints))  # 3
         reporter.start()
         log.info("stage starts", stage=name, versions=dict(step.versions()))
         try:
@@ -114,10 +114,12 @@ class StageProcess:
         if self._stage is not None:
             self._stage.progress.beat()
 
-    def _reset_lost_offsets(self) -> None:
+    def _reset_lost_offsets(self, requests: CopyRequests) -> None:
+        """A lost update cannot be seen in the documents, so all of them are published again."""
         kafka = self._settings.kafka
         names = [topic_name(name, kafka) for name in self._spec.inputs]
-        reset_lost_offsets(group_name(self._spec.name, kafka), names, kafka)
+        if reset_lost_offsets(group_name(self._spec.name, kafka), names, kafka):
+            requests.ask()
 
     def health(self) -> Check:
         """Whether the stage gets on: not ok when work waits, or may wait, and nothing moves."""

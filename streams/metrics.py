@@ -102,6 +102,9 @@ POSITION_COMMITS = Counter("captionstream_position_commits", "Positions committe
 HISTORY_LOST = Counter(
     "captionstream_history_lost", "Times the oplog no longer reached back to the position."
 )
+LOG_LOST = Counter(
+    "captionstream_log_lost", "Times Kafka's log no longer reached as far as it had acknowledged."
+)
 RESUMES = Counter("captionstream_stream_opens", "Times the change stream was opened.", ["reason"])
 IS_LEADER = Gauge("captionstream_publisher_leader", "1 while this publisher holds the lease.")
 LEASE_EPOCH = Gauge("captionstream_publisher_lease_epoch", "Epoch of the lease it holds.")

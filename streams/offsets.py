@@ -1,11 +1,15 @@
-"""A guard at the start of a stage: committed positions that lie beyond the end of the log.
+"""Where a log begins and ends, and positions that lie outside: records were lost, or have expired.
 
-They are left over when a broker lost its log. Faust would silently drop every record below them,
-so they are set back to the beginning; records are then processed again, which is harmless.
+A stage looks at its start. Positions beyond the end are left over when a broker lost its log: Faust
+would silently drop every record below them, so they are set back to the beginning. Records before
+the beginning were removed before the stage has read them. The publisher looks whether the log still
+reaches as far as it was once told. Either way a copy of everything makes good what is lost.
 """
 
 import time
-from typing import Any, Final
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
 
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka.errors import KafkaError
@@ -18,69 +22,107 @@ from streams.settings import KafkaSettings
 log = get_logger(__name__)
 
 _END_SECONDS: Final = 30.0
+_FETCH_WAIT_MS: Final = 100
 
 
 def reset_lost_offsets(group: str, topics: list[str], settings: KafkaSettings) -> int:
-    """Set committed offsets beyond the log's end back to its beginning; return how many there were.
+    """Set committed offsets beyond the log's end back to its beginning.
 
     Args:
         group: Consumer group; none of its members may be running with these partitions.
         topics: Names on the broker.
         settings: Where the broker is.
 
+    Returns:
+        In how many partitions records were lost: these, and those whose next record has expired.
+
     Raises:
         BrokerUnavailable: The broker does not answer.
     """
+    with _consumer(settings, group) as consumer:
+        partitions = _partitions(consumer, topics)
+        begins = consumer.beginning_offsets(partitions)
+        committed = {part: consumer.committed(part) for part in partitions}
+        known = {part: offset for part, offset in committed.items() if offset}
+        ends = _ends(consumer, dict.fromkeys(known, 0))
+        beyond = [part for part, offset in known.items() if offset > ends[part]]
+        if beyond:
+            log.error("positions beyond the end of the log are set back", partitions=len(beyond))
+            consumer.commit({part: OffsetAndMetadata(begins[part], "", -1) for part in beyond})
+        expired = [part for part in partitions if (committed[part] or 0) < begins[part]]
+        if expired:
+            log.error("records have expired before they were read", partitions=len(expired))
+        return len(beyond) + len(expired)
+
+
+def is_cut(topic: str, acknowledged: Mapping[int, int], settings: KafkaSettings) -> bool:
+    """Whether a log is shorter than it was: the broker lost it, or a part of it.
+
+    Args:
+        topic: Name on the broker.
+        acknowledged: Offset of the last record that the broker has acknowledged, by partition.
+        settings: Where the broker is.
+
+    Raises:
+        BrokerUnavailable: The broker does not answer.
+    """
+    if not acknowledged:
+        return False
+    with _consumer(settings, None) as consumer:
+        present = {part.partition: part for part in _partitions(consumer, [topic])}
+        if not acknowledged.keys() <= present.keys():
+            return True
+        ends = _ends(consumer, {present[n]: offset + 1 for n, offset in acknowledged.items()})
+        return any(ends[present[n]] <= offset for n, offset in acknowledged.items())
+
+
+@contextmanager
+def _consumer(settings: KafkaSettings, group: str | None) -> Iterator[KafkaConsumer]:
     try:
         consumer = KafkaConsumer(
             **client_arguments(settings),
             group_id=group,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
+            fetch_max_wait_ms=_FETCH_WAIT_MS,
         )
     except (KafkaError, OSError) as exc:
         raise broker_unavailable(settings, exc) from exc
     try:
-        lost = _lost_partitions(consumer, topics)
-        if lost:
-            log.error("positions beyond the end of the log are set back", partitions=len(lost))
-            consumer.commit({partition: _beginning() for partition in lost})
-        return len(lost)
+        yield consumer
     except KafkaError as exc:
-        msg = f"cannot check the positions of {group}: {exc}"
+        msg = f"cannot tell where Kafka's log begins and ends: {exc!r}"
         raise BrokerUnavailable(msg) from exc
     finally:
         consumer.close()
 
 
-def _beginning() -> Any:
-    return OffsetAndMetadata(0, "", -1)
-
-
-def _lost_partitions(consumer: KafkaConsumer, topics: list[str]) -> list[TopicPartition]:
-    partitions = [
+def _partitions(consumer: KafkaConsumer, topics: list[str]) -> list[TopicPartition]:
+    return [
         TopicPartition(topic, number)
         for topic in topics
         for number in sorted(consumer.partitions_for_topic(topic) or ())
     ]
-    committed = {part: consumer.committed(part) for part in partitions}
-    candidates = [part for part in partitions if committed[part]]
-    if not candidates:
-        return []
-    ends = _ends(consumer, candidates)
-    return [part for part in candidates if committed[part] > ends[part]]
 
 
-def _ends(consumer: KafkaConsumer, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
-    """Return high watermarks as fetches tell them; LATEST is not right on every broker."""
-    consumer.assign(partitions)
-    consumer.seek_to_beginning()
+def _ends(
+    consumer: KafkaConsumer, starts: Mapping[TopicPartition, int]
+) -> dict[TopicPartition, int]:
+    """Return high watermarks as fetches tell them; LATEST is not right on every broker.
+
+    Args:
+        consumer: Without partitions.
+        starts: From where to fetch, by partition: near the end there is less to read.
+    """
+    consumer.assign(list(starts))
+    for partition, offset in starts.items():
+        consumer.seek(partition, offset)
     deadline = time.monotonic() + _END_SECONDS
     while True:
-        consumer.poll(timeout_ms=100, max_records=1)
-        ends = {part: consumer.highwater(part) for part in partitions}
+        ends = {part: consumer.highwater(part) for part in starts}
         if None not in ends.values():
             return ends
         if time.monotonic() > deadline:
-            msg = f"the broker did not tell the end of {partitions} in {_END_SECONDS:.0f} s"
+            msg = f"the broker did not tell the end of {list(starts)} in {_END_SECONDS:.0f} s"
             raise BrokerUnavailable(msg)
+        consumer.poll(timeout_ms=100, max_records=1)

@@ -41,6 +41,8 @@ def roles(settings: MongoSettings) -> dict[str, list[Privilege]]:
     watched, state = _Rights(settings.database), _Rights(settings.state)
     documents = (settings.collection,)
     report = state.may(_ALL, _REPORTS)
+    # A stage that finds records lost asks for a copy.
+    stage = [*report, *state.may(_KEEP, _REQUESTS)]
     publish_model = [
         *state.may((*_ALL, *_INDEX), _FILES),
         *state.may(_KEEP, _VERSIONS + _POINTERS + _HISTORY),
@@ -58,20 +60,20 @@ def roles(settings: MongoSettings) -> dict[str, list[Privilege]]:
             *watched.may(_READ, documents),
             *state.may(_KEEP, _VERSIONS + _POINTERS + _HISTORY),
             *state.may((*_ALL, *_INDEX), _SUSPECTS),
-            *report,
+            *stage,
         ],
         "project": [
             *publish_model,
             *state.may((*_ALL, *_INDEX), _SUSPECTS),
-            *report,
+            *stage,
         ],  # publishes the projection of the first start
         "caption": [  # notes beside the pointer that it refused a version
             *state.may(_READ, _VERSIONS + _FILES + _HISTORY),
             *state.may(("find", "update"), _POINTERS),
             *state.may((*_ALL, *_INDEX), _SUSPECTS),
-            *report,
+            *stage,
         ],
-        "sink": [*watched.may(("find", "update", *_INDEX), documents), *report],
+        "sink": [*watched.may(("find", "update", *_INDEX), documents), *stage],
         "producer": watched.may(_ALL, documents),
         "trainer": [
             *watched.may(_READ, documents),

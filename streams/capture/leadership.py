@@ -8,18 +8,26 @@ import os
 import socket
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final
 
 from bson.timestamp import Timestamp
 from pymongo import ReturnDocument
 from pymongo.database import Database
 
-from streams.documents import lookup
+from streams.capture.position import (
+    CopyState,
+    Position,
+    Progress,
+    offsets_row,
+    position_row,
+    progress_of,
+    time_of,
+)
 from streams.errors import CaptureError, LeaseLost
 from streams.ids import DocumentId
 from streams.mongo import mongo_errors
+
+__all__ = ["CopyState", "Leadership", "Position", "Progress", "position_time"]
 
 _COLLECTION: Final = "positions"
 
@@ -32,54 +40,7 @@ def position_time(database: Database[dict[str, Any]], tenant: str) -> Timestamp:
     """
     with mongo_errors("reading the publisher's position"):
         row = database[_COLLECTION].find_one({"_id": tenant}, {"position.cluster_time": 1}) or {}
-    return _time_of(row) or Timestamp(0, 0)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Position:
-    """A place in the change stream.
-
-    Attributes:
-        token: Resume token; None to begin at `cluster_time`.
-        cluster_time: clusterTime of the change that the token belongs to.
-        pipeline_hash: Pipeline that the token was read with.
-        is_invalidate: Whether the token is that of an `invalidate` event.
-    """
-
-    token: Mapping[str, Any] | None
-    cluster_time: Timestamp
-    pipeline_hash: str
-    is_invalidate: bool = False
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CopyState:
-    """A copy of the whole collection that is under way.
-
-    Attributes:
-        source: clusterTime taken before the copy began.
-        last_id: The last `_id` that is safely published.
-        has_begun: Whether there is a `last_id`; None is a valid one.
-    """
-
-    source: Timestamp
-    last_id: DocumentId = None
-    has_begun: bool = False
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
-    """What the document says.
-
-    Attributes:
-        position: Where to go on; None before the first start.
-        copy: The copy that is under way, if any.
-        copied_at: When the last full copy was begun.
-    """
-
-    position: Position | None
-    copy: CopyState | None
-    copied_at: datetime | None
+    return time_of(row) or Timestamp(0, 0)
 
 
 class Leadership:
@@ -133,7 +94,7 @@ class Leadership:
         if row is None:  # somebody else holds it
             return False
         self.epoch = int(row["epoch"])
-        self.kept_time = _time_of(row)
+        self.kept_time = time_of(row)
         return True
 
     def renew(self) -> None:
@@ -164,26 +125,29 @@ class Leadership:
         with mongo_errors("reading the position"):
             row = self._rows.find_one({"_id": self._tenant}) or {}
         try:
-            return _progress(row)
-        except (KeyError, TypeError, ValueError) as exc:
+            return progress_of(row)
+        except (AttributeError, KeyError, TypeError, ValueError) as exc:
             msg = (
                 f"the position of {self._tenant} is damaged ({exc!r}); remove its document from"
                 f" {self._rows.full_name} to copy everything again (finished work is skipped)"
             )
             raise CaptureError(msg) from exc
 
-    def commit(self, position: Position) -> None:
-        """Keep a position.
+    def commit(self, position: Position, acknowledged: Mapping[int, int] | None = None) -> None:
+        """Keep a position, and how far Kafka has acknowledged each partition by then.
 
         Raises:
             LeaseLost: Somebody else holds the lease.
             StoreUnavailable: MongoDB does not answer.
         """
-        self._write({"$set": {"position": _position_row(position)}}, "committing the position")
+        fields = {"position": position_row(position), **offsets_row(acknowledged)}
+        self._write({"$set": fields}, "committing the position")
         self.kept_time = position.cluster_time
 
     def begin_copy(self, position: Position, source: Timestamp) -> None:
         """Keep that everything is to be copied, and with it where the stream goes on afterwards.
+
+        What was acknowledged before no longer counts.
 
         Raises:
             LeaseLost: Somebody else holds the lease.
@@ -192,19 +156,23 @@ class Leadership:
         fields = {
             "copy": {"source": source},
             "copied_at": "$$NOW",
-            "position": {"$literal": _position_row(position)},
+            "position": {"$literal": position_row(position)},
         }
-        self._write([{"$unset": "copy"}, {"$set": fields}], "beginning a copy")
+        gone = {"$unset": ["copy", "acknowledged"]}
+        self._write([gone, {"$set": fields}], "beginning a copy")
         self.kept_time = position.cluster_time
 
-    def advance_copy(self, last_id: DocumentId) -> None:
-        """Keep how far the copy is.
+    def advance_copy(
+        self, last_id: DocumentId, acknowledged: Mapping[int, int] | None = None
+    ) -> None:
+        """Keep how far the copy is, and how far Kafka has acknowledged each partition.
 
         Raises:
             LeaseLost: Somebody else holds the lease.
             StoreUnavailable: MongoDB does not answer.
         """
-        self._write({"$set": {"copy.last_id": last_id}}, "keeping the state of the copy")
+        fields = {"copy.last_id": last_id, **offsets_row(acknowledged)}
+        self._write({"$set": fields}, "keeping the state of the copy")
 
     def end_copy(self) -> None:
         """Keep that the copy is complete.
@@ -226,43 +194,3 @@ class Leadership:
 
     def _expiry(self) -> dict[str, Any]:
         return {"$add": ["$$NOW", self._lease_ms]}
-
-
-def _time_of(row: Mapping[str, Any]) -> Timestamp | None:
-    time = lookup(row, "position.cluster_time")
-    return time if isinstance(time, Timestamp) else None
-
-
-def _progress(row: Mapping[str, Any]) -> Progress:
-    position = copy = None
-    if "position" in row:
-        stored = row["position"]
-        position = Position(
-            token=_checked(stored["token"], Mapping | None),
-            cluster_time=_checked(stored["cluster_time"], Timestamp),
-            pipeline_hash=_checked(stored["pipeline_hash"], str),
-            is_invalidate=_checked(stored["is_invalidate"], bool),
-        )
-    if "copy" in row:
-        copy = CopyState(
-            source=_checked(row["copy"]["source"], Timestamp),
-            last_id=row["copy"].get("last_id"),
-            has_begun="last_id" in row["copy"],
-        )
-    return Progress(position=position, copy=copy, copied_at=row.get("copied_at"))
-
-
-def _position_row(position: Position) -> dict[str, Any]:
-    return {
-        "token": position.token,
-        "cluster_time": position.cluster_time,
-        "pipeline_hash": position.pipeline_hash,
-        "is_invalidate": position.is_invalidate,
-    }
-
-
-def _checked(value: Any, kind: Any) -> Any:
-    if not isinstance(value, kind):
-        msg = f"expected {kind}, got {type(value).__name__}"
-        raise TypeError(msg)
-    return value

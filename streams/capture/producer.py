@@ -35,6 +35,8 @@ class EventProducer:
         """
         self._settings = settings
         self._fault: Exception | None = None
+        #: Offset of the last record that the broker has acknowledged, by topic and partition.
+        self._acknowledged: dict[tuple[str, int], int] = {}
         request_ms = int(settings.request_timeout_seconds * 1000)
         try:
             self._producer = KafkaProducer(
@@ -82,6 +84,15 @@ class EventProducer:
             msg = f"Kafka does not take records for {topic}: {exc!r}"
             raise BrokerUnavailable(msg) from exc
         future.add_both(lambda *_: self._acknowledge(future, done))
+
+    def acknowledged(self, topic: str) -> dict[int, int]:
+        """Return the offset of the last record that the broker has acknowledged, by partition."""
+        name = topic_name(topic, self._settings)
+        return {n: offset for (t, n), offset in list(self._acknowledged.items()) if t == name}
+
+    def forget_acknowledged(self) -> None:
+        """Begin anew: the log was lost."""
+        self._acknowledged.clear()
 
     def publish(self, topic: str, records: Iterable[Record]) -> list[int]:
         """Send records and wait until the broker has all of them.
@@ -135,6 +146,9 @@ class EventProducer:
         error = future.exception if future.failed() else None
         if error is not None:
             metrics.PUBLISH_ERRORS.labels(type(error).__name__).inc()
+        else:
+            stored = future.value
+            self._acknowledged[stored.topic, stored.partition] = stored.offset
         self._tell(error, done)
 
     def _tell(self, error: Exception | None, done: Done) -> None:

@@ -16,6 +16,7 @@ from streams.capture.change_stream import ChangeStream
 from streams.capture.copy import copy_chunks
 from streams.capture.copy_requests import CopyRequests
 from streams.capture.leadership import CopyState, Leadership, Position
+from streams.capture.log_watch import LogWatch
 from streams.capture.pipeline import DOCUMENT_OPERATIONS, Change, brings_documents, touches_image
 from streams.capture.producer import EventProducer
 from streams.capture.refusals import note_refused
@@ -66,6 +67,7 @@ class Term:
         self._store = DocumentStore(client, settings.mongo)
         self._collection = settings.mongo.collection
         self._stream = ChangeStream(client[settings.mongo.database], settings.mongo.collection)
+        self._log = LogWatch(settings.kafka, producer)
         self._sender: Sender[Position | DocumentId] = Sender(settings, producer)
         self._position: Position | None = None
         self._due: dict[str, float] = {}
@@ -83,7 +85,8 @@ class Term:
     def run(self, stop: threading.Event, *, is_open: Callable[[], None]) -> None:
         """Publish until `stop` is set.
 
-        1. Read the position; without one, begin a copy from a time before it.
+        1. Read the position; without one, begin a copy from a time before it. So too when Kafka's
+           log no longer reaches as far as it was acknowledged.
         2. Finish a copy that is under way.
         3. Follow the stream; history that is lost makes a new copy.
         4. On a stop: everything acknowledged, committed, lease released.
@@ -98,9 +101,14 @@ class Term:
             Unavailable: MongoDB or the broker is away; begin a new term.
         """
         try:
-            self._position = self._leadership.read().position  # 1
+            progress = self._leadership.read()  # 1
+            self._position = progress.position
+            self._log.begin(progress.acknowledged)
+            self._is_due("log", self._settings.reconciler.interval_seconds)  # looked at here
             if self._position is None:
                 self._begin_copy("first start")
+            elif self._log.is_cut():
+                self._begin_copy("log lost", self._position)
             while not stop.is_set():
                 try:
                     self._finish_copy(stop)  # 2
@@ -117,10 +125,16 @@ class Term:
         finally:
             self._stream.close()
 
-    def _begin_copy(self, reason: str) -> None:
-        """Take the time before anything is read, so that no change falls between."""
+    def _begin_copy(self, reason: str, position: Position | None = None) -> None:
+        """Take the time before anything is read, so that no change falls between.
+
+        The stream goes on at that time, or behind a position that is still good.
+        """
         now = cluster_time(self._client)
-        position = Position(token=None, cluster_time=now, pipeline_hash=self._stream.hash)
+        position = position or Position(
+            token=None, cluster_time=now, pipeline_hash=self._stream.hash
+        )
+        self._log.forget()
         self._leadership.begin_copy(position, now)
         self._position = position
         log.info("copying the collection", reason=reason)
@@ -136,7 +150,7 @@ class Term:
             self._sender.drain()
             self._sender.window.take_safe()  # these positions are ids
             self._note_refused()
-            self._leadership.advance_copy(ids[-1])
+            self._leadership.advance_copy(ids[-1], self._log.acknowledged)
             self._tick()
             self._leadership.renew()
             count += len(ids)
@@ -165,7 +179,8 @@ class Term:
             elif self._sender.window.events == 0:
                 self._note_idle()
             is_renamed = change is not None and brings_documents(change, self._collection)
-            if is_renamed or (self._is_due("requests", _REQUEST_POLL_SECONDS) and self._is_asked()):
+            is_asked = self._is_due("requests", _REQUEST_POLL_SECONDS) and self._is_asked()
+            if is_renamed or is_asked or (change is None and self._is_log_cut()):
                 self._copy_again(self._position, stop)
 
     def _copy_again(self, position: Position, stop: threading.Event) -> None:
@@ -176,8 +191,8 @@ class Term:
         """
         self._sender.drain()
         safe = self._sender.window.take_safe()
-        self._position = safe if isinstance(safe, Position) else position
-        self._leadership.begin_copy(self._position, cluster_time(self._client))
+        position = safe if isinstance(safe, Position) else position
+        self._begin_copy("log lost, asked for, or another collection", position)
         self._finish_copy(stop)
 
     def _publish(self, change: Change) -> None:
@@ -225,13 +240,19 @@ class Term:
             self._keep(position)
 
     def _keep(self, position: Position) -> None:
-        self._leadership.commit(position)
+        self._leadership.commit(position, self._log.acknowledged)
         self._position = position
         metrics.POSITION_COMMITS.inc()
 
     def _note_refused(self) -> None:
         refused = self._sender.take_refused()
         note_refused(refused, store=self._store, serving=self._registry.serving)
+
+    def _is_log_cut(self) -> bool:
+        """Look now and then while nothing happens: nobody else would notice."""
+        is_idle = self._sender.window.events == 0
+        interval = self._settings.reconciler.interval_seconds
+        return is_idle and self._is_due("log", interval) and self._log.is_cut()
 
     def _is_asked(self) -> bool:
         try:

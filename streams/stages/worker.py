@@ -123,25 +123,33 @@ class StageWorker:
         )
 
         async def consume(stream: Any) -> None:
-            batches: AsyncIterator[Sequence[Any]] = stream.noack_take(
-                self._settings.batch_size, within=self._settings.batch_wait_seconds
-            )
-            async for events in batches:
-                try:
-                    await stage.handle([self._message(event) for event in events])
-                except Unavailable:
-                    if stage.is_stopping:
-                        # The batch stays unacknowledged for the next process. Faust would wait for
-                        # it for ever, so this process ends here.
-                        log.warning("stopping with an unfinished batch", stage=self._spec.name)
-                        sys.stderr.flush()
-                        os._exit(0)
-                    raise
-                for event in events:
-                    await stream.ack(event)
-                    self._next_offset[event.message.tp] = event.message.offset + 1
+            await self._consume(stage, stream)
 
         self.app.agent(inputs, concurrency=1, name=self._spec.name)(consume)
+
+    async def _consume(self, stage: Stage, stream: Any) -> None:
+        """Handle batches for ever; acknowledge each in order, when it is finished, not before.
+
+        Raises:
+            Exception: A batch is not finished; the process is to end, so that it comes again.
+        """
+        batches: AsyncIterator[Sequence[Any]] = stream.noack_take(
+            self._settings.batch_size, within=self._settings.batch_wait_seconds
+        )
+        async for events in batches:
+            try:
+                await stage.handle([self._message(event) for event in events])
+            except Unavailable:
+                if stage.is_stopping:
+                    # The batch stays unacknowledged for the next process. Faust would wait for it
+                    # for ever, so this process ends here.
+                    log.warning("stopping with an unfinished batch", stage=self._spec.name)
+                    sys.stderr.flush()
+                    os._exit(0)
+                raise
+            for event in events:
+                await stream.ack(event)
+                self._next_offset[event.message.tp] = event.message.offset + 1
 
     def _message(self, event: Any) -> Message:
         message = event.message

@@ -3,10 +3,14 @@
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
 
-from streams import events
+from streams import app, events, offsets
+from streams.capture.copy_requests import CopyRequests
 from streams.dead_letter_log import read_topics
 from streams.errors import BrokerUnavailable
+from streams.mongo import state_database
 from streams.offsets import reset_lost_offsets
+from streams.settings import KafkaSettings
+from streams.stages import FEATURIZE
 from streams.topics import create_topics, topic_name
 
 GROUP = "offsets-test"
@@ -52,6 +56,50 @@ def test_only_a_position_beyond_the_end_is_set_back(settings, topic, group, offs
 def test_group_that_never_committed_is_left_alone(settings, topic, group):
     assert reset_lost_offsets(settings.kafka.prefix + GROUP, [topic], settings.kafka) == 0
     assert group.committed(TopicPartition(topic, 0)) is None
+
+
+class FakeConsumer:
+    """One partition whose older records have expired."""
+
+    def __init__(self, committed):
+        self._committed = committed
+
+    def partitions_for_topic(self, _):
+        return {0}
+
+    def beginning_offsets(self, partitions):
+        return dict.fromkeys(partitions, 7)
+
+    def committed(self, _):
+        return self._committed
+
+    def highwater(self, _):
+        return 20
+
+    def assign(self, _):
+        """Nothing."""
+
+    def seek(self, *_):
+        """Nothing."""
+
+    def close(self):
+        """Nothing."""
+
+
+@pytest.mark.parametrize(("committed", "lost"), [(None, 1), (6, 1), (7, 0), (20, 0)])
+def test_records_that_expired_before_they_were_read_are_lost(monkeypatch, committed, lost):
+    """Fails without `expired`: Faust would go on with what is left, and nobody would know."""
+    monkeypatch.setattr(offsets, "KafkaConsumer", lambda **_: FakeConsumer(committed))
+    assert reset_lost_offsets("g", ["t"], KafkaSettings()) == lost
+
+
+def test_stage_that_lost_records_asks_for_a_copy(settings, mongo_client, monkeypatch):
+    """Fails without `ask` in `_reset_lost_offsets`."""
+    requests = CopyRequests(state_database(mongo_client, settings.mongo))
+    for lost in (0, 2):
+        monkeypatch.setattr(app, "reset_lost_offsets", lambda *_, lost=lost: lost)
+        app.StageProcess(FEATURIZE, settings)._reset_lost_offsets(requests)
+        assert requests.is_open(None) is bool(lost)
 
 
 def test_topics_of_a_broker_that_is_away_cannot_be_read(settings):

@@ -414,7 +414,28 @@ def test_requested_copy_publishes_everything_again(settings, client, documents, 
         mark(documents, published, 1)
 
 
-def test_window_smaller_than_a_batch_of_changes(settings, client, documents, published):
+class WithholdingProducer(EventProducer):
+    """Tells of no acknowledgement until it is released."""
+
+    def __init__(self, settings):
+        super().__init__(settings)
+        self.held = []
+        self.is_released = threading.Event()
+
+    def send(self, topic, record, done):
+        if self.is_released.is_set():
+            super().send(topic, record, done)
+        else:
+            self.held.append(done)
+
+    def release(self):
+        self.is_released.set()
+        for done in self.held:
+            done(None)
+
+
+def test_window_bounds_what_is_in_flight(settings, client, documents, published):
+    """Fails without the wait for room in `_follow`."""
     small = settings.model_copy(
         update={
             "publisher": PublisherSettings(
@@ -422,8 +443,42 @@ def test_window_smaller_than_a_batch_of_changes(settings, client, documents, pub
             )
         }
     )
-    documents.insert_one({"_id": "first", "img": b"x"})
-    with publishing(small, client):
-        documents.insert_many([{"_id": number, "img": b"x"} for number in range(200)])
-        published.wait_for(199, ["live"])
-    assert published.ids() >= set(range(200))
+    producer = WithholdingProducer(settings.kafka)
+    with publishing(small, client, connect_producer=lambda: producer) as publisher:
+        documents.insert_many([{"_id": number, "img": b"x"} for number in range(50)])
+        wait_until(lambda: len(producer.held) == 3, doing="the window to be full")
+        ticks = set()
+        wait_until(lambda: len(ticks.add(publisher.last_tick) or ticks) > 5, doing="it to go round")
+        assert len(producer.held) == publisher.in_flight == 3
+        producer.release()
+        published.wait_for(49, ["live"])
+    assert published.ids() == set(range(3, 50))
+
+
+class MeddlingProducer(EventProducer):
+    """While the copy is sent, a user changes what was read for it."""
+
+    meddle = None
+
+    def send(self, topic, record, done):
+        if self.meddle is not None:
+            meddle, self.meddle = self.meddle, None
+            meddle()
+        super().send(topic, record, done)
+
+
+def test_change_during_the_copy_is_not_lost(settings, client, documents, published):
+    """Fails when the position is taken after the copy."""
+    documents.insert_many([{"_id": number, "img": b"x"} for number in (1, 2)])
+    producer = MeddlingProducer(settings.kafka)
+
+    def meddle():
+        documents.update_one({"_id": 1}, {"$set": {"img": b"y"}})
+        documents.delete_one({"_id": 2})
+        documents.insert_one({"_id": 3, "img": b"x"})
+
+    producer.meddle = meddle
+    with publishing(settings, client, connect_producer=lambda: producer):
+        published.wait_for(3, ["live"])
+    assert published.of(1) == ["copy", "live"]
+    assert published.of(2) == ["copy", "delete"]

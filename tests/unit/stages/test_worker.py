@@ -1,6 +1,7 @@
 """The shell around a stage: what is acknowledged, and what Faust does beside."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError
@@ -79,3 +80,43 @@ def test_fault_of_ours_while_sending_ends_the_process(worker, channel):
     channel.later[b"b"] = RuntimeError("scripted")
     with pytest.raises(RuntimeError, match="scripted"):
         deliver(worker, [b"a", b"b"])
+
+
+class FakeStream:
+    """Gives batches of offsets, and notes what is acknowledged."""
+
+    def __init__(self, batches):
+        self._batches = batches
+        self.acknowledged = []
+
+    async def noack_take(self, *_, within):
+        for batch in self._batches:
+            yield [fake_event(offset) for offset in batch]
+
+    async def ack(self, event):
+        self.acknowledged.append(event.message.offset)
+
+
+def fake_event(offset):
+    message = SimpleNamespace(topic="t", partition=0, offset=offset, tp=("t", 0), headers=None)
+    return SimpleNamespace(key=b"", value=b"", message=message)
+
+
+def test_batch_is_acknowledged_in_order_when_it_is_finished(worker):
+    """Fails when a batch is acknowledged before `handle` returns, or although it raises."""
+    stream = FakeStream([[0, 1], [2], [3, 4]])
+    seen = []
+
+    async def handle(messages):
+        seen.append(list(stream.acknowledged))
+        if messages[0].offset == 3:
+            msg = "scripted"
+            raise RuntimeError(msg)
+
+    stage = SimpleNamespace(handle=handle, is_stopping=False)
+    with pytest.raises(RuntimeError, match="scripted"):
+        asyncio.run(worker._consume(stage, stream))
+    assert seen == [[], [0, 1], [0, 1, 2]]
+    assert stream.acknowledged == [0, 1, 2]
+    assert worker._next_offset == {("t", 0): 3}
+    assert worker.app.conf.agent_supervisor.__name__ == "CrashingSupervisor"
