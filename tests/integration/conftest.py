@@ -7,6 +7,7 @@ import pytest
 
 from streams import events
 from streams.capture.publisher import Publisher
+from streams.cli import app
 from streams.dead_letter_log import read_topics
 from streams.events import DocumentDeleted
 from streams.ids import document_id_of
@@ -14,6 +15,7 @@ from streams.mongo import connect
 from streams.store import DocumentStore
 from streams.topics import create_topics, topic_name
 from streams.wire import decode_event
+from tests.command_line import CommandLine
 from tests.waiting import wait_until
 
 
@@ -27,6 +29,12 @@ def client(settings):
 @pytest.fixture
 def documents(client, settings):
     return DocumentStore(client, settings.mongo).collection
+
+
+@pytest.fixture
+def captionstream(settings, monkeypatch, capsys):
+    """The command line, against the servers of the test."""
+    return CommandLine(app, monkeypatch, capsys, settings)
 
 
 @contextmanager
