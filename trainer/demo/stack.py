@@ -1,7 +1,6 @@
 """The stack of the demo: started, waited for, ended."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from typing import Any, Final
 
 from streams.errors import CaptionstreamError, SettingsError
 from streams.local.stack import read_stack
+from streams.settings import environment_over
 
 #: The CLIP that the package brings, and only what went wrong; the environment may say otherwise.
 _USUAL: Final = {
@@ -24,7 +24,7 @@ _USUAL: Final = {
 
 def environment() -> dict[str, str]:
     """Return the environment of the demo's programs."""
-    return {**_USUAL, **os.environ}
+    return environment_over(_USUAL)
 
 
 @contextmanager
