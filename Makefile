@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 DATA ?= .captionstream/demo
 MINUTES ?= 30
 
-.PHONY: help setup lint demo test bench soak audit readme clean
+.PHONY: help setup lint demo test bench soak lock audit readme clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,9 +41,14 @@ bench: $(STAMP) ## measure; prints ratios as JSON, and fails in the end if one i
 soak: $(STAMP) ## kill processes at random under load for MINUTES=30, then check every document
 	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES)
 
-audit: $(STAMP) ## known vulnerabilities of what is installed; asks a public service
-	$(BIN)/pip install --quiet --disable-pip-version-check pip-audit
-	$(BIN)/pip-audit --skip-editable --strict
+lock: $(STAMP) ## write requirements.lock: the releases in .venv
+	$(BIN)/pip freeze --exclude-editable --disable-pip-version-check \
+		| sed -nE 's/^([A-Za-z0-9._-]+==[^+ ]+).*/\1/p' > requirements.lock
+
+audit: ## known vulnerabilities of what requirements.lock names; asks a public service
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	$(VENV)/audit/bin/pip-audit -r requirements.lock --strict --disable-pip --no-deps
 
 readme: $(STAMP) ## renew the settings table in README.md
 	$(BIN)/python -m streams.reference README.md

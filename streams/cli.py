@@ -2,7 +2,17 @@
 
 import typer
 
-from streams.commands import apply, doctor, documents, models, operate, roles, run, verify
+from streams.commands import (
+    apply,
+    doctor,
+    documents,
+    models,
+    operate,
+    reconcile,
+    roles,
+    run,
+    verify,
+)
 from streams.commands.entry import run_app
 
 app = typer.Typer(
@@ -22,7 +32,7 @@ for command in (
     apply.apply,
     operate.status,
     operate.wait,
-    operate.reconcile,
+    reconcile.reconcile,
     verify.verify,
     doctor.doctor,
     roles.roles,

@@ -427,6 +427,11 @@ def child_environment(settings: Settings) -> dict[str, str]:
     }
 
 
+def environment_over(usual: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a child process: ours, and what is usual where ours is silent."""
+    return {**usual, **os.environ}
+
+
 def _leaves(
     values: Mapping[str, Any], path: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -16,6 +16,7 @@ from streams.states import DocumentState
 from streams.store import DocumentStore
 
 _PAUSE_SECONDS: Final = 0.5
+_PUBLISHER: Final = "publisher"
 #: Longer than two reports, so that a record on its way between two stages is seen by one of them.
 _IDLE_SECONDS: Final = 2.5
 
@@ -79,12 +80,70 @@ def read_status(store: DocumentStore, state: Database[dict[str, Any]]) -> Status
     )
 
 
-def standing_still(before: Sequence[Report], after: Sequence[Report]) -> list[str]:
-    """Return the stages that had records waiting at both times and finished none in between."""
-    finished = {report.url: report.documents for report in before if _has_work(report)}
-    stuck = {r.stage for r in after if _has_work(r) and finished.get(r.url) == r.documents}
-    moving = {r.stage for r in after if r.url in finished and finished[r.url] != r.documents}
-    return sorted(stuck - moving)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """How far all processes are at one moment.
+
+    Attributes:
+        reports: Those of the processes that are alive.
+        published: clusterTime up to which the publisher has got.
+        now: clusterTime of this moment.
+    """
+
+    reports: Sequence[Report]
+    published: Timestamp
+    now: Timestamp
+
+
+def read_progress(state: Database[dict[str, Any]], tenant: str) -> Progress:
+    """Return how far all processes are.
+
+    Raises:
+        StoreUnavailable: MongoDB does not answer.
+    """
+    now = cluster_time(state.client)
+    published = position_time(state, tenant)
+    return Progress(reports=read_reports(state), published=published, now=now)
+
+
+def standing_still(before: Progress, after: Progress, *, stages: Sequence[str]) -> dict[str, str]:
+    """Return what is wrong with each stage that does not get on.
+
+    No process of it is alive; or it had records waiting at both times and finished none in between;
+    or, as for the publisher, it is still behind the first time and has not moved.
+    """
+    alive = {report.stage for report in after.reports}
+    found = {name: "no process runs" for name in stages if name not in alive}
+    finished = {report.url: report.documents for report in before.reports}
+    moving = {r.stage for r in after.reports if finished.get(r.url, r.documents) != r.documents}
+    had_work = {report.url for report in before.reports if _has_work(report)}
+    stuck = {r.stage for r in after.reports if _has_work(r) and r.url in had_work}
+    if before.published == after.published < before.now:
+        stuck.add(_PUBLISHER)
+    return {name: "has work and finishes none" for name in sorted(stuck - moving)} | found
+
+
+def wait_for_progress(
+    before: Progress,
+    state: Database[dict[str, Any]],
+    tenant: str,
+    *,
+    stages: Sequence[str],
+    patience_seconds: float,
+) -> dict[str, str]:
+    """Return the stages that stand still since `before` and for at least so many seconds more.
+
+    One batch may take longer than what was done meanwhile.
+
+    Raises:
+        StoreUnavailable: MongoDB does not answer.
+    """
+    deadline = time.monotonic() + patience_seconds
+    while found := standing_still(before, read_progress(state, tenant), stages=stages):
+        if time.monotonic() >= deadline:
+            return found
+        time.sleep(_PAUSE_SECONDS)
+    return {}
 
 
 def wait_until_settled(
@@ -132,6 +191,6 @@ def _is_idle(status: Status, state: Database[dict[str, Any]], tenant: str, now: 
         return False
     if any(_has_work(report) for report in status.reports):
         return False
-    if not any(report.stage == "publisher" for report in status.reports):
+    if not any(report.stage == _PUBLISHER for report in status.reports):
         return True
     return position_time(state, tenant) >= now

@@ -1,11 +1,14 @@
 """A command line in the test's own process, as `main` runs it."""
 
+import logging
 import sys
 from dataclasses import dataclass
 
 import pytest
+import structlog
 
 from streams.commands.entry import run_app
+from streams.settings import ENVIRONMENT_PREFIX, child_environment
 
 
 @dataclass(frozen=True)
@@ -18,12 +21,23 @@ class Done:
 
 
 class CommandLine:
-    """Runs commands; see the fixture `captionstream`."""
+    """Runs commands, in the environment that gives them the settings, if any are given."""
 
-    def __init__(self, app, monkeypatch, capsys):
+    def __init__(self, app, monkeypatch, capsys, settings=None):
         self._app = app
         self._monkeypatch = monkeypatch
         self._capsys = capsys
+        for name, value in child_environment(settings).items() if settings else ():
+            if name.startswith(ENVIRONMENT_PREFIX):
+                monkeypatch.setenv(name, value)
+
+        # The log of the test's own process stays as it is: loggers that were used keep what they
+        # were told first.
+        monkeypatch.setattr(structlog, "configure", lambda **_: None)
+        monkeypatch.setattr(structlog.contextvars, "bind_contextvars", lambda **_: None)
+        root = logging.getLogger()
+        monkeypatch.setattr(root, "handlers", root.handlers)
+        monkeypatch.setattr(root, "level", root.level)
 
     def __call__(self, *arguments):
         self._monkeypatch.setattr(sys, "argv", ["captionstream", *arguments])

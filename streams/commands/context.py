@@ -10,8 +10,9 @@ from pymongo.database import Database
 from rich.console import Console
 
 from streams.local.stack import read_stack, settings_for
-from streams.mongo import connect, state_database
+from streams.mongo import connect, mongo_errors, state_database
 from streams.settings import Settings, load_settings
+from streams.store import DocumentStore
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False)
@@ -43,3 +44,20 @@ def open_state(settings: Settings) -> tuple[MongoClient[dict[str, Any]], Databas
     client = connect(settings.mongo)
     atexit.register(client.close)
     return client, state_database(client, settings.mongo)
+
+
+def open_documents(settings: Settings, client: MongoClient[dict[str, Any]]) -> DocumentStore:
+    """Return the documents, ready to be counted.
+
+    The state index is made only where documents are: in a database whose name is mistyped it would
+    create the collection.
+
+    Raises:
+        StoreUnavailable: MongoDB does not answer.
+    """
+    store = DocumentStore(client, settings.mongo)
+    with mongo_errors("looking for documents"):
+        is_empty = store.collection.find_one({}, {"_id": 1}) is None
+    if not is_empty:
+        store.prepare()
+    return store

@@ -1,4 +1,4 @@
-"""Commands that watch and steer the pipeline: status, wait, reconcile, dead letters, topics."""
+"""Commands that watch and steer the pipeline: status, wait, dead letters, topics."""
 
 import json
 from collections import Counter
@@ -8,19 +8,23 @@ from typing import Annotated, Final
 import typer
 from rich.table import Table
 
-from streams.capture.copy_requests import CopyRequests
-from streams.capture.reconciler import Reconciler
-from streams.commands.context import AsJson, DataDir, err, open_state, out, settings_of
+from streams.commands.context import (
+    AsJson,
+    DataDir,
+    err,
+    open_documents,
+    open_state,
+    out,
+    settings_of,
+)
 from streams.commands.ids import parse_id
 from streams.dead_letter_log import Entry, list_dead_letters, replay
 from streams.errors import InvalidEvent, ModelCrashed, ModelHung
-from streams.registry import Registry
 from streams.settings import Settings
 from streams.stages import PROCESSES
 from streams.stages.suspects import Suspects
 from streams.states import DocumentState
 from streams.status import Status, read_status, wait_until_settled
-from streams.store import DocumentStore
 from streams.topics import create_topics
 
 dead_letters = typer.Typer(help="Records that could not be processed.", no_args_is_help=True)
@@ -36,8 +40,7 @@ def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """
     settings = settings_of(data_dir)
     client, state = open_state(settings)
-    store = DocumentStore(client, settings.mongo)
-    store.prepare()
+    store = open_documents(settings, client)
     now = read_status(store, state)
     if as_json:
         typer.echo(json.dumps(now.as_json(PROCESSES)))
@@ -66,8 +69,7 @@ def wait(
     """
     settings = settings_of(data_dir)
     client, state = open_state(settings)
-    store = DocumentStore(client, settings.mongo)
-    store.prepare()
+    store = open_documents(settings, client)
     with err.status("waiting") as spinner:
         is_settled = wait_until_settled(
             store,
@@ -85,50 +87,6 @@ def wait(
             " `captionstream doctor` for causes"
         )
         raise typer.Exit(1)
-
-
-def reconcile(
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be done.")
-    ] = False,
-    everything: Annotated[
-        bool,
-        typer.Option("--all", help="Every document, whatever it holds: after Kafka lost its log."),
-    ] = False,
-    data_dir: DataDir = None,
-) -> None:
-    """Publish again every document whose outputs are missing or to be made again.
-
-    The last promotion of a model says what is made again, see `models promote --recaption`.
-
-    With --all the publisher publishes every document; what is done already is skipped. An update
-    whose record was lost cannot be seen in the documents, so only this finds it.
-
-    Example: captionstream reconcile --dry-run
-    """
-    settings = settings_of(data_dir)
-    client, state = open_state(settings)
-    store = DocumentStore(client, settings.mongo)
-    store.prepare()
-    if everything:
-        out.print(f"{read_status(store, state).total} documents")
-        if not dry_run:
-            CopyRequests(state).ask()
-            out.print("the publisher was asked for them; watch `captionstream status`")
-        return
-    reconciler = Reconciler(settings, client, serving=Registry(state).serving)
-    plan = reconciler.plan()
-    rate = max(
-        (r.rate for r in read_status(store, state).reports if r.stage == "featurize"), default=0
-    )
-    estimate = f", about {plan.total / rate:.0f} s at the rate of now" if rate else ""
-    out.print(f"{plan.total} documents{estimate}")
-    for model, count in plan.by_model.items():
-        out.print(f"  {count:8d} from {model} on")
-    if plan.retries:
-        out.print(f"  {plan.retries:8d} with an error that may pass")
-    if not dry_run and plan.total:
-        out.print(f"{reconciler.reconcile_now()} documents published")
 
 
 @topics.command("create")

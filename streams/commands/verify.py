@@ -4,20 +4,22 @@
 
 import json
 from contextlib import closing
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from bson import json_util
 
 from streams.commands.context import AsJson, DataDir, err, open_state, out, settings_of
 from streams.logs import configure_logging
-from streams.processes import read_reports
 from streams.registry import Registry
-from streams.status import standing_still
+from streams.stages import PROCESSES
+from streams.status import read_progress, wait_for_progress
 from streams.store import DocumentStore
 
 #: Findings that are shown; all of them with --json.
-_SHOWN = 20
+_SHOWN: Final = 20
+#: Longer than a batch, and than the time in which an idle publisher keeps its position.
+_STANDSTILL_SECONDS: Final = 10.0
 
 
 def verify(
@@ -34,7 +36,8 @@ def verify(
 
     A document is right if its outputs are those of its current image by the versions that serve,
     or if it carries an error that is true and that a dead letter tells of. The environment must be
-    that of the stages: CLIP, limits of images. Exit code 1 if anything is wrong.
+    that of the stages: CLIP, limits of images. Exit code 1 if anything is wrong, or if a process is
+    missing or does not get on.
 
     Example: captionstream verify --sample 1000
     """
@@ -47,7 +50,7 @@ def verify(
     )
     client, state = open_state(settings)
     store = DocumentStore(client, settings.mongo)
-    before = read_reports(state)
+    before = read_progress(state, store.tenant)
     with (
         closing(DecodePool(settings.image, workers=1)) as decoders,
         err.status("reading documents") as line,
@@ -57,7 +60,13 @@ def verify(
             patience_seconds=patience,
             watch=lambda checked: line.update(f"{checked} documents checked"),
         )
-    still = standing_still(before, read_reports(state))
+        still = wait_for_progress(
+            before,
+            state,
+            store.tenant,
+            stages=PROCESSES,
+            patience_seconds=max(patience, _STANDSTILL_SECONDS),
+        )
     problems = [
         (json_util.dumps(finding.document_id), finding.problem) for finding in found.findings
     ]
@@ -73,8 +82,8 @@ def verify(
     else:
         for id_, problem in problems[:_SHOWN]:
             out.print(f"{id_}: {problem}", markup=False)
-        for stage in still:
-            out.print(f"{stage} has records waiting and does not get on")
+        for stage, reason in still.items():
+            out.print(f"{stage}: {reason}")
         out.print(f"{found.checked} documents checked, {len(problems)} wrong")
     if problems or still:
         raise typer.Exit(1)

@@ -100,8 +100,8 @@ class Broker:
         problem = "it did not answer" if code is None else f"it ended with code {code}"
         self._child.kill()
         msg = (
-            f"the broker did not start on port {self.port}: {problem}."
-            f" End of {self._child.log}:\n{self._child.last_lines()}"
+            f"the broker did not start on port {self.port}: {problem};"
+            f" {self._child.last_lines(1)} (log: {self._child.log})"
         )
         raise BrokerUnavailable(msg)
 

@@ -1,5 +1,6 @@
 """A real mongod as a one-node replica set (change streams need one). For trials and tests."""
 
+import json
 import shutil
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ _START_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 30.0
 #: With less than this mongod cannot write its journal.
 _LITTLE_BYTES: Final = 64 << 20
+_LONGEST_REASON: Final = 500
 _NOT_YET_INITIALIZED: Final = 94  # error code of replSetGetConfig before replSetInitiate
 
 
@@ -153,8 +155,8 @@ class Mongod:
             )
             raise StoreUnavailable(msg)
         msg = (
-            f"mongod did not start on port {self.port}: {problem}."
-            f" From {self._child.log}:\n{_complaints(self._child.last_lines(100))}"
+            f"mongod did not start on port {self.port}: {problem};"
+            f" {_complaint(self._child.last_lines(100))} (log: {self._child.log})"
         )
         raise StoreUnavailable(msg)
 
@@ -177,8 +179,15 @@ class Mongod:
             client.admin.command("replSetReconfig", config, force=True)
 
 
-def _complaints(log: str) -> str:
-    """Return the errors in the end of a mongod log; its last lines if it names none."""
-    lines = log.splitlines()
+def _complaint(log: str) -> str:
+    """Return the last error in the end of a mongod log, or its last line, as one line."""
+    lines = [line for line in log.splitlines() if line.strip()]
     errors = [line for line in lines if '"s":"E"' in line or '"s":"F"' in line]
-    return "\n".join((errors or lines)[-8:])
+    last = (errors or lines or [""])[-1]
+    try:
+        entry = json.loads(last)
+        attributes = entry.get("attr", {})
+        reason = f"{entry['msg']}: {attributes.get('error', attributes.get('message', attributes))}"
+    except (ValueError, KeyError, AttributeError):  # its options are refused in plain text
+        reason = last
+    return reason[:_LONGEST_REASON]

@@ -7,6 +7,7 @@ import pytest
 
 from streams import events
 from streams.capture.publisher import Publisher
+from streams.cli import app
 from streams.dead_letter_log import read_topics
 from streams.decoding.pool import DecodePool
 from streams.events import DocumentDeleted
@@ -16,6 +17,7 @@ from streams.settings import ImageSettings
 from streams.store import DocumentStore
 from streams.topics import create_topics, topic_name
 from streams.wire import decode_event
+from tests.command_line import CommandLine
 from tests.waiting import wait_until
 
 
@@ -35,6 +37,12 @@ def client(settings):
 @pytest.fixture
 def documents(client, settings):
     return DocumentStore(client, settings.mongo).collection
+
+
+@pytest.fixture
+def captionstream(settings, monkeypatch, capsys):
+    """The command line, against the servers of the test."""
+    return CommandLine(app, monkeypatch, capsys, settings)
 
 
 @contextmanager

@@ -6,24 +6,9 @@ import json
 import pytest
 from PIL import Image
 
-from streams.cli import app
 from streams.documents import CLIP
-from tests.command_line import CommandLine
 
 MB = 1 << 20
-
-
-@pytest.fixture
-def captionstream(settings, monkeypatch, capsys):
-    """The command line, against the servers of the test."""
-    monkeypatch.setenv("CAPTIONSTREAM_MONGO__URI", settings.mongo.uri.get_secret_value())
-    monkeypatch.setenv("CAPTIONSTREAM_MONGO__DATABASE", settings.mongo.database)
-    return CommandLine(app, monkeypatch, capsys)
-
-
-@pytest.fixture
-def documents(mongo_database, settings):
-    return mongo_database[settings.mongo.collection]
 
 
 def picture(kind="PNG"):

@@ -79,12 +79,19 @@ def test_a_taken_port_is_named(make: Make) -> None:
             make(port).start()
 
 
-def test_a_mongod_that_ends_shows_its_log(tmp_path: Path, make: Make) -> None:
+def test_a_mongod_that_ends_says_why_in_one_line(tmp_path: Path, make: Make) -> None:
+    """Fails when its log is printed."""
     first = make(free_port())
     first.start()
     second = make(free_port())  # on the same data
-    with pytest.raises(StoreUnavailable, match=r"(?s)ended with code.*mongod\.log.*DBPathInUse"):
+    with pytest.raises(
+        StoreUnavailable, match=r"ended with code.*DBPathInUse: .*\(log: "
+    ) as caught:
         second.start()
+    message = str(caught.value)
+    assert message.endswith(f"(log: {tmp_path / 'mongod.log'})")
+    assert "\n" not in message
+    assert '"s":"E"' not in message
     assert not second.is_alive()
 
 

@@ -1,6 +1,7 @@
 """`captionstream verify`: what is right passes, and every kind of wrong is found."""
 
 import io
+import json
 from contextlib import closing
 from datetime import timedelta
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from streams import events
 from streams.capture.producer import publish_all
+from streams.cli import app
 from streams.dead_letter_log import list_dead_letters
 from streams.dead_letters import dead_letter_record
 from streams.decoding.pool import DecodePool
@@ -33,11 +35,13 @@ from streams.mongo import connect, state_database
 from streams.on_demand import OnDemand
 from streams.registry import Registry
 from streams.settings import ClipSettings, ImageSettings
+from streams.stages import PROCESSES
 from streams.states import Recaption
 from streams.store import DocumentStore, OutputWrite
 from streams.topics import create_topics, dead_letter_topic
 from streams.verify import Verifier
 from tests.captioner import tiny_captioner
+from tests.command_line import CommandLine
 from tests.tiny import DIMENSION, write_tiny_clip
 
 LM = "_outputs._base.conditional_lm"
@@ -297,3 +301,30 @@ def test_limits_of_the_settings_hold_here_too(world):
         decode_image(picture(1), small)
     with closing(DecodePool(small, workers=1)) as world.decoders:
         assert set(world.findings()) == {0, 1, 2}
+
+
+def test_command_says_what_is_wrong_and_exits_with_1(world, monkeypatch, capsys):
+    """As if all processes ran and had nothing to do."""
+    state = state_database(world.store.collection.database.client, world.settings.mongo)
+    future = {"position": {"cluster_time": Timestamp(2**31, 1)}}
+    state["positions"].update_one({"_id": world.store.tenant}, {"$set": future}, upsert=True)
+    captionstream = CommandLine(app, monkeypatch, capsys, world.settings)
+
+    def report(stages):
+        for stage in stages:
+            row = {"stage": stage, "url": stage, "is_ready": True, "at": "$$NOW"}
+            state["processes"].update_one({"_id": stage}, [{"$set": row}], upsert=True)
+
+    report(PROCESSES)
+    done = captionstream("verify", "--patience", "0")
+    assert done.code == 0
+    assert done.out.endswith("\n4 documents checked, 0 wrong\n")
+    world.documents.update_one({"_id": 1}, {"$set": {f"{LM}.value": "a red dog"}})
+    report(PROCESSES)
+    done = captionstream("verify", "--patience", "0")
+    assert done.code == 1
+    assert done.out.endswith("\n4 documents checked, 1 wrong\n")
+    assert "\n1: conditional_lm is 'a red dog'" in done.out
+    found = json.loads(captionstream("verify", "--patience", "0", "--json").out.splitlines()[-1])
+    assert [row["id"] for row in found["wrong"]] == [1]
+    assert found["standing_still"] == {}

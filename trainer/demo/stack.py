@@ -1,7 +1,6 @@
 """The stack of the demo: started, waited for, ended."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from typing import Any, Final
 
 from streams.errors import CaptionstreamError, SettingsError
 from streams.local.stack import read_stack
+from streams.settings import environment_over
 
 #: The CLIP that the package brings, whatever the shell has set for images of one's own.
 _BUNDLED: Final = {
@@ -25,7 +25,7 @@ _USUAL: Final = {"CAPTIONSTREAM_LOG__LEVEL": "warning"}
 
 def environment() -> dict[str, str]:
     """Return the environment of the demo's programs."""
-    return {**_USUAL, **os.environ, **_BUNDLED}
+    return {**environment_over(_USUAL), **_BUNDLED}
 
 
 @contextmanager

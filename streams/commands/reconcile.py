@@ -1,0 +1,78 @@
+"""The command `reconcile`: documents whose outputs are missing or stale go through again."""
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Final
+
+import typer
+
+from streams.capture.copy_requests import CopyRequests
+from streams.capture.reconciler import ReconcilePlan, Reconciler
+from streams.commands.context import DataDir, open_documents, open_state, out, settings_of
+from streams.logs import configure_logging
+from streams.processes import Report, read_reports
+from streams.registry import Registry
+from streams.stages import CHAIN, FEATURIZE
+from streams.status import read_status
+
+_STAGE_OF_MODEL: Final = {spec.model.name: spec.name for spec in CHAIN if spec.model is not None}
+
+
+def reconcile(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be done.")
+    ] = False,
+    everything: Annotated[
+        bool,
+        typer.Option("--all", help="Every document, whatever it holds: after Kafka lost its log."),
+    ] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Publish again every document whose outputs are missing or to be made again.
+
+    The last promotion of a model says what is made again, see `models promote --recaption`.
+
+    With --all the publisher publishes every document; what is done already is skipped. An update
+    whose record was lost cannot be seen in the documents, so only this finds it.
+
+    Example: captionstream reconcile --dry-run
+    """
+    settings = settings_of(data_dir)
+    configure_logging(
+        settings.log.model_copy(update={"format": "console", "level": "warning"}),
+        process="reconcile",
+    )
+    client, state = open_state(settings)
+    store = open_documents(settings, client)
+    if everything:
+        out.print(f"{read_status(store, state).total} documents")
+        if not dry_run:
+            CopyRequests(state).ask()
+            out.print("the publisher was asked for them; watch `captionstream status`")
+        return
+    reconciler = Reconciler(settings, client, serving=Registry(state).serving)
+    plan = reconciler.plan()
+    for line in describe(plan, read_reports(state)):
+        out.print(line, markup=False)
+    if not dry_run and plan.total:
+        out.print(f"{reconciler.reconcile_now()} documents published")
+
+
+def describe(plan: ReconcilePlan, reports: Sequence[Report]) -> Iterator[str]:
+    """Yield the lines that tell what is to be done, and how long it may take.
+
+    Of the stages that a document passes, the first is the one that has to run its model.
+    """
+    yield f"{plan.total} documents"
+    for model, count in plan.by_model.items():
+        stage = _STAGE_OF_MODEL[model]
+        yield f"  {count:8d} from {model} on, {_estimate(count, stage, reports)}"
+    if plan.retries:
+        time = _estimate(plan.retries, FEATURIZE.name, reports)
+        yield f"  {plan.retries:8d} with an error that may pass, {time}"
+
+
+def _estimate(count: int, stage: str, reports: Sequence[Report]) -> str:
+    rate = sum(report.rate for report in reports if report.stage == stage)
+    if not rate:
+        return f"time not known: {stage} has finished nothing in the last half minute"
+    return f"about {count / rate:.0f} s at the {rate:.2f} documents/s that {stage} does now"
