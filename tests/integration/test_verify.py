@@ -159,7 +159,7 @@ def changed_vector(dimension):
     ],
 )
 def test_each_kind_of_wrong_is_found(world, change, problem):
-    """Fails without the comparison of `_outputs`, `_problem_of_errors` or the recomputation."""
+    """Fails without the comparison of `_outputs`, `problem_of_errors` or the recomputation."""
     world.documents.update_one({"_id": 1}, {"$set": change})
     found = world.findings()
     assert list(found) == [1]
