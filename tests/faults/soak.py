@@ -118,7 +118,8 @@ def soak(
     writes.finish()
     verified = json.loads(stack.run("verify", "--json", "--patience", "60", code=None))
     target.count_sent_twice()
-    ends = endings(stack.said())
+    said = stack.said()
+    ends = endings(said)
     return {
         "seconds": round(seconds),
         "changes": load.changes,
@@ -132,7 +133,7 @@ def soak(
         "risen": len(load.risen()),
         "errors_by_type": errors_by_type(stack),
         "ends": {f"{name} {code}": count for (name, code), count in sorted(ends.items())},
-        "problems": [*target.problems, *unasked(ends, target.asked)],
+        "problems": [*target.problems, *unasked(said, target.asked)],
         "embeddings_sent_twice": target.sent_twice,
         "outputs_written": len(writes.times),
         "longest_stall_seconds": round(longest_gap(written), 1),
