@@ -100,6 +100,7 @@ class Reconciler:
         while not stop.wait(min(1.0, self._limits.interval_seconds)):
             try:
                 if not is_leading():
+                    self.broken_since = None
                     continue
                 serving = self._serving()
                 now = time.monotonic()

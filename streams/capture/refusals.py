@@ -1,20 +1,15 @@
 """Documents whose event is too large for Kafka: the error goes straight into the document."""
 
 from collections.abc import Callable, Sequence
-from typing import Final
 
 from structlog import get_logger
 
 from streams.documents import CLIP, OutputError
 from streams.events import ImageChanged
-from streams.ids import id_bytes
 from streams.states import Serving
 from streams.store import DocumentStore, OutputWrite
 
 log = get_logger(__name__)
-
-#: Beside a larger `_id` a document has no room for an error, nor the write that brings it.
-_LARGEST_BYTES: Final = 15 * 1024 * 1024
 
 
 def note_refused(
@@ -39,10 +34,9 @@ def note_refused(
         is_retryable=False,
         version=serving().versions.get(CLIP.name, ""),
     )
-    fitting = [event for event in events if id_bytes(event.document_id) <= _LARGEST_BYTES]
-    report = store.write_outputs([_write(event, error) for event in fitting])
-    if unsaid := len(events) - len(fitting) + len(report.rejected):
-        log.error("documents have no room for the error that says why", documents=unsaid)
+    report = store.write_outputs([_write(event, error) for event in events])
+    for reason in report.rejected.values():
+        log.error("document without the error that says why", error=reason[:300])
 
 
 def _write(event: ImageChanged, error: OutputError) -> OutputWrite:

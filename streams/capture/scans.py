@@ -39,7 +39,7 @@ def scan_unfinished(
     for model in MODELS:
         for query in _unfinished(model, serving):
             with mongo_errors("scanning documents"):
-                for row in collection.find(_ANYTHING | query, _STATE).hint(STATE_INDEX):
+                for row in collection.find(query, _STATE).hint(STATE_INDEX):
                     if pending_model(row, serving) is model:
                         yield row, model
 
@@ -93,7 +93,7 @@ def _unfinished(model: Model, serving: Serving) -> list[dict[str, Any]]:
     ]
     if model is not CLIP and serving.can_run(CLIP):  # a failed image has nothing downstream
         queries = [{f"{CLIP.path}.error.retryable": _IS_NO_ERROR, **query} for query in queries]
-    return queries
+    return [_ANYTHING | query for query in queries]
 
 
 def _failing(row: Document) -> Model | None:

@@ -13,7 +13,7 @@ from structlog import get_logger
 
 from streams import metrics
 from streams.capture.change_stream import ChangeStream
-from streams.capture.copy import copy_chunks
+from streams.capture.copy import copy_chunks, resume_point
 from streams.capture.copy_requests import CopyRequests
 from streams.capture.leadership import CopyState, Leadership, Position
 from streams.capture.log_watch import LogWatch
@@ -150,7 +150,8 @@ class Term:
             self._sender.drain()
             self._sender.window.take_safe()  # these positions are ids
             self._note_refused()
-            self._leadership.advance_copy(ids[-1], self._log.acknowledged)
+            for last_id in resume_point(ids):
+                self._leadership.advance_copy(last_id, self._log.acknowledged)
             self._tick()
             self._leadership.renew()
             count += len(ids)
