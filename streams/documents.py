@@ -234,12 +234,15 @@ def error_guard(model: Model, *, source: Timestamp, version: str) -> dict[str, A
     """Return the filter under which an error may be written.
 
     As `output_guard`, but an error never replaces a result of the same source and version, nor,
-    when the version that failed is not known (""), any result of the same source.
+    when the version that failed is not known (""), any result of the same source. It replaces an
+    error of that version which could pass: so the document says when it was tried last, and
+    whether it can still pass.
     """
     path = model.path
     allowed: list[dict[str, Any]] = [
         {f"{path}.source": None},
         {f"{path}.source": {"$lt": source}},
+        {f"{path}.source": source, f"{path}.version": version, f"{path}.error.retryable": True},
     ]
     if version:
         allowed.append({f"{path}.source": source, f"{path}.version": {"$ne": version}})
