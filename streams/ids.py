@@ -5,7 +5,7 @@ refused here: in a query it would be a pattern or an operator, and so match othe
 fail the query of a whole batch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import bson
@@ -26,6 +26,8 @@ _KEY_JSON: Final = json_util.CANONICAL_JSON_OPTIONS.with_options(
 )
 #: MongoDB stores no document that is nested deeper, and fails queries that are a little deeper.
 _MAX_DEPTH: Final = 180
+#: Below the 16 MB that MongoDB takes as one query; a single id fits in any case.
+_QUERY_BYTES: Final = 8 * 1024 * 1024
 
 
 def document_key(document_id: DocumentId) -> bytes:
@@ -53,6 +55,26 @@ def document_id_of(key: bytes) -> DocumentId:
         msg = f"record key is not canonical extended JSON: {key[:80]!r}"
         raise InvalidEvent(msg) from exc
     return document_id
+
+
+def split_ids(document_ids: Iterable[DocumentId]) -> Iterator[list[DocumentId]]:
+    """Yield ids in pieces that fit into one query each: an `_id` may be as large as a document."""
+    piece: list[DocumentId] = []
+    total = 0
+    for document_id in document_ids:
+        size = id_bytes(document_id)
+        if piece and total + size > _QUERY_BYTES:
+            yield piece
+            piece, total = [], 0
+        piece.append(document_id)
+        total += size
+    if piece:
+        yield piece
+
+
+def id_bytes(document_id: DocumentId) -> int:
+    """Return the size of an `_id` in MongoDB."""
+    return len(bson.encode({"_id": document_id}))
 
 
 def _check(value: Any, depth: int) -> None:

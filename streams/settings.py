@@ -295,7 +295,10 @@ class ReconcilerSettings(Section):
         60.0, gt=0, description="How long one chunk may take before the scan is given up."
     )
     retry_after_seconds: float = Field(
-        600.0, ge=0, description="Age at which a retryable error in a document is tried again."
+        600.0,
+        ge=0,
+        description="Age at which a retryable error in a document is tried again; each further"
+        " failure doubles it, up to a day.",
     )
 
 

@@ -30,7 +30,7 @@ from streams.documents import (
     output_fields,
     output_guard,
 )
-from streams.ids import DocumentId, document_key
+from streams.ids import DocumentId, document_key, split_ids
 from streams.mongo import Document, mongo_errors
 from streams.settings import MongoSettings
 from streams.states import STATE_PATHS, DocumentState, Serving, document_state
@@ -170,22 +170,16 @@ class DocumentStore:
                 counts[document_state(document, serving)] += row["count"]
         return counts
 
-    def scan_states(self, document_ids: Iterable[DocumentId] | None = None) -> Iterator[Document]:
-        """Yield `_id` and the state fields of documents, in the order of the state index.
-
-        Args:
-            document_ids: Only these documents; all when None.
+    def scan_states(self, document_ids: Iterable[DocumentId]) -> Iterator[Document]:
+        """Yield `_id` and the state fields of documents that are there.
 
         Raises:
             StoreUnavailable: MongoDB does not answer.
         """
-        query = {} if document_ids is None else {"_id": {"$in": list(document_ids)}}
         projection = dict.fromkeys((*STATE_PATHS, "_id"), 1)
-        with mongo_errors("scanning documents"):
-            cursor = self._collection.find(query, projection)
-            if document_ids is None:
-                cursor = cursor.hint(STATE_INDEX)
-            yield from cursor
+        for piece in split_ids(document_ids):
+            with mongo_errors("scanning documents"):
+                yield from self._collection.find({"_id": {"$in": piece}}, projection)
 
 
 def _update(write: OutputWrite) -> UpdateOne:

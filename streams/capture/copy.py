@@ -2,18 +2,20 @@
 
 import threading
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final
 
 from pymongo.collection import Collection
 from structlog import get_logger
 
 from streams.capture.leadership import CopyState
-from streams.ids import DocumentId, document_key
+from streams.ids import DocumentId, document_key, id_bytes
 from streams.mongo import Document, mongo_errors
 
 log = get_logger(__name__)
 
 CHUNK: Final = 500
+_KEPT_BYTES: Final = 1024 * 1024
 
 
 def copy_chunks(
@@ -34,6 +36,16 @@ def copy_chunks(
             return
         yield ids
         last_id, has_begun = ids[-1], True
+
+
+def resume_point(ids: list[DocumentId]) -> list[DocumentId]:
+    """Return, as a list of one, the last of a chunk's ids that may be kept; else none.
+
+    A large one has no room in the publisher's position, which is one document and may hold a token
+    that is as large. A copy that resumes copies it again.
+    """
+    small = (i for i in reversed(ids) if id_bytes(i) <= _KEPT_BYTES)
+    return list(islice(small, 1))
 
 
 def _next_ids(

@@ -46,7 +46,7 @@ def run_publisher(settings: Settings) -> None:
     )
     endpoints = serve_endpoints(
         settings.http,
-        health=lambda: _health(publisher, repeating, settings.stage.stall_seconds),
+        health=lambda: _health(publisher, reconciler, repeating, settings.stage.stall_seconds),
         readiness=lambda: _readiness(publisher),
     )
     rate = Rate()
@@ -63,9 +63,14 @@ def run_publisher(settings: Settings) -> None:
         client.close()
 
 
-def _health(publisher: Publisher, repeating: threading.Thread, stall_seconds: float) -> Check:
+def _health(
+    publisher: Publisher, reconciler: Reconciler, repeating: threading.Thread, stall_seconds: float
+) -> Check:
     if repeating.ident is not None and not repeating.is_alive():
         return Check(is_ok=False, reason="the reconciler's thread has ended; see the log")
+    broken_since = reconciler.broken_since
+    if broken_since is not None and time.monotonic() - broken_since > stall_seconds:
+        return Check(is_ok=False, reason="the reconciler fails again and again; see the log")
     idle = time.monotonic() - publisher.last_tick
     if idle > stall_seconds:
         return Check(is_ok=False, reason=f"the publisher did nothing for {idle:.0f} s")

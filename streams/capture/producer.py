@@ -1,6 +1,7 @@
 """The Kafka producer of all that is not a stage: idempotent, acknowledged by all replicas."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from kafka import KafkaProducer
@@ -75,29 +76,31 @@ class EventProducer:
             raise BrokerUnavailable(msg) from exc
         future.add_both(lambda *_: self._acknowledge(future, done))
 
-    def publish(self, topic: str, records: Iterable[Record]) -> int:
-        """Send records and wait until the broker has all of them; return how many.
+    def publish(self, topic: str, records: Iterable[Record]) -> list[int]:
+        """Send records and wait until the broker has all of them.
 
-        Records that are too large for Kafka are left out, with an error in the log.
+        Records that are too large for Kafka are left out, with an error in the log; their positions
+        are returned.
 
         Raises:
             BrokerUnavailable: Some may not have been stored; repeat all.
         """
-        errors: list[Exception | None] = []
+        errors: dict[int, Exception | None] = {}
         sent = 0
         for record in records:
-            self.send(topic, record, errors.append)
+            self.send(topic, record, partial(errors.__setitem__, sent))
             sent += 1
         self.flush()
         self.check()
-        refused = [error for error in errors if is_too_large(error)]
-        lost = next((e for e in errors if e is not None and not is_too_large(e)), None)
+        refused = [position for position, error in errors.items() if is_too_large(error)]
+        lost = next((e for e in errors.values() if e is not None and not is_too_large(e)), None)
         if lost is not None or len(errors) != sent:
             msg = f"Kafka lost records for {topic}: {lost or 'no acknowledgement'!r}"
             raise BrokerUnavailable(msg) from lost
-        for error in refused:
-            log.error("record too large for Kafka, left out", topic=topic, error=str(error))
-        return sent - len(refused)
+        for position in refused:
+            reason = str(errors[position])
+            log.error("record too large for Kafka, left out", topic=topic, error=reason)
+        return refused
 
     def check(self) -> None:
         """Find out whether an acknowledgement was lost on our side.

@@ -1,45 +1,36 @@
 """The reconciler: finds documents whose outputs are missing or stale and publishes them again.
 
-Below live traffic: it puts one small chunk into the pipeline, waits until those documents are
-settled, and only then takes the next. So it needs no lag, and a live change waits behind one chunk
-at most; while live changes come in, it leaves the pipeline to them for most of the time. After a
-promotion it begins when the stages have loaded the new version. When nothing of a chunk gets
-through, something is down: from then on it sends one document for each scan, until one gets
-through.
+After a promotion it begins when the stages have loaded the new version. How it keeps below live
+traffic stands in `repeats.py` and, for errors that may pass, in `retries.py`.
 """
 
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from bson.timestamp import Timestamp
 from pymongo import MongoClient
 from structlog import get_logger
 
-from streams import events, metrics
-from streams.capture.producer import EventProducer
+from streams import metrics
+from streams.capture.repeats import Repeater
 from streams.capture.retries import Retries
+from streams.capture.scans import scan_failures, scan_unfinished
 from streams.capture.staleness import Staleness
-from streams.documents import CLIP, MODELS, lookup
+from streams.documents import MODELS
 from streams.errors import CaptionstreamError
-from streams.events import ImageChanged, Origin
 from streams.ids import DocumentId
 from streams.mongo import Document, cluster_time, mongo_errors
 from streams.settings import Settings
-from streams.states import Serving, pending_model
+from streams.states import Serving
 from streams.store import DocumentStore
-from streams.wire import encode_event
 
 log = get_logger(__name__)
 
 #: Most documents that one scan collects; the next scan follows at once when it was full.
 _SCAN_LIMIT: Final = 10_000
-_POLL_SECONDS: Final = 0.1
-#: Bounds a pause after a chunk that was slow because something was down.
-_LONGEST_PAUSE_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +52,12 @@ class ReconcilePlan:
 
 
 class Reconciler:
-    """Repeats unfinished documents of one collection."""
+    """Repeats unfinished documents of one collection.
+
+    Attributes:
+        broken_since: When its scans began to fail for no reason that passes, monotonic seconds;
+            None while they do not.
+    """
 
     def __init__(
         self,
@@ -82,17 +78,14 @@ class Reconciler:
                 be made by those they had.
             live_changes: Counts the changes published so far.
         """
-        self._live_changes = live_changes
-        self._live_seen = live_changes()
         self._is_loaded = is_loaded
-        self._settings = settings
         self._limits = settings.reconciler
         self._client = client
         self._serving = serving
         self._store = DocumentStore(client, settings.mongo)
-        self._tenant = settings.mongo.tenant
-        self._size = self._limits.chunk_size
-        self._retries = Retries(self._store, self._limits)
+        self._repeater = Repeater(settings, self._store, serving=serving, live_changes=live_changes)
+        self._retries = Retries(self._limits)
+        self.broken_since: float | None = None
 
     def run(self, stop: threading.Event, *, is_leading: Callable[[], bool]) -> None:
         """Scan again and again, at once when another version serves, until `stop` is set.
@@ -107,6 +100,7 @@ class Reconciler:
         while not stop.wait(min(1.0, self._limits.interval_seconds)):
             try:
                 if not is_leading():
+                    self.broken_since = None
                     continue
                 serving = self._serving()
                 now = time.monotonic()
@@ -117,10 +111,15 @@ class Reconciler:
                 patient_until = 0.0
                 is_more = self._pass(serving, staleness, stop)
                 pause = 0.0 if is_more else self._limits.interval_seconds
-                due_at = time.monotonic() + pause
+                self.broken_since = None
             except CaptionstreamError as exc:  # a version that cannot be read, too: try again
                 log.warning("reconciler waits", error=str(exc))
-                due_at = time.monotonic() + self._limits.interval_seconds
+                pause, self.broken_since = self._limits.interval_seconds, None
+            except Exception:  # a thread that ends would repeat nothing ever again
+                log.exception("reconciler failed")
+                pause = self._limits.interval_seconds
+                self.broken_since = self.broken_since or time.monotonic()
+            due_at = time.monotonic() + pause
 
     def plan(self) -> ReconcilePlan:
         """Return what is unfinished now, work that is under way included.
@@ -129,11 +128,11 @@ class Reconciler:
             StoreUnavailable: MongoDB does not answer.
         """
         serving = self._serving()
-        models = (pending_model(row, serving) for row in self._store.scan_states())
-        counts = Counter(model.name for model in models if model is not None)
+        found = scan_unfinished(self._store.collection, serving)
+        counts = Counter(model.name for _, model in found)
         return ReconcilePlan(
             by_model={m.name: counts[m.name] for m in MODELS if counts[m.name]},
-            retries=len(list(self._retries.due())),
+            retries=len(self._due_retries(serving)),
         )
 
     def reconcile_now(self, stop: threading.Event | None = None) -> int:
@@ -145,116 +144,40 @@ class Reconciler:
         """
         serving = self._serving()
         before = cluster_time(self._client)
-        rows = self._store.scan_states()
-        ids = [row["_id"] for row in rows if pending_model(row, serving) is not None]
-        chosen = [*ids, *self._retries.due()]
-        return self._publish(chosen, serving, before, stop or threading.Event())
+        done = self._repeater.published
+        ids = [row["_id"] for row, _ in scan_unfinished(self._store.collection, serving)]
+        ids += self._due_retries(serving)
+        self._repeater.repeat(ids, serving, before, stop or threading.Event())
+        return self._repeater.published - done
+
+    def _due_retries(self, serving: Serving) -> list[DocumentId]:
+        due = self._retries.due(scan_failures(self._store.collection, serving))
+        return [failure.document_id for *_, failure in due]
 
     def _pass(self, serving: Serving, staleness: Staleness, stop: threading.Event) -> bool:
         """Do one scan and publish what it found; return whether there is more."""
         if not self._prepare():
             return False
         before = cluster_time(self._client)
+        done = self._repeater.published
         ids: list[DocumentId] = []
         unfinished = 0
-        for row in self._store.scan_states():
-            model = pending_model(row, serving)
-            if model is None:
-                continue
+        for row, model in scan_unfinished(self._store.collection, serving):
             unfinished += 1
             if staleness.is_due(row, model, serving):
                 ids.append(row["_id"])
-            if len(ids) >= _SCAN_LIMIT or stop.is_set():
+            if len(ids) >= _SCAN_LIMIT or staleness.is_full or stop.is_set():
                 break
         staleness.end_scan()
         metrics.RECONCILER_PENDING.set(unfinished)
-        is_full = len(ids) >= _SCAN_LIMIT
         ids.sort(key=staleness.repeats)  # those that never get through must not hold up others
-        ids += self._retries.take_chunk()
-        if not ids:
-            return False
-        published = self._publish(ids, serving, before, stop, staleness.note_repeated)
-        log.info("documents published again", documents=published, unfinished=unfinished)
-        return is_full and published == len(ids)
-
-    def _publish(
-        self,
-        ids: Sequence[DocumentId],
-        serving: Serving,
-        before: Timestamp,
-        stop: threading.Event,
-        note: Callable[[Sequence[DocumentId]], None] = lambda _: None,
-    ) -> int:
-        if not ids:
-            return 0
-        producer = EventProducer(self._settings.kafka)
-        published = 0
-        try:
-            start = 0
-            while start < len(ids):
-                chunk = ids[start : start + self._size]
-                began = time.monotonic()
-                start += len(chunk)
-                records = [
-                    encode_event(event, event_type=events.IMAGE_CHANGED, tenant=self._tenant)
-                    for event in self._events(chunk, before)
-                ]
-                published += producer.publish(events.IMAGE_CHANGED, records)
-                metrics.RECONCILED.inc(len(records))
-                note(chunk)
-                if stop.is_set() or not self._settle(chunk, serving, stop):
-                    break
-                if start < len(ids):
-                    stop.wait(self._pause_for_live_changes(time.monotonic() - began))
-        finally:
-            producer.close()
-        return published
-
-    def _pause_for_live_changes(self, seconds: float) -> float:
-        """Return how long to leave the pipeline alone after a chunk that took so many seconds.
-
-        A change that comes while a chunk is under way shares its batches and so its latency.
-        """
-        before, self._live_seen = self._live_seen, self._live_changes()
-        if before == self._live_seen:
-            return 0.0
-        return min(seconds * (1 / self._limits.live_share - 1), _LONGEST_PAUSE_SECONDS)
-
-    def _events(self, ids: Sequence[DocumentId], before: Timestamp) -> Iterator[ImageChanged]:
-        """A repeat carries the source of what is stored, so that it can never beat a newer change.
-
-        Its own outputs pass the guard all the same: they are missing, or of another version, or
-        errors. A document without any output gets the time before the scan: every change that the
-        scan could not see is newer.
-        """
-        path = f"{CLIP.path}.source"
-        with mongo_errors("reading sources"):
-            rows = list(self._store.collection.find({"_id": {"$in": list(ids)}}, {path: 1}))
-        for row in rows:
-            stored = lookup(row, path)
-            source = stored if isinstance(stored, Timestamp) else before
-            yield ImageChanged(document_id=row["_id"], source=source, origin=Origin.RECONCILE)
-
-    def _settle(self, ids: Sequence[DocumentId], serving: Serving, stop: threading.Event) -> bool:
-        """Wait until a chunk is through; False when there is no use in going on.
-
-        That is so when another version serves now, and when in all the time nothing of the chunk
-        got through: something is down.
-        """
-        deadline = time.monotonic() + self._limits.chunk_timeout_seconds
-        while not stop.wait(_POLL_SECONDS):
-            if self._serving() != serving:
-                return False
-            rows = self._store.scan_states(ids)
-            stuck = [row["_id"] for row in rows if pending_model(row, serving) is not None]
-            if stuck and time.monotonic() <= deadline:
-                continue
-            is_moving = len(stuck) < len(ids)
-            self._size = self._limits.chunk_size if is_moving else 1
-            if stuck:
-                log.warning("repeated documents do not get through", stuck=len(stuck), of=len(ids))
-            return is_moving
-        return False
+        is_through = self._repeater.repeat(ids, serving, before, stop, staleness.note_repeated)
+        if is_through:
+            failures = scan_failures(self._store.collection, serving)
+            self._repeater.send(self._retries.choose(failures), before)
+        if published := self._repeater.published - done:
+            log.info("documents published again", documents=published, unfinished=unfinished)
+        return is_through and len(ids) >= _SCAN_LIMIT
 
     def _prepare(self) -> bool:
         """Make sure of the state index, which goes with a dropped collection; whether to scan.

@@ -1,32 +1,42 @@
 """Documents whose event is too large for Kafka: the error goes straight into the document."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from structlog import get_logger
 
 from streams.documents import CLIP, OutputError
 from streams.events import ImageChanged
-from streams.registry import Registry
+from streams.states import Serving
 from streams.store import DocumentStore, OutputWrite
+
+log = get_logger(__name__)
 
 
 def note_refused(
-    events: Sequence[ImageChanged], *, store: DocumentStore, registry: Registry
+    events: Sequence[ImageChanged], *, store: DocumentStore, serving: Callable[[], Serving]
 ) -> None:
     """Say in each document why it gets no outputs: no stage and no dead letter ever will.
+
+    Args:
+        events: The events that Kafka refused.
+        store: The collection.
+        serving: Tells the versions that serve now; a document is done for this one of CLIP.
 
     Raises:
         StoreUnavailable: MongoDB does not answer.
     """
     if not events:
         return
-    pointer = registry.pointer(CLIP.name)
     error = OutputError(
         type="InvalidId",
         message="`_id` is too large for a record of Kafka; insert the image under another",
         attempts=1,
         is_retryable=False,
-        version=pointer.version if pointer else "",
+        version=serving().versions.get(CLIP.name, ""),
     )
-    store.write_outputs([_write(event, error) for event in events])
+    report = store.write_outputs([_write(event, error) for event in events])
+    for reason in report.rejected.values():
+        log.error("document without the error that says why", error=reason[:300])
 
 
 def _write(event: ImageChanged, error: OutputError) -> OutputWrite:

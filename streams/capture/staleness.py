@@ -11,6 +11,8 @@ from streams.states import STATE_PATHS, Serving
 
 #: A document that was repeated in vain waits twice as long each time, up to 64 times the grace.
 _MOST_DOUBLINGS: Final = 6
+#: Most documents that are remembered, about 1 kB each.
+_MOST_SIGHTS: Final = 100_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +83,11 @@ class Staleness:
         waited = now - before.since
         wanted = self._grace * float(2 ** min(before.repeats, _MOST_DOUBLINGS))
         return waited > 0 and waited >= wanted
+
+    @property
+    def is_full(self) -> bool:
+        """Whether this scan is to end: the next ones get to the rest when these are done."""
+        return len(self._seen) >= _MOST_SIGHTS
 
     def end_scan(self) -> None:
         """Forget documents that no longer look unfinished."""

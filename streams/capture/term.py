@@ -13,7 +13,7 @@ from structlog import get_logger
 
 from streams import metrics
 from streams.capture.change_stream import ChangeStream
-from streams.capture.copy import copy_chunks
+from streams.capture.copy import copy_chunks, resume_point
 from streams.capture.copy_requests import CopyRequests
 from streams.capture.leadership import CopyState, Leadership, Position
 from streams.capture.pipeline import DOCUMENT_OPERATIONS, Change, brings_documents, touches_image
@@ -135,7 +135,8 @@ class Term:
             self._sender.drain()
             self._sender.take_safe()  # these positions are ids
             self._note_refused()
-            self._leadership.advance_copy(ids[-1])
+            for last_id in resume_point(ids):
+                self._leadership.advance_copy(last_id)
             self._tick()
             self._leadership.renew()
             count += len(ids)
@@ -207,13 +208,13 @@ class Term:
             self._leadership.renew()
         if self._is_due("commit", settings.commit_interval_seconds):
             self._commit()
-        self._note_refused()
         self._sender.measure()
         if self._position is not None:
             metrics.SOURCE_LAG.set(max(0.0, time.time() - self._position.cluster_time.time))
 
     def _commit(self) -> None:
         position = self._sender.take_safe()
+        self._note_refused()  # first: behind a position that is kept nothing is read again
         if isinstance(position, Position):
             self._keep(position)
 
@@ -233,7 +234,7 @@ class Term:
 
     def _note_refused(self) -> None:
         refused = self._sender.take_refused()
-        note_refused(refused, store=self._store, registry=self._registry)
+        note_refused(refused, store=self._store, serving=self._registry.serving)
 
     def _is_asked(self) -> bool:
         try:

@@ -259,20 +259,25 @@ def test_dropped_collection_is_reconciled_when_it_comes_again(settings, client, 
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_unreadable_version_does_not_end_the_reconciler(settings, client, store, published):
-    calls = []
+@pytest.mark.parametrize(("error", "is_broken"), [(InvalidBundle, False), (KeyError, True)])
+def test_no_error_ends_the_reconciler(settings, client, store, published, error, is_broken):
+    """Fails without one of the two `except` in `run`."""
+    broken = []
 
     def serving():
-        calls.append(1)
-        if len(calls) < 3:
+        broken.append(running.reconciler.broken_since is not None)
+        if len(broken) < 3:
             msg = "scripted"
-            raise InvalidBundle(msg)
+            raise error(msg)
         return SERVING
 
     store.collection.insert_one({"_id": 1, "img": b"x"})
-    with Running(settings, client, serving):
+    running = Running(settings, client, serving)
+    with running:
         wait_until(lambda: published.of(1), 15, doing="the repeat")
         finish(store, 1)
+        wait_until(lambda: running.reconciler.broken_since is None, doing="it to be well again")
+    assert broken[:3] == [False, is_broken, is_broken]
 
 
 def test_documents_that_never_settle_do_not_hold_up_the_rest(settings, client, store, published):

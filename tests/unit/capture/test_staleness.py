@@ -2,6 +2,7 @@
 
 import pytest
 
+from streams.capture import staleness as module
 from streams.capture.staleness import Staleness
 from streams.documents import CLIP, CONDITIONAL_LM
 from streams.states import Recaption, Serving
@@ -117,3 +118,15 @@ def test_other_recaption_of_the_same_version_is_noticed():
     assert not seen.notice(left)
     assert seen.notice(SERVING)
     assert seen.is_due(captioned_by("l0"), CONDITIONAL_LM, SERVING)
+
+
+def test_what_is_remembered_is_bounded(monkeypatch):
+    """Fails without `is_full`, at which a scan ends."""
+    monkeypatch.setattr(module, "_MOST_SIGHTS", 2)
+    seen, _ = staleness()
+    seen.is_due(fresh(1), CLIP, SERVING)
+    assert not seen.is_full
+    seen.is_due(fresh(2), CLIP, SERVING)
+    assert seen.is_full
+    seen.end_scan()
+    assert not seen.is_full
