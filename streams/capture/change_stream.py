@@ -16,8 +16,10 @@ from streams.mongo import reason_of
 
 log = get_logger(__name__)
 
-#: The oplog does not reach back: ChangeStreamHistoryLost, CappedPositionLost.
-_HISTORY_LOST: Final = frozenset((286, 136))
+#: Nothing behind the position can be read: ChangeStreamHistoryLost and CappedPositionLost, as the
+#: oplog does not reach back, and BSONObjectTooLarge, as the next event has more than 16 MB: an
+#: event holds the `_id` three times, twice of them as hexadecimal digits in its token.
+_HISTORY_LOST: Final = frozenset((286, 136, 10334))
 #: The token cannot be resumed with this pipeline or at all: the clusterTime beside it still can.
 #: ChangeStreamFatalError, InvalidResumeToken, and those of a token that does not parse.
 _TOKEN_LOST: Final = frozenset((280, 260, 9, 14, 15, 2, 40649, 50811))
@@ -133,7 +135,8 @@ class _TokenRefused(StoreUnavailable):
 def _translate(exc: PyMongoError) -> HistoryLost | StoreUnavailable:
     code = exc.code if isinstance(exc, OperationFailure) else None
     if code in _HISTORY_LOST:
-        return HistoryLost(f"the oplog does not reach back to the stored position: {exc}")
+        reason = str(exc)[:300]  # it may hold the event
+        return HistoryLost(f"nothing behind the stored position can be read: {reason}")
     if code in _TOKEN_LOST:
         return _TokenRefused(f"the change stream refuses its token: {exc}")
     return StoreUnavailable(f"the change stream failed: {reason_of(exc)}")
