@@ -1,7 +1,7 @@
 """The least that each process must be allowed to do in MongoDB, as data.
 
-MongoDB has no rights on single fields, so whoever writes outputs (`sink`) could change other fields
-of a document; it can neither insert, delete nor drop any.
+MongoDB has no rights on single fields, so whoever writes outputs (`sink`) or errors (`sink` and the
+publisher) could change other fields of a document; it can neither insert, delete nor drop any.
 """
 
 import json
@@ -49,7 +49,8 @@ def roles(settings: MongoSettings) -> dict[str, list[Privilege]]:
         "publisher": [
             # The stream is of the database: so it outlives the collection when that is dropped.
             *watched.may(("find", "changeStream"), ("",)),
-            *watched.may(_INDEX, documents),
+            # Documents that Kafka refuses get their error from the publisher.
+            *watched.may(("update", *_INDEX), documents),
             *state.may(_KEEP, _POSITIONS),
             *state.may(_READ, _REQUESTS + _REGISTRY),
             *report,

@@ -17,14 +17,17 @@ from PIL import Image
 from pydantic import SecretStr
 from pymongo.errors import OperationFailure
 
-from streams.documents import CONDITIONAL_LM
+from streams.capture.refusals import note_refused
+from streams.documents import CLIP, CONDITIONAL_LM
 from streams.errors import StoreUnavailable
+from streams.events import ImageChanged, Origin
 from streams.local.ports import free_port
 from streams.mongo import cluster_time, connect, mongo_errors, state_database
 from streams.registry import Registry
 from streams.roles import role_name, roles
 from streams.settings import KafkaSettings, MongoSettings
 from streams.stages import PROCESSES
+from streams.store import DocumentStore
 from streams.topics import create_topics
 from tests.captioner import promote_tiny_captioner
 from tests.secured import gated_broker, root_client, secured_mongod, write_certificates
@@ -190,6 +193,25 @@ def test_each_process_works_with_its_role_and_no_secret_is_seen(secured, tmp_pat
         assert text, where
         assert PASSWORD not in text, where
         assert "not authorized" not in text, where
+
+
+def test_publisher_may_note_what_kafka_refuses(secured):
+    """Fails without `update` in its role: the same event would stop each of its terms."""
+    with (
+        connect(secured.mongo("producer")) as producer,
+        connect(secured.mongo("publisher")) as ours,
+    ):
+        documents = producer["captions"]["documents"]
+        documents.insert_one({"_id": "large", "img": b"x"})
+        event = ImageChanged(document_id="large", source=cluster_time(ours), origin=Origin.LIVE)
+        registry = Registry(state_database(ours, secured.mongo()))
+        store = DocumentStore(ours, secured.mongo())
+        note_refused([event], store=store, serving=registry.serving)
+        assert documents.find_one({f"{CLIP.path}.error.type": "InvalidId"})
+        documents.delete_one({"_id": "large"})
+        for what in ("drop the collection", "insert", "delete", "upsert"):
+            with pytest.raises(OperationFailure):
+                FORBIDDEN[what](ours)
 
 
 FORBIDDEN = {
