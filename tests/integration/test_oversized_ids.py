@@ -104,7 +104,7 @@ def test_event_too_large_for_the_stream_does_not_stop_it(settings, client, docum
         documents.insert_one({"_id": huge, "img": b"x"})
         documents.insert_one({"_id": "beside it", "img": b"x"})
         wait_until(lambda: stored_error(documents, huge), 30, doing="the error in the document")
-        published.wait_for("beside it", ["copy"])
+        wait_until(lambda: published.of("beside it"), 30, doing="the document beside it")
         mark(documents, published, 1)
         mark(documents, published, 2)
     assert metrics.HISTORY_LOST._value.get() - before <= 2
