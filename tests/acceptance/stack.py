@@ -25,7 +25,8 @@ def user_environment(**settings):
 class Stack:
     """A running `captionstream up`, and the commands that talk to it."""
 
-    def __init__(self, data_dir, environment):
+    def __init__(self, data_dir, environment, *, cwd=None):
+        self.cwd = cwd
         self.data_dir = data_dir
         self.environment = environment
         self.log = (data_dir.parent / "up.log").open("w")
@@ -37,6 +38,7 @@ class Stack:
         self.process = subprocess.Popen(
             [*COMMAND, "up", "--data-dir", str(self.data_dir)],
             env=self.environment,
+            cwd=self.cwd,
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
@@ -76,6 +78,7 @@ class Stack:
         done = subprocess.run(
             [*command, *arguments, "--data-dir", str(self.data_dir)],
             env=self.environment,
+            cwd=self.cwd,
             capture_output=True,
             text=True,
             timeout=400,
@@ -100,11 +103,13 @@ class Stack:
 
         return wait_until(is_there, deadline_seconds=90, doing=f"{model} of {document_id}")
 
-    def metric(self, process, name):
+    def metric(self, process, name, label=""):
+        """Sum over all labels, or over those series that carry a label."""
         url = self.info["metrics"][process]
         with urllib.request.urlopen(url) as reply:  # noqa: S310 - our own server
             lines = reply.read().decode().splitlines()
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+        found = [line for line in lines if line.startswith(name) and label in line]
+        return sum(float(line.rsplit(" ", 1)[1]) for line in found)
 
     def pids(self):
         return json.loads((self.data_dir / "stack.json").read_text())["pids"]

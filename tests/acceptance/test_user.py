@@ -18,6 +18,7 @@ from PIL import Image
 from streams.documents import fingerprint
 from streams.mongo import state_database
 from streams.settings import MongoSettings
+from streams.stages import PROCESSES
 from streams.states import DocumentState
 from streams.status import read_status
 from streams.store import DocumentStore
@@ -47,6 +48,9 @@ def serving(directory):
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory):
     root = tmp_path_factory.mktemp("user")
+    elsewhere = [root / name for name in ("home", "cwd")]
+    for directory in elsewhere:
+        directory.mkdir()
     environment = user_environment(
         CLIP__MODEL=str(write_tiny_clip(root)),
         CLIP__PRETRAINED="random",
@@ -56,9 +60,11 @@ def stack(tmp_path_factory):
         RECONCILER__GRACE_SECONDS="5",
         FETCH__ALLOW_HOSTS="127.0.0.1",
     )
-    running = Stack(root / "data", environment)
+    environment["HOME"] = str(root / "home")
+    running = Stack(root / "data", environment, cwd=root / "cwd")
     yield running
     assert running.stop() == 0
+    assert [path for directory in elsewhere for path in directory.rglob("*")] == []
 
 
 @pytest.mark.timeout(600)
@@ -113,6 +119,16 @@ def test_a_users_day(stack, tmp_path):
         "failed": 0,
     }
     assert caption["value"] in stack.run("show", str(third))
+    stages = stack.status()["stages"]
+    assert {name: (row["ready"], row["lag"], row["reasons"]) for name, row in stages.items()} == {
+        name: (1, 0, []) for name in PROCESSES
+    }
+    clip, projection = (
+        stack.outputs(third)[name]["version"] for name in ("clip", "clip_projection")
+    )
+    assert stages["featurize"]["versions"] == {"clip": clip}
+    assert stages["project"]["versions"]["clip_projection"] == projection
+    assert stages["caption"]["versions"]["conditional_lm"] == version
 
 
 @pytest.mark.timeout(600)
@@ -129,8 +145,20 @@ def test_a_users_bad_day(stack):
     for broken in (bad, missing):
         error = stack.wait_for_output(broken, "clip")["error"]
         assert error["type"] == "InvalidImage"
-    assert "InvalidImage" in stack.run("dead-letters", "list")
+    assert "featurize InvalidImage" in stack.run("dead-letters", "list", "--stage", "featurize")
+    assert "0 dead letters" in stack.run("dead-letters", "list", "--stage", "caption")
     assert stack.status()["documents"]["failed"] == 2
+
+    # The metrics count what happened.
+    refused = 'reason="InvalidImage"'
+    assert stack.metric("featurize", "captionstream_dead_letters_total", refused) >= 2
+    for name in ("clip", "clip_projection", "conditional_lm"):
+        label = f'model="{name}"'
+        assert stack.metric("sink", "captionstream_end_to_end_seconds_count", label) > 0
+    for stage in ("featurize", "project", "caption", "sink"):
+        assert stack.metric(stage, "captionstream_batch_size_documents_count") > 0
+    assert 0 <= stack.metric("publisher", "captionstream_source_lag_seconds") < 60
+    assert stack.metric("publisher", "captionstream_changes_total") >= 4
 
     # A replay tries again, and is listed once.
     assert "1 dead letters replayed" in stack.run("dead-letters", "replay", "--id", str(bad))
