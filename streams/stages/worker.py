@@ -1,8 +1,9 @@
 """Faust around one stage: consume, hand batches to the stage, acknowledge in order.
 
-The settings and the pattern are those that lost nothing under SIGKILL: events are taken without
-acknowledgement, a batch is acknowledged only after the broker has confirmed everything made from
-it, and nothing leaves the loop by an exception except "restart me", which ends the process.
+The pattern, and the settings in `application.py`, are those that lost nothing under SIGKILL: events
+are taken without acknowledgement, a batch is acknowledged only after the broker has confirmed
+everything made from it, and nothing leaves the loop by an exception except "restart me", which ends
+the process.
 """
 
 import asyncio
@@ -18,21 +19,18 @@ from structlog import get_logger
 
 from streams import metrics
 from streams.errors import BrokerUnavailable, Unavailable
-from streams.kafka_security import faust_credentials
 from streams.settings import KafkaSettings, StageSettings
 from streams.stages import StageSpec
+from streams.stages.application import build_app
 from streams.stages.lag import Lag, count_waiting
 from streams.stages.records import Delivery, Message
 from streams.stages.stage import Stage
-from streams.stages.transport import PromptTransport
-from streams.topics import TOPICS, dead_letter_topic, group_name, topic_name
+from streams.topics import TOPICS, dead_letter_topic, topic_name
 
 log = get_logger(__name__)
 
 #: How long a batch of sends is repeated before the process ends and the batch is taken again.
 _DELIVERY_SECONDS: Final = 60.0
-#: Longest produce request: vectors of one batch, with room.
-_MAX_REQUEST_BYTES: Final = 8 << 20
 
 
 class StageWorker:
@@ -202,51 +200,6 @@ class _Worker(faust.Worker):  # type: ignore[misc]
     async def on_stop(self) -> None:
         self._stage.stop()
         await super().on_stop()
-
-
-class _App(faust.App):  # type: ignore[misc]
-    def _create_directories(self) -> None:
-        """They would hold tables, of which there are none; the working directory may be closed."""
-
-
-def build_app(spec: StageSpec, kafka: KafkaSettings) -> faust.App:
-    """Return the Faust application of a stage; its id is the consumer group."""
-    servers = ";".join(f"kafka://{server}" for server in kafka.bootstrap_servers.split(","))
-    app = _App(
-        group_name(spec.name, kafka),
-        broker=servers,
-        broker_credentials=faust_credentials(kafka),
-        store="memory://",
-        broker_session_timeout=kafka.session_timeout_seconds,
-        broker_heartbeat_interval=kafka.session_timeout_seconds / 5,
-        broker_rebalance_timeout=max(60.0, 2 * kafka.session_timeout_seconds),
-        # A batch may wait for MongoDB for long; leaving the group for that would not help anybody.
-        broker_max_poll_interval=1000.0,
-        broker_request_timeout=max(kafka.request_timeout_seconds, kafka.session_timeout_seconds),
-        broker_commit_interval=0.5,
-        broker_commit_every=64,
-        broker_max_poll_records=128,
-        consumer_max_fetch_size=1 << 20,
-        consumer_auto_offset_reset="earliest",
-        stream_buffer_maxsize=128,
-        stream_wait_empty=True,
-        stream_publish_on_commit=False,
-        stream_recovery_delay=0.0,
-        producer_acks=-1,
-        producer_linger=0.005,
-        producer_request_timeout=kafka.request_timeout_seconds,
-        producer_max_request_size=_MAX_REQUEST_BYTES,
-        key_serializer="raw",
-        value_serializer="raw",
-        topic_disable_leader=True,
-        topic_allow_declare=False,
-        table_standby_replicas=0,
-        agent_supervisor="mode.CrashingSupervisor",
-        web_enabled=False,
-        worker_redirect_stdouts=False,
-    )
-    app.transport = PromptTransport(app, fetch_wait_seconds=kafka.fetch_wait_seconds)
-    return app
 
 
 def _outputs(spec: StageSpec) -> list[str]:

@@ -15,7 +15,7 @@ from streams.events import Record
 from streams.offsets import reset_lost_offsets
 from streams.settings import KafkaSettings
 from streams.stages import SINK
-from streams.stages.worker import build_app
+from streams.stages.application import build_app
 from streams.topics import create_topics, missing_topics, topic_name
 from tests.secured import gated_broker, write_certificates
 from tests.waiting import wait_until

@@ -7,7 +7,7 @@ from aiokafka import AIOKafkaConsumer
 
 from streams.settings import KafkaSettings
 from streams.stages import FEATURIZE
-from streams.stages.worker import build_app
+from streams.stages.application import build_app
 
 
 @pytest.fixture

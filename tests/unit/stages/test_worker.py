@@ -11,7 +11,8 @@ from streams import events
 from streams.events import Record
 from streams.settings import KafkaSettings, StageSettings
 from streams.stages import FEATURIZE
-from streams.stages.worker import StageWorker, build_app
+from streams.stages.application import build_app
+from streams.stages.worker import StageWorker
 
 
 def test_start_leaves_the_working_directory_alone(tmp_path, monkeypatch):

@@ -1,0 +1,59 @@
+"""The Faust application of a stage: the settings that lost nothing under SIGKILL."""
+
+from typing import Final
+
+import faust
+
+from streams.kafka_security import faust_credentials
+from streams.settings import KafkaSettings
+from streams.stages import StageSpec
+from streams.stages.transport import PromptTransport
+from streams.topics import group_name
+
+#: Longest produce request: vectors of one batch, with room.
+_MAX_REQUEST_BYTES: Final = 8 << 20
+
+
+class _App(faust.App):  # type: ignore[misc]
+    def _create_directories(self) -> None:
+        """They would hold tables, of which there are none; the working directory may be closed."""
+
+
+def build_app(spec: StageSpec, kafka: KafkaSettings) -> faust.App:
+    """Return the Faust application of a stage; its id is the consumer group."""
+    servers = ";".join(f"kafka://{server}" for server in kafka.bootstrap_servers.split(","))
+    app = _App(
+        group_name(spec.name, kafka),
+        broker=servers,
+        broker_credentials=faust_credentials(kafka),
+        store="memory://",
+        broker_session_timeout=kafka.session_timeout_seconds,
+        broker_heartbeat_interval=kafka.session_timeout_seconds / 5,
+        broker_rebalance_timeout=max(60.0, 2 * kafka.session_timeout_seconds),
+        # A batch may wait for MongoDB for long; leaving the group for that would not help anybody.
+        broker_max_poll_interval=1000.0,
+        broker_request_timeout=max(kafka.request_timeout_seconds, kafka.session_timeout_seconds),
+        broker_commit_interval=0.5,
+        broker_commit_every=64,
+        broker_max_poll_records=128,
+        consumer_max_fetch_size=1 << 20,
+        consumer_auto_offset_reset="earliest",
+        stream_buffer_maxsize=128,
+        stream_wait_empty=True,
+        stream_publish_on_commit=False,
+        stream_recovery_delay=0.0,
+        producer_acks=-1,
+        producer_linger=0.005,
+        producer_request_timeout=kafka.request_timeout_seconds,
+        producer_max_request_size=_MAX_REQUEST_BYTES,
+        key_serializer="raw",
+        value_serializer="raw",
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        table_standby_replicas=0,
+        agent_supervisor="mode.CrashingSupervisor",
+        web_enabled=False,
+        worker_redirect_stdouts=False,
+    )
+    app.transport = PromptTransport(app, fetch_wait_seconds=kafka.fetch_wait_seconds)
+    return app
