@@ -294,7 +294,7 @@ def test_no_error_ends_the_reconciler(settings, client, store, published, error,
 
 
 def test_documents_that_never_settle_do_not_hold_up_the_rest(settings, client, store, published):
-    """A stand-in finishes every document but two."""
+    """A stand-in finishes every document but two. Fails without the deadline in `_settle`."""
     small = limited(settings, chunk_size=2, chunk_timeout_seconds=0.5, grace_seconds=0.5)
     store.collection.insert_many([{"_id": number, "img": b"x"} for number in range(8)])
     done = set()
