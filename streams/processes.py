@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from pymongo import timeout
 from pymongo.database import Database
 from structlog import get_logger
 
@@ -27,6 +28,8 @@ _STALE_AFTER_MS: Final = 15_000
 _FORGOTTEN_AFTER_MS: Final = 24 * 3600 * 1000
 _COLLECTION: Final = "processes"
 _RATE_WINDOW_SECONDS: Final = 30.0
+#: A process that ends does not wait longer for MongoDB: the report is stale soon anyway.
+_FAREWELL_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +80,7 @@ class Reporter:
         self._stop.set()
         self._thread.join(timeout=5)
         try:
-            with mongo_errors("withdrawing the process report"):
+            with mongo_errors("withdrawing the process report"), timeout(_FAREWELL_SECONDS):
                 self._reports.delete_one({"_id": self._id})
         except StoreUnavailable as exc:
             log.warning("process report not withdrawn", error=str(exc))

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any, Final
 
+from pymongo import timeout
 from pymongo.database import Database
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
@@ -25,6 +26,8 @@ _NOTES: Final = "in_hand"
 _TRIED: Final = "suspects"
 #: Processes end for other reasons, too; that two do so just while it runs alone is no accident.
 _CRASHES: Final = 2
+#: A note that takes longer is done without: a process that is to end must not wait for it.
+_NOTE_SECONDS: Final = 2.0
 _KEPT_SECONDS: Final = 7 * 24 * 3600
 
 
@@ -86,7 +89,7 @@ class Suspects:
         """
         ids = [self._id(event, versions) for event in events]
         note = {"stage": self._stage, "events": ids, "at": "$$NOW"}
-        with mongo_errors("noting what is in hand"):
+        with mongo_errors("noting what is in hand"), timeout(_NOTE_SECONDS):
             self._notes.update_one({"_id": self._process}, [{"$set": note}], upsert=True)
 
     def put_down(self) -> None:
@@ -95,7 +98,7 @@ class Suspects:
         Raises:
             StoreUnavailable: MongoDB does not answer.
         """
-        with mongo_errors("noting that nothing is in hand"):
+        with mongo_errors("noting that nothing is in hand"), timeout(_NOTE_SECONDS):
             self._notes.delete_one({"_id": self._process})
 
     def try_alone(self, event: Input, versions: Mapping[str, str]) -> None:
@@ -148,7 +151,7 @@ class Suspects:
     ) -> None:
         about = {"stage": self._stage, "document": _digest(event.document_id)}
         update = {**change, "$setOnInsert": about, "$currentDate": {"at": True}}
-        with mongo_errors("noting what became of a suspect"):
+        with mongo_errors("noting what became of a suspect"), timeout(_NOTE_SECONDS):
             self._tried.update_one({"_id": self._id(event, versions)}, update, upsert=True)
 
     def _standing(self, row: Mapping[str, Any]) -> Standing:
