@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from streams.commands.context import AsJson, DataDir, open_state, out, settings_of
+from streams.errors import SettingsError
 from streams.registry import Registry
 from streams.states import Recaption
 
@@ -84,6 +85,7 @@ def models_promote(
     Example: captionstream models promote conditional_lm 3f2a --recaption stale
     """
     registry = _registry(data_dir)
+    _check_is_movable(registry, name)
     pointer = registry.promote(name, version, reason=reason, recaption=recaption)
     out.print(f"{name} now serves {pointer.version} (before: {pointer.previous or 'none'})")
 
@@ -99,5 +101,18 @@ def models_rollback(
 
     Example: captionstream models rollback conditional_lm
     """
-    pointer = _registry(data_dir).rollback(name, reason=reason, recaption=recaption)
+    registry = _registry(data_dir)
+    _check_is_movable(registry, name)
+    pointer = registry.rollback(name, reason=reason, recaption=recaption)
     out.print(f"{name} now serves {pointer.version} (before: {pointer.previous or 'none'})")
+
+
+def _check_is_movable(registry: Registry, name: str) -> None:
+    """A process announces what it has loaded; to move that pointer would load nothing else."""
+    pointer = registry.pointer(name)
+    if pointer is not None and registry.describe(name, pointer.version).manifest is None:
+        msg = (
+            f"the weights of {name} are not in the registry: set CAPTIONSTREAM_CLIP__MODEL and"
+            " CAPTIONSTREAM_CLIP__PRETRAINED, and start `featurize` again"
+        )
+        raise SettingsError(msg)

@@ -15,9 +15,12 @@ from typing import Any
 
 import httpcore
 import httpx
+from structlog import get_logger
 
 from streams.errors import InvalidUrl
 from streams.fetching.addresses import is_public
+
+log = get_logger(__name__)
 
 Resolve = Callable[[str, int], list[str]]
 """From host and port to addresses; raises OSError when there are none."""
@@ -90,8 +93,10 @@ class CheckedBackend(httpcore.NetworkBackend):
         if host.lower().rstrip(".") not in self._allow_hosts:
             for address in addresses:
                 if not is_public(address):
+                    # The error stands in the document of whoever asked; our names are not for them.
+                    log.warning("host is not public", host=host, address=address)
                     msg = (
-                        f"{host} is {address}, which is no public address; open it with"
+                        f"{host} has no public address; open it with"
                         " CAPTIONSTREAM_FETCH__ALLOW_HOSTS if it is yours"
                     )
                     raise InvalidUrl(msg)

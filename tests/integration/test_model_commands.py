@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from streams.commands.models import models
+from streams.errors import SettingsError
 from streams.mongo import connect, state_database
 from streams.registry import Registry
 from tests.captioner import tiny_captioner
@@ -49,3 +50,13 @@ def test_show_tells_of_a_refused_version_when_none_serves(registry):
     registry.refuse(registry.promote(NAME, bad, reason="test"), reason="golden", serving=None)
     assert "refused:  golden" in command("show", NAME)
     assert command("list").startswith("  ")
+
+
+@pytest.mark.parametrize("arguments", [("promote", "clip", "c1"), ("rollback", "clip")])
+def test_pointer_that_a_process_announces_is_not_moved_by_hand(registry, arguments):
+    """Fails without `_check_is_movable`: every document would look unfinished."""
+    for version in ("c1", "c2"):
+        registry.announce("clip", version, {"dimension": 4})
+    with pytest.raises(SettingsError, match="CAPTIONSTREAM_CLIP__MODEL"):
+        command(*arguments)
+    assert registry.pointer("clip").version == "c2"

@@ -175,6 +175,13 @@ def test_local_addresses_are_refused(server, host):
     assert server.seen.total() == before
 
 
+def test_error_does_not_tell_the_address_of_an_internal_name():
+    """It stands in the document of whoever gave the URL."""
+    with pytest.raises(InvalidUrl, match=r"db\.internal has no public address") as error:
+        fetcher(resolve=lambda *_: ["10.1.2.3"]).fetch("http://db.internal/x")
+    assert "10.1.2.3" not in str(error.value)
+
+
 def test_redirect_to_a_local_address_is_refused(server):
     target = url(server, "ok", "127.0.0.1")
     with pytest.raises(InvalidUrl, match="no public address"):
