@@ -96,7 +96,7 @@ class CheckedBackend(httpcore.NetworkBackend):
                     # The error stands in the document of whoever asked; our names are not for them.
                     log.warning("host is not public", host=host, address=address)
                     msg = (
-                        f"{host} has no public address; open it with"
+                        f"{host} has an address that is not public; open it with"
                         " CAPTIONSTREAM_FETCH__ALLOW_HOSTS if it is yours"
                     )
                     raise InvalidUrl(msg)

@@ -170,21 +170,23 @@ def test_what_a_redirect_says_is_not_read(server):
 def test_local_addresses_are_refused(server, host):
     """Fails without `is_public` in `connect_tcp`."""
     before = server.seen.total()
-    with pytest.raises(InvalidUrl, match=r"no public address|cannot be fetched"):
+    with pytest.raises(InvalidUrl, match=r"not public|cannot be fetched"):
         fetcher().fetch(url(server, "ok", host))
     assert server.seen.total() == before
 
 
 def test_error_does_not_tell_the_address_of_an_internal_name():
     """It stands in the document of whoever gave the URL."""
-    with pytest.raises(InvalidUrl, match=r"db\.internal has no public address") as error:
+    with pytest.raises(
+        InvalidUrl, match=r"db\.internal has an address that is not public"
+    ) as error:
         fetcher(resolve=lambda *_: ["10.1.2.3"]).fetch("http://db.internal/x")
     assert "10.1.2.3" not in str(error.value)
 
 
 def test_redirect_to_a_local_address_is_refused(server):
     target = url(server, "ok", "127.0.0.1")
-    with pytest.raises(InvalidUrl, match="no public address"):
+    with pytest.raises(InvalidUrl, match="not public"):
         fetcher().fetch(url(server, f"to/{target}"))
 
 
@@ -324,7 +326,7 @@ def test_one_private_address_among_public_ones_is_enough_to_refuse():
     def mixed(host, port):
         return ["93.184.215.14", "10.0.0.1"]
 
-    with pytest.raises(InvalidUrl, match=r"10\.0\.0\.1"):
+    with pytest.raises(InvalidUrl, match="not public"):
         fetcher(resolve=mixed).fetch("http://mixed.example/x")
 
 
