@@ -123,7 +123,7 @@ def test_current_stored_vector_is_used_and_nothing_is_written(
 
 
 def test_stored_vector_of_a_dead_url_is_used_but_not_that_of_another_url(
-    tiny, connected, encoder, captioner
+    results, connected, encoder, captioner
 ):
     """Fails when the URL is fetched before the document's embedding is looked at."""
     _, store = connected
@@ -134,7 +134,7 @@ def test_stored_vector_of_a_dead_url_is_used_but_not_that_of_another_url(
         store_clip(
             store, document_id, vector, version=encoder.version, image=picture(10), url=made_from
         )
-    known, changed = results(tiny, connected, "conditional_lm", [1, 2])
+    known, changed = results("conditional_lm", [1, 2])
     assert known.value == captioner.generate(torch.from_numpy(vector[None]))[0].text
     assert type(changed).__name__ == "InvalidUrl"
 

@@ -286,7 +286,13 @@ def test_caption_is_checked_with_the_beam_width_that_it_names(world):
     world.promote(tiny_captioner(seed=4, clip_version=clip), recaption=Recaption.NONE)
     for width in (1, 4):  # the same version, and yet it is written
         model = OnDemand(
-            MODELS[2].name, None, world.settings, world.registry, world.store, beam_width=width
+            MODELS[2].name,
+            None,
+            world.settings,
+            world.registry,
+            world.store,
+            beam_width=width,
+            decoders=world.decoders,
         )
         [made] = model.apply([1])
         world.write(1, MODELS[2], made, fingerprint(picture(1)))
