@@ -1,6 +1,8 @@
 """A real mongod as a one-node replica set (change streams need one). For trials and tests."""
 
+import errno
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -18,8 +20,8 @@ from streams.settings import LocalSettings
 REPLICA_SET: Final = "rs0"
 _START_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 30.0
-#: With less than this mongod cannot write its journal.
-_LITTLE_BYTES: Final = 64 << 20
+#: With less than this mongod cannot begin another file of its journal.
+_LITTLE_BYTES: Final = 100 << 20
 _LONGEST_REASON: Final = 500
 _NOT_YET_INITIALIZED: Final = 94  # error code of replSetGetConfig before replSetInitiate
 
@@ -148,15 +150,16 @@ class Mongod:
                 time.sleep(0.05)
         if not self._child.is_alive():
             problem = f"it ended with code {self._child.exit_code}"
+        complaint = _complaint(self._child.last_lines(100))
         free = shutil.disk_usage(self._data).free
-        if free < _LITTLE_BYTES:
+        if free < _LITTLE_BYTES or os.strerror(errno.ENOSPC) in complaint:
             msg = (
                 f"mongod cannot start: the disk of {self._data} has {free >> 20} MB left; free some"
             )
             raise StoreUnavailable(msg)
         msg = (
             f"mongod did not start on port {self.port}: {problem};"
-            f" {_complaint(self._child.last_lines(100))} (log: {self._child.log})"
+            f" {complaint} (log: {self._child.log})"
         )
         raise StoreUnavailable(msg)
 
@@ -190,4 +193,4 @@ def _complaint(log: str) -> str:
         reason = f"{entry['msg']}: {attributes.get('error', attributes.get('message', attributes))}"
     except (ValueError, KeyError, AttributeError):  # its options are refused in plain text
         reason = last
-    return reason[:_LONGEST_REASON]
+    return " ".join(reason.split())[:_LONGEST_REASON]
