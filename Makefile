@@ -29,7 +29,8 @@ demo: $(STAMP) ## a whole stack here: pictures in, results out (DATA=dir, KEEP=1
 	$(BIN)/python -m trainer.demo --data-dir $(DATA) $(if $(KEEP),--keep)
 
 test: $(STAMP) ## all tests, on a real mongod and a real broker
-	$(BIN)/pytest -n 2 --dist loadfile
+	# Many tests wait for servers; the slow files come first, as they stand, not those with most tests.
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 BENCHES := run training decode "snapshot_memory --documents 100000" "recaption --documents 2000"
 

@@ -23,10 +23,12 @@ torch.manual_seed(0)
 model, _, preprocess = open_clip.create_model_and_transforms("RN50", pretrained=None)
 model.eval()
 rows = []
+paths = sys.argv[2:]
 with torch.inference_mode():
-    for path in sys.argv[2:]:
-        rows.append(model.encode_image(preprocess(Image.open(path)).unsqueeze(0))[0].numpy())
-numpy.save(sys.argv[1], numpy.stack(rows))
+    for start in range(0, len(paths), 16):
+        batch = [preprocess(Image.open(path)) for path in paths[start : start + 16]]
+        rows.append(model.encode_image(torch.stack(batch)).numpy())
+numpy.save(sys.argv[1], numpy.concatenate(rows))
 """
 
 

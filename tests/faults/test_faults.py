@@ -6,18 +6,33 @@ import pytest
 
 from tests.faults.data_strikes import (
     drop_collection,
+    insert_large,
     promote_captioner,
     rename_collection,
     tear_registry,
 )
 from tests.faults.load import web
 from tests.faults.soak import is_good, running, soak
-from tests.faults.strikes import STRIKES, end_supervisor, fail_stream, jump_clock, kill_broker
+from tests.faults.strikes import (
+    STRIKES,
+    end_supervisor,
+    fail_stream,
+    freeze_server,
+    jump_clock,
+    kill_broker,
+)
 
 #: Makes everything anew.
 HEALING = [promote_captioner, fail_stream]
 #: Slow, and with tests of their own.
-LEFT_OUT = [drop_collection, rename_collection, tear_registry, end_supervisor]
+LEFT_OUT = [
+    drop_collection,
+    rename_collection,
+    tear_registry,
+    end_supervisor,
+    freeze_server,
+    insert_large,
+]
 
 
 @pytest.mark.timeout(600)
