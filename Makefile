@@ -28,8 +28,8 @@ lint: $(STAMP) ## style, types, dependency conflicts
 demo: $(STAMP) ## a whole stack here: pictures in, results out (DATA=dir, KEEP=1 leaves it running)
 	$(BIN)/python -m trainer.demo --data-dir $(DATA) $(if $(KEEP),--keep)
 
+# Many tests wait for servers, so three at a time; the slow files come first, as they are collected.
 test: $(STAMP) ## all tests, on a real mongod and a real broker
-	# Many tests wait for servers; the slow files come first, as they stand, not those with most tests.
 	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 BENCHES := run training decode "snapshot_memory --documents 100000" "recaption --documents 2000"

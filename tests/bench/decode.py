@@ -106,6 +106,7 @@ def main() -> None:
         "batch": arguments.batch,
         "vocabulary": arguments.words,
         "threads": arguments.threads,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
         "mean_tokens": lengths(model, images),
         "captions_that_begin_as_the_seeds": sum(
             mine.startswith(other) for mine, other in zip(ours, theirs, strict=True)
