@@ -2,12 +2,16 @@
 
 import random
 import signal
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 from pydantic import SecretStr
 
-from streams.events import IMAGE_CHANGED, ImageChanged
-from streams.settings import ClipSettings, StageSettings
+from streams.documents import Output
+from streams.events import IMAGE_CHANGED, IMAGE_FEATURIZED, ImageChanged, ModelApplied, Origin
+from streams.settings import ClipSettings, StageSettings, child_environment
 from streams.stages import FEATURIZE, SINK
 from streams.topics import create_topics
 from streams.wire import encode_event
@@ -28,6 +32,35 @@ def test_process_that_waits_for_its_neighbours_ends_cleanly(settings):
         wait_until(lambda: process.metric(DONE) is not None, doing="its endpoints")
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 0
+
+
+def test_error_that_nobody_expected_ends_the_process_and_loses_nothing(settings, mongo_client):
+    """Fails without `CrashingSupervisor` in `application.py`: the process lives on and waits."""
+    kafka = settings.kafka.model_copy(update={"session_timeout_seconds": 3.0})
+    settings = settings.model_copy(update={"kafka": kafka})
+    create_topics(kafka)
+    documents = mongo_client[settings.mongo.database][settings.mongo.collection]
+    documents.insert_one({"_id": 1, "img": b"x"})
+    event = ModelApplied(
+        document_id=1,
+        source=mongo_client.admin.command("ping")["operationTime"],
+        origin=Origin.LIVE,
+        input="x",
+        model="clip",
+        outputs={"clip": Output(value=np.ones(4, np.float32), version="c1")},
+    )
+    record = encode_event(event, event_type=IMAGE_FEATURIZED, tenant=settings.mongo.tenant)
+    publish(IMAGE_FEATURIZED, [record], kafka)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.escaping"],
+        env=child_environment(settings),
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode not in (0, 2), done.stderr[-2000:]
+    with running(SINK.name, settings):
+        wait_until(lambda: documents.find_one({"_outputs.img.clip.version": "c1"}), doing="it")
 
 
 @pytest.mark.timeout(300)
