@@ -23,6 +23,7 @@ def client_arguments(settings: KafkaSettings) -> dict[str, Any]:
     """
     arguments: dict[str, Any] = {
         "bootstrap_servers": settings.bootstrap_servers.split(","),
+        "bootstrap_timeout_ms": int(settings.request_timeout_seconds * 1000),
         "security_protocol": settings.security_protocol,
     }
     if _has_tls(settings):

@@ -90,7 +90,6 @@ def connect_admin(settings: KafkaSettings) -> KafkaAdminClient:
         return KafkaAdminClient(
             **client_arguments(settings),
             request_timeout_ms=int(settings.request_timeout_seconds * 1000),
-            bootstrap_timeout_ms=int(settings.request_timeout_seconds * 1000),
         )
     except (KafkaError, OSError) as exc:
         raise broker_unavailable(settings, exc) from exc

@@ -48,7 +48,6 @@ class EventProducer:
                 request_timeout_ms=request_ms,
                 delivery_timeout_ms=2 * request_ms,
                 max_block_ms=request_ms,
-                bootstrap_timeout_ms=request_ms,
                 allow_auto_create_topics=False,
             )
         except (KafkaError, OSError) as exc:
