@@ -104,7 +104,14 @@ class World:
         self.write(document_id, model, error)
 
     def send_letter(
-        self, document_id, kind="InvalidImage", *, message="wrong", position="0:0", seconds=5
+        self,
+        document_id,
+        kind="InvalidImage",
+        *,
+        message="wrong",
+        position="0:0",
+        seconds=5,
+        model=CLIP.name,
     ):
         source = ("ce_clustertime", f"{seconds}.1".encode())
         letter = dead_letter_record(
@@ -112,7 +119,7 @@ class World:
             stage="featurize",
             topic=events.IMAGE_CHANGED,
             position=position,
-            model=CLIP.name,
+            model=model,
             error=OutputError(type=kind, message=message, attempts=1, is_retryable=False),
         )
         publish_all([(dead_letter_topic(events.IMAGE_CHANGED), letter)], self.settings.kafka)
@@ -224,6 +231,13 @@ def test_errors_that_are_not_the_images_fault_are_right_and_counted(world):
     found = world.verify()
     assert not found.findings
     assert found.errors == {"InvalidImage": 1, "ModelCrashed": 1, "ModelHung": 1, "InvalidId": 1}
+
+
+def test_refused_output_is_told_by_the_sink(world):
+    """Fails without "" in `_is_told`: the sink applies no model."""
+    world.write_error(1, "WriteRejected", ClipEncoder(world.settings.clip).version)
+    world.send_letter(1, "WriteRejected", model="")
+    assert world.findings() == {}
 
 
 def test_letter_about_something_else_is_none(world):
