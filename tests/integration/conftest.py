@@ -12,7 +12,8 @@ from streams.dead_letter_log import read_topics
 from streams.decoding.pool import DecodePool
 from streams.events import DocumentDeleted
 from streams.ids import document_id_of
-from streams.mongo import connect
+from streams.mongo import connect, state_database
+from streams.registry import Registry
 from streams.settings import ImageSettings
 from streams.store import DocumentStore
 from streams.topics import create_topics, topic_name
@@ -99,3 +100,16 @@ class Published:
 @pytest.fixture
 def published(settings):
     return Published(settings)
+
+
+@pytest.fixture
+def database(settings):
+    """The state database of a pipeline of its own; no broker is needed for it."""
+    with connect(settings.mongo) as connected:
+        yield state_database(connected, settings.mongo)
+
+
+@pytest.fixture
+def registry(database):
+    """The model versions in it."""
+    return Registry(database)

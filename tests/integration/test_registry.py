@@ -14,7 +14,6 @@ from streams.models import conditional_lm, projection
 from streams.models.bundle import make_bundle, tensors_of
 from streams.models.manifest import Bundle, Feature
 from streams.models.projection import orthogonal_projection
-from streams.mongo import connect, state_database
 from streams.registry import Registry
 from streams.settings import ModelSettings
 from streams.states import Recaption
@@ -23,17 +22,6 @@ from tests.tiny import DIMENSION
 from tests.waiting import wait_until
 
 NAME = "conditional_lm"
-
-
-@pytest.fixture
-def database(settings):
-    with connect(settings.mongo) as client:
-        yield state_database(client, settings.mongo)
-
-
-@pytest.fixture
-def registry(database):
-    return Registry(database)
 
 
 @pytest.fixture

@@ -12,8 +12,6 @@ from streams.hot_model import HotModel
 from streams.models import projection
 from streams.models.manifest import Feature
 from streams.models.projection import orthogonal_projection
-from streams.mongo import connect, state_database
-from streams.registry import Registry
 from streams.seeded_projection import SeededProjection
 from streams.stages.outcome import Result
 from streams.stages.project import Project
@@ -21,17 +19,6 @@ from tests.waiting import wait_until
 
 NAME = "clip_projection"
 SIZE = 3
-
-
-@pytest.fixture
-def database(settings):
-    with connect(settings.mongo) as client:
-        yield state_database(client, settings.mongo)
-
-
-@pytest.fixture
-def registry(database):
-    return Registry(database)
 
 
 @pytest.fixture
