@@ -1,14 +1,21 @@
-"""Faust's way to Kafka, with the one option of the consumer that Faust does not hand on.
+"""Faust's way to Kafka, but for two things: how long a fetch waits, and a start without a broker.
 
 Faust lets a fetch wait 1.5 seconds at the broker. Apache Kafka answers at once when a record comes;
 a broker that looks again only now and then (Tansu does twice in that time) makes every stage late.
+
+Its clients bear a broker that goes away later, but the process ends with an error when it goes just
+as they start.
 """
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import faust
-from aiokafka import AIOKafkaConsumer
-from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
+import stamina
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaConnectionError
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Producer, Transport
 
 
 class _Thread(AIOKafkaConsumerThread):  # type: ignore[misc]
@@ -17,6 +24,7 @@ class _Thread(AIOKafkaConsumerThread):  # type: ignore[misc]
         # Read when the consumer starts. The versions of both libraries are pinned, and a test
         # notices when this name changes.
         consumer._fetch_max_wait_ms = int(transport.fetch_wait_seconds * 1000)  # noqa: SLF001
+        _await_broker(consumer._client)  # noqa: SLF001
         transport.client = consumer
         return consumer
 
@@ -26,10 +34,18 @@ class _Consumer(Consumer):  # type: ignore[misc]
         return _Thread(self, loop=self.loop, beacon=self.beacon)
 
 
+class _Producer(Producer):  # type: ignore[misc]
+    def _new_producer(self) -> AIOKafkaProducer:
+        producer = super()._new_producer()
+        _await_broker(producer.client)
+        return producer
+
+
 class PromptTransport(Transport):  # type: ignore[misc]
     """Faust's transport; a fetch waits `fetch_wait_seconds` at the broker for a first record."""
 
     Consumer = _Consumer
+    Producer = _Producer
 
     def __init__(self, app: faust.App, *, fetch_wait_seconds: float) -> None:
         """Make the transport of an application's consumers."""
@@ -42,3 +58,14 @@ class PromptTransport(Transport):  # type: ignore[misc]
         """Whether the consumer knows a broker that coordinates its group."""
         coordinator = self.client._coordinator if self.client is not None else None  # noqa: SLF001
         return coordinator is not None and coordinator.coordinator_id is not None
+
+
+def _await_broker(client: AIOKafkaClient) -> None:
+    """Let the client's first connection wait for a broker."""
+    client.bootstrap = _patient(client.bootstrap)
+
+
+def _patient(connect: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    return stamina.retry(
+        on=KafkaConnectionError, attempts=None, timeout=None, wait_initial=0.2, wait_max=5.0
+    )(connect)

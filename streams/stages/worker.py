@@ -8,6 +8,7 @@ the process.
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
@@ -65,7 +66,12 @@ class StageWorker:
         worker = _Worker(
             self.app, stage=stage, quiet=True, override_logging=False, redirect_stdouts=False
         )
-        worker.execute_from_commandline()
+        try:
+            worker.execute_from_commandline()
+        finally:
+            # Faust has given the signals back: a second one would end the process as a crash does.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)
 
     async def deliver(self, records: Delivery) -> list[int]:
         """Send records in order and wait until the broker has all of them.

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 _LINE = re.compile(r"^\S+ (\w+) ended with code (-?\d+) after ([\d.]+) s.*$", re.MULTILINE)
-#: A process that gets SIGTERM before Python has set a handler ends by the signal itself.
-_YOUNG_SECONDS = 2.0
+#: A process that gets SIGTERM before Python has set a handler ends by the signal itself. A busy
+#: machine takes its time until then.
+_YOUNG_SECONDS = 10.0
 
 Ending = tuple[str, int]
 """Name of a process and its exit code, negative for a signal."""

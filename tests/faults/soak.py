@@ -165,11 +165,12 @@ def errors_by_type(stack: Stack) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
-def is_good(report: dict[str, Any]) -> bool:
-    """Whether nothing was lost, stale, risen again, stuck, or laid at a model's door."""
-    bad = ("lost", "stale", "wrong", "risen", "standing_still", "problems")
-    blamed = [name for name in report["errors_by_type"] if name.startswith("Model")]
-    return not any(report[name] for name in bad) and not blamed
+def failings(report: dict[str, Any]) -> dict[str, Any]:
+    """Return what was lost, stale, risen again, stuck, or laid at a model's door; empty if good."""
+    bad = ("lost", "stale", "wrong", "examples", "risen", "standing_still", "problems")
+    blamed = {k: n for k, n in report["errors_by_type"].items() if k.startswith("Model")}
+    found = {name: report[name] for name in bad} | {"errors_by_type": blamed}
+    return {name: value for name, value in found.items() if value}
 
 
 def main() -> None:
@@ -192,7 +193,7 @@ def main() -> None:
         found = soak(stack, settings, clock, generator, url, strikes, pause_seconds=pause)
         report = {"seed": arguments.seed, **found}
     sys.stdout.write(json.dumps(report, indent=2) + "\n")
-    sys.exit(0 if is_good(report) else 1)
+    sys.exit(1 if failings(report) else 0)
 
 
 if __name__ == "__main__":

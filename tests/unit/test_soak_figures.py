@@ -12,7 +12,7 @@ LOG = """\
 14:20:01 sink ended with code 0 after 31.5 s, starts again in 0.5 s; its log ends with: x
 14:20:02 sink ended with code -9 after 1.5 s, starts again in 1 s; its log ends with: ended with
 14:20:03 featurize ended with code -15 after 0.2 s, starts again in 0.5 s; its log ends with:
-14:20:04 featurize ended with code -15 after 9.2 s, starts again in 0.5 s; its log ends with: y
+14:20:04 featurize ended with code -15 after 19.2 s, starts again in 0.5 s; its log ends with: y
 """
 
 
