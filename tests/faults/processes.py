@@ -21,6 +21,7 @@ from streams.topics import group_name, topic_name
 DONE = "captionstream_documents_total"
 #: Age of the batch in hand, measured every second.
 OLDEST = "captionstream_oldest_unacknowledged_seconds"
+_PRIMARY_STEPPED_DOWN = 189
 
 
 class Process(subprocess.Popen):
@@ -68,14 +69,13 @@ def publish(topic: str, records: Iterable[Record], settings: KafkaSettings) -> N
 
 
 @contextmanager
-def held_writes(client: MongoClient, settings: Settings, milliseconds: int) -> Iterator[None]:
-    """Each write of outputs takes so long that its batch stays in hand."""
+def refused_writes(client: MongoClient, settings: Settings) -> Iterator[None]:
+    """No output is written, as when there is no primary: every batch stays in hand."""
     data = {
         "failCommands": ["update"],
         "appName": "captionstream",
         "namespace": settings.mongo.tenant,
-        "blockConnection": True,
-        "blockTimeMS": milliseconds,
+        "errorCode": _PRIMARY_STEPPED_DOWN,
     }
     command = {"configureFailPoint": "failCommand"}
     client.admin.command({**command, "mode": "alwaysOn", "data": data})

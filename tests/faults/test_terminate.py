@@ -16,7 +16,7 @@ from streams.stages import FEATURIZE, SINK
 from streams.topics import create_topics
 from streams.wire import encode_event
 from tests.faults.load import picture
-from tests.faults.processes import DONE, OLDEST, acknowledged, held_writes, publish, running
+from tests.faults.processes import DONE, OLDEST, acknowledged, publish, refused_writes, running
 from tests.tiny import write_tiny_clip
 from tests.waiting import wait_until
 
@@ -82,7 +82,7 @@ def test_what_was_finished_is_not_done_again_and_what_was_in_hand_is(
     )
     documents = insert_and_publish(settings, mongo_client)
     end_in_the_middle(FEATURIZE, settings)
-    with held_writes(mongo_client, settings, 5000), running(SINK.name, settings) as process:
+    with refused_writes(mongo_client, settings), running(SINK.name, settings) as process:
         wait_until(lambda: (process.metric(OLDEST) or 0) > 1, doing="a batch in hand")
         process.kill()
     end_in_the_middle(SINK, settings)
