@@ -24,8 +24,6 @@ from streams.settings import MongoSettings
 from streams.states import STATE_PATHS, DocumentState, Serving, document_state
 from streams.writes import OutputWrite, WriteReport, drops_of, rejections, update_of
 
-__all__ = ["STATE_INDEX", "DocumentStore", "OutputWrite", "WriteReport"]
-
 STATE_INDEX: Final = "captionstream_state"
 
 #: CannotIndexParallelArrays: a document whose `_outputs` is not ours has two.

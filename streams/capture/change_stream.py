@@ -9,8 +9,8 @@ from pymongo.errors import OperationFailure, PyMongoError
 from structlog import get_logger
 
 from streams import metrics
-from streams.capture.leadership import Position
 from streams.capture.pipeline import Change, build_pipeline, pipeline_hash
+from streams.capture.position import Position
 from streams.errors import HistoryLost, StoreUnavailable
 from streams.mongo import reason_of
 

@@ -8,7 +8,7 @@ from typing import Final
 from pymongo.collection import Collection
 from structlog import get_logger
 
-from streams.capture.leadership import CopyState
+from streams.capture.position import CopyState
 from streams.ids import DocumentId, document_key, id_bytes
 from streams.mongo import Document, mongo_errors
 

@@ -15,7 +15,6 @@ from pymongo import ReturnDocument
 from pymongo.database import Database
 
 from streams.capture.position import (
-    CopyState,
     Position,
     Progress,
     offsets_row,
@@ -26,8 +25,6 @@ from streams.capture.position import (
 from streams.errors import CaptureError, LeaseLost
 from streams.ids import DocumentId
 from streams.mongo import mongo_errors
-
-__all__ = ["CopyState", "Leadership", "Position", "Progress", "position_time"]
 
 _COLLECTION: Final = "positions"
 

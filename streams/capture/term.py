@@ -15,9 +15,10 @@ from streams import metrics
 from streams.capture.change_stream import ChangeStream
 from streams.capture.copy import copy_chunks, resume_point
 from streams.capture.copy_requests import CopyRequests
-from streams.capture.leadership import CopyState, Leadership, Position
+from streams.capture.leadership import Leadership
 from streams.capture.log_watch import LogWatch
 from streams.capture.pipeline import DOCUMENT_OPERATIONS, Change, brings_documents, touches_image
+from streams.capture.position import CopyState, Position
 from streams.capture.producer import EventProducer
 from streams.capture.refusals import note_refused
 from streams.capture.sender import Sender

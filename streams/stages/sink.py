@@ -13,7 +13,8 @@ from streams.documents import MODEL_BY_NAME, MODELS, OutputError
 from streams.errors import InvalidEvent, WriteRejected
 from streams.events import DocumentDeleted, ModelApplied, Origin
 from streams.stages.outcome import Failed, Input, Ok, Outcome, Result
-from streams.store import DocumentStore, OutputWrite, WriteReport
+from streams.store import DocumentStore
+from streams.writes import OutputWrite, WriteReport
 
 log = get_logger(__name__)
 

@@ -12,14 +12,15 @@ from bson.timestamp import Timestamp
 
 from streams.capture import term
 from streams.capture.copy import copy_chunks
-from streams.capture.leadership import CopyState
+from streams.capture.position import CopyState
 from streams.capture.producer import EventProducer
 from streams.capture.reconciler import Reconciler
 from streams.documents import CLIP, CLIP_PROJECTION, Output, OutputError, lookup
 from streams.errors import InvalidBundle
 from streams.mongo import state_database
 from streams.states import Serving
-from streams.store import DocumentStore, OutputWrite
+from streams.store import DocumentStore
+from streams.writes import OutputWrite
 from tests.integration.conftest import publishing
 from tests.integration.test_publisher import MARK, fail_command, mark, position_row
 from tests.waiting import wait_until

@@ -24,7 +24,8 @@ from streams.stages.featurize import Featurize
 from streams.stages.images import ImageSource
 from streams.stages.outcome import Failed, Ok, Result
 from streams.stages.sink import Sink
-from streams.store import DocumentStore, OutputWrite
+from streams.store import DocumentStore
+from streams.writes import OutputWrite
 from tests.integration.conftest import publishing
 from tests.tiny import DIMENSION, write_tiny_clip
 

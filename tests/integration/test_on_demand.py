@@ -20,7 +20,8 @@ from streams.mongo import connect, state_database
 from streams.on_demand import OnDemand
 from streams.registry import Registry
 from streams.settings import ClipSettings, child_environment
-from streams.store import DocumentStore, OutputWrite
+from streams.store import DocumentStore
+from streams.writes import OutputWrite
 from tests.captioner import tiny_captioner
 from tests.tiny import DIMENSION, write_tiny_clip
 

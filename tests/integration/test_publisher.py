@@ -11,7 +11,8 @@ from kafka.errors import KafkaTimeoutError
 from pymongo.errors import AutoReconnect
 
 from streams import metrics
-from streams.capture.leadership import Leadership, Position
+from streams.capture.leadership import Leadership
+from streams.capture.position import Position
 from streams.capture.process import measure
 from streams.capture.producer import EventProducer
 from streams.capture.publisher import Publisher

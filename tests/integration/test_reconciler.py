@@ -10,7 +10,8 @@ from bson.timestamp import Timestamp
 from streams.capture.reconciler import Reconciler
 from streams.documents import CLIP, CLIP_PROJECTION, MODELS, Output, OutputError
 from streams.states import Recaption, Serving
-from streams.store import DocumentStore, OutputWrite
+from streams.store import DocumentStore
+from streams.writes import OutputWrite
 from tests.waiting import wait_until
 
 SERVING = Serving(versions={"clip": "c1", "clip_projection": "p1"})

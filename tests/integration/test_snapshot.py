@@ -16,7 +16,8 @@ from streams.errors import (
     TrainerError,
 )
 from streams.ids import document_key
-from streams.store import DocumentStore, OutputWrite
+from streams.store import DocumentStore
+from streams.writes import OutputWrite
 from tests.integration.trainer_data import SOURCE, announce_clip, clip_write, seed_documents
 from trainer import snapshot_writer
 from trainer.snapshot import DOCUMENTS, Snapshot, find_snapshot

@@ -19,7 +19,8 @@ from streams.errors import StoreUnavailable
 from streams.ids import document_key
 from streams.mongo import cluster_time, connect
 from streams.states import DocumentState, Serving
-from streams.store import STATE_INDEX, DocumentStore, OutputWrite
+from streams.store import STATE_INDEX, DocumentStore
+from streams.writes import OutputWrite
 
 OLD, NEW = Timestamp(100, 1), Timestamp(100, 2)
 

@@ -7,7 +7,8 @@ from streams.documents import CLIP, OutputError, fold_of
 from streams.errors import InvalidValidationSet, TooLittleData
 from streams.ids import document_id_of, document_key
 from streams.mongo import state_database
-from streams.store import DocumentStore, OutputWrite
+from streams.store import DocumentStore
+from streams.writes import OutputWrite
 from tests.integration.trainer_data import SOURCE, announce_clip, clip_write, seed_documents
 from trainer.validation_sample import create_validation_set
 from trainer.validation_set import ValidationSets

@@ -37,9 +37,10 @@ from streams.registry import Registry
 from streams.settings import ClipSettings, ImageSettings
 from streams.stages import PROCESSES
 from streams.states import Recaption
-from streams.store import DocumentStore, OutputWrite
+from streams.store import DocumentStore
 from streams.topics import create_topics, dead_letter_topic
 from streams.verify import Verifier
+from streams.writes import OutputWrite
 from tests.captioner import tiny_captioner
 from tests.command_line import CommandLine
 from tests.tiny import DIMENSION, write_tiny_clip

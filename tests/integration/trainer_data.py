@@ -6,7 +6,8 @@ from bson.timestamp import Timestamp
 from streams.documents import CLIP, Output
 from streams.mongo import state_database
 from streams.registry import Registry
-from streams.store import DocumentStore, OutputWrite
+from streams.store import DocumentStore
+from streams.writes import OutputWrite
 
 CLIP_VERSION = "clip-test-1"
 SOURCE = Timestamp(100, 1)
