@@ -135,6 +135,7 @@ def soak(
         "ends": {f"{name} {code}": count for (name, code), count in sorted(ends.items())},
         "problems": [*target.problems, *unasked(said, target.asked)],
         "embeddings_sent_twice": target.sent_twice,
+        "guests_that_died_of_a_document": target.deadly,
         "outputs_written": len(writes.times),
         "longest_stall_seconds": round(longest_gap(written), 1),
         "longest_stall_outside_outages_seconds": round(

@@ -2,15 +2,12 @@
 
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 
 from pymongo.errors import PyMongoError
 
-from streams.settings import child_environment
 from tests.faults.data_strikes import (
     drop_collection,
     insert_large,
@@ -20,9 +17,9 @@ from tests.faults.data_strikes import (
     send_garbage,
     tear_registry,
 )
-from tests.faults.target import Strike, Target
+from tests.faults.guests import add_deadly_guest, add_guest
+from tests.faults.target import PROCESSES, Strike, Target
 
-PROCESSES = ("publisher", "featurize", "project", "caption", "sink")
 #: Frozen servers hold up everybody; the supervisor has to bear with that, not to act.
 _SERVER_FREEZE_SECONDS = 5.0
 _LATE = re.compile(r"(\w+) did not end within")
@@ -140,27 +137,6 @@ def fail_stream(target: Target) -> str:
     return f"change stream: {code or 'connection closed'}"
 
 
-def add_guest(target: Target) -> str:
-    """One more process of a stage joins, works for a while, and leaves without a word or with."""
-    name = target.random.choice(PROCESSES)
-    guest = subprocess.Popen(
-        [sys.executable, "-m", "streams.cli", "run", name],
-        env=child_environment(target.settings),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    how = target.random.choice([signal.SIGKILL, signal.SIGTERM])
-
-    def leave() -> None:
-        guest.send_signal(how)
-        code = guest.wait()
-        if code != (0 if how == signal.SIGTERM else -how):
-            target.problems.append(f"a second {name} ended with code {code} after {how.name}")
-
-    target.later(target.pause_seconds + 5, leave)
-    return f"a second {name} joins, leaves by {how.name}"
-
-
 STRIKES: Mapping[Strike, int] = {
     kill_process: 16,
     end_process: 6,
@@ -181,6 +157,7 @@ STRIKES: Mapping[Strike, int] = {
     rename_collection: 1,
     insert_large: 2,
     add_guest: 4,
+    add_deadly_guest: 2,
 }
 """Every strike, and how often it comes, relative to the others."""
 

@@ -24,6 +24,7 @@ from tests.faults.load import Load
 from tests.faults.progress import Outages
 from tests.waiting import wait_until
 
+PROCESSES = ("publisher", "featurize", "project", "caption", "sink")
 #: Header of records that a strike has sent again: they are no work of the stack's.
 INJECTED = "injected"
 #: A process that was asked to end gets so long, frozen or not.
@@ -40,6 +41,7 @@ class Target:
         asked: Ends of processes that strikes have asked for.
         frozen: Processes that are stopped now.
         sent_twice: Embeddings that logs which are gone by now held more than once.
+        deadly: Guests that died of a document.
     """
 
     stack: Stack
@@ -55,6 +57,7 @@ class Target:
     outages: Outages = field(default_factory=Outages)
     frozen: set[str] = field(default_factory=set)
     sent_twice: int = 0
+    deadly: int = 0
 
     def signal(self, name: str, number: signal.Signals) -> int | None:
         """Send a signal; return the process id, None when it was not running."""

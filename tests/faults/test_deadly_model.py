@@ -1,6 +1,5 @@
 """A model that does not survive one document."""
 
-import io
 import random
 import signal
 import subprocess
@@ -8,7 +7,6 @@ import sys
 
 import psutil
 import pytest
-from PIL import Image
 
 from streams.capture.producer import publish_all
 from streams.dead_letter_log import list_dead_letters, read_topics
@@ -19,17 +17,12 @@ from streams.settings import ClipSettings, StageSettings, child_environment
 from streams.stages.careful import HUNG
 from streams.topics import create_topics, topic_name
 from streams.wire import encode_event
+from tests.faults.guests import white
 from tests.faults.load import picture
 from tests.tiny import write_tiny_clip
 from tests.waiting import wait_until
 
 COUNT = 12
-
-
-def white():
-    data = io.BytesIO()
-    Image.new("RGB", (80, 60), (255, 255, 255)).save(data, "PNG")
-    return data.getvalue()
 
 
 def done(settings):

@@ -12,6 +12,7 @@ from tests.faults.data_strikes import (
     rename_collection,
     tear_registry,
 )
+from tests.faults.guests import add_deadly_guest
 from tests.faults.load import web
 from tests.faults.soak import failings, running, soak
 from tests.faults.strikes import (
@@ -33,6 +34,7 @@ LEFT_OUT = [
     end_supervisor,
     freeze_server,
     insert_large,
+    add_deadly_guest,
 ]
 
 

@@ -1,0 +1,80 @@
+"""Further processes that join the stack's own, and leave or die."""
+
+import io
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+from PIL import Image
+from pymongo.errors import PyMongoError
+
+from streams.settings import child_environment
+from tests.faults.target import PROCESSES, Target
+
+_LOADING_SECONDS = 5.0
+#: Beside several others it loads torch for half a minute.
+_DEADLY_SECONDS = 60.0
+
+
+def add_guest(target: Target) -> str:
+    """One more process of a stage joins, works for a while, and leaves without a word or with."""
+    name = target.random.choice(PROCESSES)
+    guest = _start(target, "streams.cli", "run", name)
+    how = target.random.choice([signal.SIGKILL, signal.SIGTERM])
+
+    def leave() -> None:
+        guest.send_signal(how)
+        code = guest.wait()
+        if code != (0 if how == signal.SIGTERM else -how):
+            target.problems.append(f"a second {name} ended with code {code} after {how.name}")
+
+    target.later(target.pause_seconds + _LOADING_SECONDS, leave)
+    return f"a second {name} joins, leaves by {how.name}"
+
+
+def add_deadly_guest(target: Target) -> str:
+    """A featurize joins that dies of white images, which come in while it is there.
+
+    The stack's own survives them, so none of them may be blamed: one death is no proof. Those of
+    an earlier strike go first, so that none meets a second guest.
+    """
+    guest = _start(target, "tests.deadly", "crashes", "0")
+    strike = next(target.seeds)
+    documents = target.stack.documents
+
+    def feed() -> None:
+        with suppress(PyMongoError):
+            documents.delete_many({"white": {"$exists": True}})
+        end = time.monotonic() + _DEADLY_SECONDS
+        number = 0
+        while time.monotonic() < end and guest.poll() is None:
+            number += 1
+            with suppress(PyMongoError):
+                row = {"_id": f"white {strike}.{number}", "img": white(), "white": True}
+                documents.insert_one(row)
+            with suppress(subprocess.TimeoutExpired):
+                guest.wait(0.5)
+        target.deadly += guest.poll() == -signal.SIGABRT
+        guest.kill()
+        guest.wait()
+
+    target.later(0, feed)
+    return "a featurize joins that dies of white images"
+
+
+def white() -> bytes:
+    """Return a white picture."""
+    data = io.BytesIO()
+    Image.new("RGB", (80, 60), (255, 255, 255)).save(data, "PNG")
+    return data.getvalue()
+
+
+def _start(target: Target, module: str, *arguments: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        env=child_environment(target.settings),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
