@@ -46,14 +46,15 @@ def _one_thread():
 
 
 @pytest.fixture(autouse=True, scope="package")
-def _one_tokenizer():
-    """open_clip reads all its words again for each; equal arguments give equal tokenizers."""
+def _read_once():
+    """open_clip reads all its words for each tokenizer, and all its configs with each new one."""
     if "open_clip" not in sys.modules:
         yield
         return
     with pytest.MonkeyPatch.context() as patch:
         factory = sys.modules["open_clip.factory"]
         patch.setattr(factory, "SimpleTokenizer", cache(factory.SimpleTokenizer))
+        patch.setattr(factory, "_MODEL_CONFIG_PATHS", [])  # what it has read it keeps
         yield
 
 
