@@ -1,8 +1,7 @@
 """Imports flow one way, and the trainer stays free of the streaming stack."""
 
 import ast
-import subprocess
-import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -115,8 +114,14 @@ def modules():
             yield ".".join(part for part in parts if part != "__init__"), path
 
 
+@cache
+def parsed(path):
+    return ast.parse(path.read_text())
+
+
+@cache
 def imports_of(path):
-    return imported(ast.walk(ast.parse(path.read_text())))
+    return tuple(imported(ast.walk(parsed(path))))
 
 
 def imported(nodes):
@@ -162,7 +167,7 @@ def loaded_by(names):
 def imports_at_the_top(path):
     """Imports in functions load nothing until they are called."""
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
-    tree = ast.parse(path.read_text())
+    tree = parsed(path)
     inside = {n for f in ast.walk(tree) if isinstance(f, functions) for n in ast.walk(f)}
     return imported(node for node in ast.walk(tree) if node not in inside)
 
@@ -171,30 +176,6 @@ def test_the_trainer_loads_neither_faust_nor_kafka():
     names = loaded_by(module for module, _ in modules() if module.startswith("trainer"))
     assert {"streams.settings", "torch", "pymongo"} < names
     assert names.isdisjoint({"faust", "kafka", "aiokafka", "mode"})
-
-
-def test_publisher_and_sink_load_no_torch():
-    """In an interpreter of its own: libraries could load it too."""
-    code = (
-        "import sys, streams.app, streams.stages.sink, streams.capture.process;"
-        "print('torch' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    assert done.stdout.strip() == "False"
-
-
-def test_the_trainers_command_line_loads_no_torch():
-    """Nothing but a fit and what is like it waits for it."""
-    done = subprocess.run(
-        [sys.executable, "-c", "import sys, trainer.cli; print('torch' in sys.modules)"],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=ROOT,
-    )
-    assert done.stdout.strip() == "False"
 
 
 def environment_reads(tree):
@@ -210,7 +191,7 @@ def environment_reads(tree):
 
 
 def test_only_settings_reads_the_environment():
-    reads = {module: set(environment_reads(ast.parse(p.read_text()))) for module, p in modules()}
+    reads = {module: set(environment_reads(parsed(p))) for module, p in modules()}
     assert {module for module, names in reads.items() if names} == {"streams.settings"}
 
 

@@ -7,7 +7,7 @@ import shutil
 import struct
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from streams.coco import read_annotations
@@ -20,13 +20,7 @@ from tests.unit.trainer.snapshots import colour_rows, write_snapshot
 from trainer.snapshot import DOCUMENTS, Snapshot
 from trainer.snapshot import MANIFEST as SNAPSHOT_MANIFEST
 
-fuzz = settings(
-    max_examples=100,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+fuzz = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
@@ -85,6 +79,9 @@ def check_coco(directory, text):
 
 @fuzz
 @given(place=st.sampled_from(list(places(COCO))), new=ODD)
+@example(place=("images", 0, "id"), new=math.inf)
+@example(place=("images", 0, "id"), new=2**70)
+@example(place=("annotations", 0, "image_id"), new=math.inf)
 def test_coco_file_with_anything_in_any_place(tmp_path, place, new):
     """Fails without `OverflowError` in `read_annotations`, and without the range of ids."""
     check_coco(tmp_path, json.dumps(replaced(COCO, place, new)).encode())
@@ -131,15 +128,24 @@ def is_taken(bundle, manifest, weights):
     return True
 
 
+def check_manifest(bundle, place, new):
+    changed = json.dumps(replaced(json.loads(bundle.manifest.canonical()), place, new))
+    if is_taken(bundle, changed, bundle.weights):  # words and notes may be others
+        assert place[0] not in ("config", "parts", "name")
+
+
 @fuzz
 @given(data=st.data())
 def test_manifest_with_anything_in_any_place(bundle, data):
-    """Fails without the range of `Golden.seed`."""
+    """Whatever it is, it is refused or belongs there."""
     whole = json.loads(bundle.manifest.canonical())
-    place = data.draw(st.sampled_from(list(places(whole))))
-    changed = json.dumps(replaced(whole, place, data.draw(ODD)))
-    if is_taken(bundle, changed, bundle.weights):  # words and notes may be others
-        assert place[0] not in ("config", "parts", "name")
+    check_manifest(bundle, data.draw(st.sampled_from(list(places(whole)))), data.draw(ODD))
+
+
+@pytest.mark.parametrize("seed", [2**70, -(2**70)])
+def test_seed_that_no_generator_takes(bundle, seed):
+    """Fails without the range of `Golden.seed`."""
+    check_manifest(bundle, ("golden", "seed"), seed)
 
 
 @fuzz
@@ -198,16 +204,26 @@ def check_snapshot(directory):
     assert len(rows) == found.manifest.counts.included
 
 
+def check_snapshot_manifest(snapshot, directory, place, new):
+    whole = json.loads((snapshot / SNAPSHOT_MANIFEST).read_text())
+    shutil.copy(snapshot / DOCUMENTS, directory / DOCUMENTS)
+    (directory / SNAPSHOT_MANIFEST).write_text(json.dumps(replaced(whole, place, new)))
+    check_snapshot(directory)
+
+
 @fuzz
 @given(data=st.data())
 def test_snapshot_whose_manifest_holds_anything_in_any_place(snapshot, tmp_path, data):
-    """Fails without the range of `dimension`."""
+    """Whatever it is, it is refused or does no harm."""
     whole = json.loads((snapshot / SNAPSHOT_MANIFEST).read_text())
     place = data.draw(st.sampled_from([p for p in places(whole) if p]))
-    changed = json.dumps(replaced(whole, place, data.draw(ODD)))
-    shutil.copy(snapshot / DOCUMENTS, tmp_path / DOCUMENTS)
-    (tmp_path / SNAPSHOT_MANIFEST).write_text(changed)
-    check_snapshot(tmp_path)
+    check_snapshot_manifest(snapshot, tmp_path, place, data.draw(ODD))
+
+
+@pytest.mark.parametrize("dimension", [2**70, 2**31, 0, -1])
+def test_snapshot_of_vectors_of_no_possible_length(snapshot, tmp_path, dimension):
+    """Fails without the range of `dimension`."""
+    check_snapshot_manifest(snapshot, tmp_path, ("dimension",), dimension)
 
 
 @fuzz

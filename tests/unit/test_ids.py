@@ -7,7 +7,7 @@ import uuid
 import bson
 import pytest
 from bson import Binary, Code, DBRef, Int64, ObjectId
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.commands.ids import parse_id
@@ -118,7 +118,6 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=500, deadline=None, derandomize=True, database=None)
 @given(value=VALUES)
 def test_any_key_is_an_id_or_an_invalid_event(value):
     try:

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -118,7 +118,6 @@ TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)
 HARD = st.sampled_from(("{}", "[]", "null", "{", "1e999", "inf", "nan", "-1", "\n"))
 
 
-@settings(max_examples=300, deadline=None)
 @given(name=st.sampled_from(VARIABLES), value=TEXT | HARD)
 def test_any_text_is_a_setting_or_an_error_that_names_the_variable(name, value):
     """Fails without `UnreadableSettings` in `load_settings`: a section that is not JSON."""

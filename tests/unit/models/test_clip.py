@@ -24,7 +24,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 @pytest.fixture
 def config(tmp_path):
-    torch.set_num_threads(1)
     return str(write_tiny_clip(tmp_path))
 
 

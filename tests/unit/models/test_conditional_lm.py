@@ -22,11 +22,6 @@ VOCABULARY = Vocabulary(("a", "blue", "cat", "dog", "on", "red", UNKNOWN))
 D, H, LENGTH = 6, 8, 7
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def model():
     torch.manual_seed(3)

@@ -33,18 +33,18 @@ def sentences():
             yield tokens, end
 
 
+ROWS, ENDS = zip(*sentences(), strict=True)
+
+
 def totals(model, image):
     """Return the total log-probability of every sentence, by the training pass."""
-    rows, ends = zip(*sentences(), strict=True)
-    targets = torch.tensor(rows)
-    start = torch.full((len(rows), 1), VOCABULARY.start)
+    targets = torch.tensor(ROWS)
+    start = torch.full((len(ROWS), 1), VOCABULARY.start)
     inputs = torch.cat([start, targets[:, :-1]], dim=1)
-    logits = model.train_forward(image.expand(len(rows), -1), inputs)
+    logits = model.train_forward(image.expand(len(ROWS), -1), inputs)
     chosen = functional.log_softmax(logits, -1).gather(2, targets.unsqueeze(2)).squeeze(2)
-    return {
-        row[:end]: float(numbers[:end].sum())
-        for row, end, numbers in zip(rows, ends, chosen, strict=True)
-    }
+    sums = chosen.double().cumsum(dim=1).tolist()
+    return {row[:end]: parts[end - 1] for row, end, parts in zip(ROWS, ENDS, sums, strict=True)}
 
 
 def mean(table, tokens):

@@ -4,6 +4,8 @@ import json
 import math
 import shutil
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,19 +35,26 @@ from trainer.run_directory import RUN
 from trainer.splitter import FIXED, batches, draw
 
 OPTIONS = FitOptions(min_count=2, batch_size=16, hidden=16, rate=0.02, max_epochs=6, max_length=6)
+#: For tests that ask what is written, not what is learned.
+SHORT = OPTIONS.model_copy(update={"max_epochs": 2})
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory):
+    return write_snapshot(tmp_path_factory.mktemp("snapshot"), colour_rows(150))
+
+
+@pytest.fixture(scope="module")
+def fitted(snapshot, tmp_path_factory):
+    return fit("conditional_lm", snapshot, SHORT, tmp_path_factory.mktemp("fitted"))
 
 
 @pytest.fixture
-def snapshot(tmp_path):
-    return write_snapshot(tmp_path, colour_rows(150))
+def mine(fitted, tmp_path):
+    """The same run in a place where a test may change it, as if it had been fitted there."""
+    directory = tmp_path / Path(*fitted.directory.parts[-2:])
+    shutil.copytree(fitted.directory, directory)
+    return replace(fitted, directory=directory)
 
 
 def encode_texts(texts):
@@ -186,11 +195,11 @@ def test_vocabulary_knows_the_train_fold_only(tmp_path):
 
 def test_same_seed_and_snapshot_give_the_same_version(snapshot, tmp_path):
     torch.manual_seed(1)
-    first = fit("conditional_lm", snapshot, OPTIONS, tmp_path)
+    first = fit("conditional_lm", snapshot, SHORT, tmp_path)
     torch.manual_seed(2)
-    again = fit("conditional_lm", snapshot, OPTIONS, tmp_path / "elsewhere")
+    again = fit("conditional_lm", snapshot, SHORT, tmp_path / "elsewhere")
     assert (again.run_id, again.bundle.version) == (first.run_id, first.bundle.version)
-    other = fit("conditional_lm", snapshot, OPTIONS.model_copy(update={"seed": 1}), tmp_path)
+    other = fit("conditional_lm", snapshot, SHORT.model_copy(update={"seed": 1}), tmp_path)
     assert other.run_id != first.run_id
     assert other.bundle.version != first.bundle.version
 
@@ -207,11 +216,20 @@ def killed_in(epoch):
     return progress
 
 
+RESUMED = OPTIONS.model_copy(update={"dimension": 4})
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(snapshot, tmp_path_factory):
+    """A whole fit of each model."""
+    place = tmp_path_factory.mktemp("whole")
+    return cache(lambda name: fit(name, snapshot, RESUMED, place, encode_texts=encode_texts))
+
+
 @pytest.mark.parametrize("name", ["conditional_lm", "clip_projection"])
 @pytest.mark.parametrize("epoch", [1, 4])
-def test_resumed_fit_equals_the_uninterrupted_one(snapshot, tmp_path, name, epoch):
-    options = OPTIONS.model_copy(update={"dimension": 4})
-    whole = fit(name, snapshot, options, tmp_path / "a", encode_texts=encode_texts)
+def test_resumed_fit_equals_the_uninterrupted_one(snapshot, tmp_path, uninterrupted, name, epoch):
+    options, whole = RESUMED, uninterrupted(name)
     with pytest.raises(Killed):
         fit(
             name,
@@ -231,39 +249,36 @@ def test_resumed_fit_equals_the_uninterrupted_one(snapshot, tmp_path, name, epoc
         )
 
 
-def test_damaged_checkpoint_is_refused_with_the_remedy(snapshot, tmp_path):
-    result = fit("conditional_lm", snapshot, OPTIONS, tmp_path)
-    path = result.directory / CHECKPOINT
+def test_damaged_checkpoint_is_refused_with_the_remedy(snapshot, tmp_path, mine):
+    path = mine.directory / CHECKPOINT
     whole = path.read_bytes()
     for damaged in (whole[:-10], whole[:-10] + b"\x00" * 10, b"nonsense"):
         path.write_bytes(damaged)
         with pytest.raises(InvalidCheckpoint, match="without --resume"):
-            fit("conditional_lm", snapshot, OPTIONS, tmp_path, resume=True)
-    assert fit("conditional_lm", snapshot, OPTIONS, tmp_path).bundle == result.bundle
-    assert load_checkpoint(result.directory).epoch == len(result.history)
+            fit("conditional_lm", snapshot, SHORT, tmp_path, resume=True)
+    assert fit("conditional_lm", snapshot, SHORT, tmp_path).bundle == mine.bundle
+    assert load_checkpoint(mine.directory).epoch == len(mine.history)
 
 
-def test_checkpoint_of_other_options_is_refused_with_the_remedy(snapshot, tmp_path):
-    mine = fit("conditional_lm", snapshot, OPTIONS, tmp_path)
-    other = fit("conditional_lm", snapshot, OPTIONS.model_copy(update={"rate": 0.01}), tmp_path)
+def test_checkpoint_of_other_options_is_refused_with_the_remedy(snapshot, tmp_path, mine):
+    other = fit("conditional_lm", snapshot, SHORT.model_copy(update={"rate": 0.01}), tmp_path)
     shutil.copy(other.directory / CHECKPOINT, mine.directory / CHECKPOINT)
     with pytest.raises(InvalidCheckpoint, match="another run; fit again without --resume"):
-        fit("conditional_lm", snapshot, OPTIONS, tmp_path, resume=True)
+        fit("conditional_lm", snapshot, SHORT, tmp_path, resume=True)
 
 
 @pytest.mark.parametrize("part", ["weights", "moments", "history"])
-def test_checkpoint_of_another_release_is_refused_with_the_remedy(snapshot, tmp_path, part):
+def test_checkpoint_of_another_release_is_refused_with_the_remedy(snapshot, tmp_path, mine, part):
     """A release may name or shape the tensors of a model in another way."""
-    directory = fit("conditional_lm", snapshot, OPTIONS, tmp_path).directory
-    checkpoint = load_checkpoint(directory)
+    checkpoint = load_checkpoint(mine.directory)
     found = getattr(checkpoint, part)
     if part == "history":
         other = tuple({"old": value} for value in found)
     else:
         other = {f"0.old_{name}": tensor for name, tensor in found.items()}
-    save_checkpoint(directory, replace(checkpoint, **{part: other}))
+    save_checkpoint(mine.directory, replace(checkpoint, **{part: other}))
     with pytest.raises(InvalidCheckpoint, match="another release"):
-        fit("conditional_lm", snapshot, OPTIONS, tmp_path, resume=True)
+        fit("conditional_lm", snapshot, SHORT, tmp_path, resume=True)
 
 
 def test_a_run_is_fitted_by_one_process_at_a_time(snapshot, tmp_path):
@@ -273,20 +288,20 @@ def test_a_run_is_fitted_by_one_process_at_a_time(snapshot, tmp_path):
     def meanwhile(_):
         if not refused:
             with pytest.raises(TrainerError, match="another fit is at work") as raised:
-                fit("conditional_lm", snapshot, OPTIONS, tmp_path)
+                fit("conditional_lm", snapshot, SHORT, tmp_path)
             refused.append(str(raised.value))
 
-    result = fit("conditional_lm", snapshot, OPTIONS, tmp_path, progress=meanwhile)
+    result = fit("conditional_lm", snapshot, SHORT, tmp_path, progress=meanwhile)
     assert "\n" not in refused[0]
     assert from_directory(result.directory / BUNDLE) == result.bundle
-    again = fit("conditional_lm", snapshot, OPTIONS, tmp_path)
+    again = fit("conditional_lm", snapshot, SHORT, tmp_path)
     assert again.bundle == result.bundle
 
 
 @pytest.mark.parametrize("file", [f".{CHECKPOINT}", HISTORY, RUN])
-def test_what_cannot_be_written_is_one_line_with_the_remedy(snapshot, tmp_path, file):
+def test_what_cannot_be_written_is_one_line_with_the_remedy(snapshot, tmp_path, mine, file):
     """Fails without `writing`: an internal error, or one of safetensors."""
-    place = fit("conditional_lm", snapshot, OPTIONS, tmp_path).directory
+    place = mine.directory
     for path in (CHECKPOINT, file):
         (place / path).unlink(missing_ok=True)
     if file == f".{CHECKPOINT}":  # safetensors replaces a link
@@ -295,7 +310,7 @@ def test_what_cannot_be_written_is_one_line_with_the_remedy(snapshot, tmp_path, 
         (place / file).symlink_to("/dev/full")
     reason = r"\((No space left on device|.*Is a directory.*)\): make room"
     with pytest.raises(TrainerError, match=reason) as raised:
-        fit("conditional_lm", snapshot, OPTIONS, tmp_path, resume=True)
+        fit("conditional_lm", snapshot, SHORT, tmp_path, resume=True)
     assert "\n" not in str(raised.value)
 
 
@@ -377,7 +392,8 @@ def test_too_little_to_learn_from_is_said(tmp_path):
         fit("conditional_lm", rare, OPTIONS.model_copy(update={"min_count": 99}), tmp_path)
 
 
-def test_unknown_model_and_lost_snapshot_are_said(snapshot, tmp_path):
+def test_unknown_model_and_lost_snapshot_are_said(tmp_path):
+    snapshot = write_snapshot(tmp_path, colour_rows(20))
     with pytest.raises(ModelNotFound, match="choose one of conditional_lm"):
         fit("clip", snapshot, OPTIONS, tmp_path)
     shutil.rmtree(snapshot.directory)

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 @pytest.fixture
 def run(monkeypatch):
-    monkeypatch.setattr(pretrain, "_SEEN", (40, 1))
-    monkeypatch.setattr(pretrain, "_FRESH", (20, 2))
+    monkeypatch.setattr(pretrain, "_SEEN", (10, 1))
+    monkeypatch.setattr(pretrain, "_FRESH", (5, 2))
     app = typer.Typer()
     app.command()(pretrain.pretrain_scenes)
 

@@ -23,7 +23,6 @@ GOLDEN = Path(__file__).with_name("scenes_clip_golden.json")
 
 @cache
 def encoder():
-    torch.set_num_threads(1)
     return ClipEncoder(ClipSettings(model="scenes", pretrained="bundled"))
 
 
@@ -51,14 +50,14 @@ def test_file_is_small_and_belongs_to_its_config():
 
 
 def test_every_attribute_can_be_read_from_the_embeddings_of_fresh_scenes():
-    shares = probe(encode, list(make_scenes(600, seed=101)), list(make_scenes(300, seed=102)))
+    shares = probe(encode, list(make_scenes(300, seed=101)), list(make_scenes(150, seed=102)))
     assert shares.keys() == ATTRIBUTES.keys()
     assert min(shares.values()) >= 0.97, shares
 
 
 def test_embeddings_need_no_normalisation():
     """They are stored as they are: their lengths must say nothing."""
-    lengths = encode(list(make_scenes(200, seed=103))).norm(dim=-1)
+    lengths = encode(list(make_scenes(60, seed=103))).norm(dim=-1)
     assert float(lengths.std() / lengths.mean()) < 0.1
 
 

@@ -269,6 +269,8 @@ def test_what_is_no_url_of_the_web_is_refused(given):
     assert isinstance(fetcher().fetch_all([given])[given], InvalidUrl)
 
 
+#: Made once: reading the well-known authorities takes longer than all else.
+TRUSTING = ssl.create_default_context()
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
@@ -280,7 +282,7 @@ def test_any_text_as_a_url_gives_an_error_of_its_own(host, rest):
     def unknown(host, port):
         raise socket.gaierror
 
-    one = fetcher(resolve=unknown)
+    one = fetcher(resolve=unknown, context=TRUSTING)
     found = one.fetch_all([f"http://{host}/{rest}", host + rest])
     one._threads.shutdown()
     assert all(isinstance(error, FetchFailed | InvalidUrl) for error in found.values())

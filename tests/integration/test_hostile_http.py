@@ -8,7 +8,7 @@ import pytest
 
 from streams.endpoints import Check, serve_endpoints
 from streams.settings import HttpSettings
-from tests.unit.test_endpoints import get
+from tests.integration.test_endpoints import get
 from tests.waiting import wait_until
 
 HOSTILE = {
