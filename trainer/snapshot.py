@@ -149,19 +149,24 @@ class Snapshot:
             fold: Only rows of this fold.
 
         Raises:
-            InvalidSnapshot: The file is damaged (its pages carry checksums).
+            InvalidSnapshot: The file is damaged (its pages carry checksums). Rows that a damaged
+                footer hides are noticed at the end, after the others were yielded.
         """
         wanted = None if columns is None else list(dict.fromkeys([*columns, "fold"]))
         path = self.directory / DOCUMENTS
+        found, expected = 0, self.manifest.counts.included
         try:
             with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
                 for batch in file.iter_batches(batch_size=GROUP_ROWS, columns=wanted):
+                    found += batch.num_rows
                     chosen = batch
                     if fold is not None:
                         chosen = batch.filter(pc.equal(batch["fold"], fold))
                     yield chosen if columns is None else chosen.select(list(columns))
         except (OSError, ValueError, pa.ArrowException) as exc:
             raise _damaged(self.directory, exc) from exc
+        if found != expected:
+            raise _damaged(self.directory, f"{found} rows, {expected} expected")
 
 
 def find_snapshot(directory: Path, wanted: str) -> Snapshot:

@@ -234,3 +234,24 @@ def test_damaged_snapshot(snapshot, tmp_path, data, name):
         shutil.copy(snapshot / each, tmp_path / each)
     (tmp_path / name).write_bytes(damaged((snapshot / name).read_bytes(), data.draw))
     check_snapshot(tmp_path)
+
+
+def test_snapshot_whose_footer_hides_rows(snapshot, tmp_path):
+    """Fails without the count in `Snapshot.batches`: no checksum covers the footer."""
+    shutil.copy(snapshot / SNAPSHOT_MANIFEST, tmp_path)
+    whole = (snapshot / DOCUMENTS).read_bytes()
+    length = int.from_bytes(whole[-8:-4], "little")
+    as_written = 2 * 30  # 30 rows in the encoding of the footer
+    places = [
+        at for at in range(len(whole) - 8 - length, len(whole) - 8) if whole[at] == as_written
+    ]
+    told = 0
+    for place in places:
+        data = bytearray(whole)
+        data[place] -= 4
+        (tmp_path / DOCUMENTS).write_bytes(data)
+        try:
+            list(Snapshot.open(tmp_path).batches())
+        except InvalidSnapshot as exc:
+            told += "28 rows, 30 expected" in str(exc)
+    assert told >= 2, "of the file, and of its one group"
