@@ -19,7 +19,7 @@ from streams.registry import Registry
 from streams.states import Recaption
 from trainer.decisions import Decision, Decisions
 from trainer.evaluation import Evaluation
-from trainer.gate import Gate, Opponent, decide, metric_value
+from trainer.gate import Gate, Opponent, Verdict, decide, metric_value
 from trainer.validation_set import ValidationSet
 
 log = get_logger(__name__)
@@ -50,6 +50,42 @@ class Publication:
     def is_promoted(self) -> bool:
         """Whether the candidate serves now."""
         return self.decision.outcome == "promoted"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Candidate:
+    """A bundle that was measured and stored.
+
+    Attributes:
+        bundle: The bundle as it was stored, with its metrics.
+        version: Its id.
+        measured: What was measured for it.
+        value: Its value of the gate's metric.
+    """
+
+    bundle: Bundle
+    version: str
+    measured: Evaluation
+    value: float
+
+    @property
+    def model(self) -> str:
+        return self.bundle.manifest.name
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Comparison:
+    """A candidate against what served at that moment.
+
+    Attributes:
+        revision: Revision of the pointer then; 0 when there was none.
+        serving: The version that served; None when none did.
+        verdict: What the gate says.
+    """
+
+    revision: int
+    serving: Opponent | None
+    verdict: Verdict
 
 
 def publish(
@@ -89,49 +125,23 @@ def publish(
         PointerConflict: The pointer was moved during both comparisons.
         StoreUnavailable: MongoDB does not answer.
     """
-    name = bundle.manifest.name
     _check_clip(registry, validation_set)
-    measured = evaluate(bundle)  # 1
-    value = metric_value(measured, gate.metric)
-    bundle = with_metrics(bundle, measured)
-    version = registry.publish(bundle)  # 2
+    candidate = _measure_and_store(bundle, evaluate, registry, gate.metric)  # 1, 2
     for attempt in range(_ATTEMPTS):
-        pointer = registry.pointer(name)
-        serving = _opponent(registry, pointer, evaluate, gate.metric)  # 3
-        verdict = decide(gate, candidate=version, value=value, serving=serving)
-        if verdict.is_promoted:
-            before_promotion()
-            try:
-                registry.promote(  # 4
-                    name,
-                    version,
-                    reason=f"gate: {verdict.reason}",
-                    recaption=recaption,
-                    expected_revision=pointer.revision if pointer else 0,
-                )
-            except PointerConflict:
-                if attempt + 1 == _ATTEMPTS:
-                    raise
-                log.warning("pointer moved during the comparison", model=name)
-                continue
-        break
-    decision = Decision(
-        model=name,
-        candidate=version,
-        serving=serving.version if serving else None,
-        metric=gate.metric,
-        candidate_value=value,
-        serving_value=serving.value if serving else None,
-        min_gain=gate.min_gain,
-        validation_set=validation_set.name,
-        digest=validation_set.digest,
-        beam=measured.beam,
-        outcome="promoted" if verdict.is_promoted else "kept",
-        reason=verdict.reason,
-        at=datetime.now(UTC),
-    )
+        comparison = _compare(candidate, evaluate, registry, gate)  # 3
+        if not comparison.verdict.is_promoted:
+            break
+        before_promotion()
+        try:
+            _promote(candidate, comparison, registry, recaption)  # 4
+            break
+        except PointerConflict:
+            if attempt + 1 == _ATTEMPTS:
+                raise
+            log.warning("pointer moved during the comparison", model=candidate.model)
+    decision = _decision(candidate, comparison, gate, validation_set)
     decisions.record(decision)  # 5
-    return Publication(decision=decision, candidate=measured, bundle=bundle)
+    return Publication(decision=decision, candidate=candidate.measured, bundle=candidate.bundle)
 
 
 def with_metrics(bundle: Bundle, evaluation: Evaluation) -> Bundle:
@@ -155,6 +165,27 @@ def _check_clip(registry: Registry, validation_set: ValidationSet) -> None:
         raise FeatureMismatch(msg)
 
 
+def _measure_and_store(
+    bundle: Bundle, evaluate: Evaluate, registry: Registry, metric: str
+) -> _Candidate:
+    """Measure a bundle and upload it; one without the metric that decides is not uploaded."""
+    measured = evaluate(bundle)
+    value = metric_value(measured, metric)
+    bundle = with_metrics(bundle, measured)
+    version = registry.publish(bundle)
+    return _Candidate(bundle=bundle, version=version, measured=measured, value=value)
+
+
+def _compare(
+    candidate: _Candidate, evaluate: Evaluate, registry: Registry, gate: Gate
+) -> _Comparison:
+    pointer = registry.pointer(candidate.model)
+    serving = _opponent(registry, pointer, evaluate, gate.metric)
+    verdict = decide(gate, candidate=candidate.version, value=candidate.value, serving=serving)
+    revision = pointer.revision if pointer else 0
+    return _Comparison(revision=revision, serving=serving, verdict=verdict)
+
+
 def _opponent(
     registry: Registry, pointer: Pointer | None, evaluate: Evaluate, metric: str
 ) -> Opponent | None:
@@ -166,3 +197,37 @@ def _opponent(
     except (ModelError, FeatureMismatch, SettingsError) as exc:
         return Opponent(version=pointer.serving, value=None, problem=str(exc))
     return Opponent(version=pointer.serving, value=value)
+
+
+def _promote(
+    candidate: _Candidate, comparison: _Comparison, registry: Registry, recaption: Recaption
+) -> None:
+    """Move the pointer, unless it was moved since the comparison."""
+    registry.promote(
+        candidate.model,
+        candidate.version,
+        reason=f"gate: {comparison.verdict.reason}",
+        recaption=recaption,
+        expected_revision=comparison.revision,
+    )
+
+
+def _decision(
+    candidate: _Candidate, comparison: _Comparison, gate: Gate, validation_set: ValidationSet
+) -> Decision:
+    serving, verdict = comparison.serving, comparison.verdict
+    return Decision(
+        model=candidate.model,
+        candidate=candidate.version,
+        serving=serving.version if serving else None,
+        metric=gate.metric,
+        candidate_value=candidate.value,
+        serving_value=serving.value if serving else None,
+        min_gain=gate.min_gain,
+        validation_set=validation_set.name,
+        digest=validation_set.digest,
+        beam=candidate.measured.beam,
+        outcome="promoted" if verdict.is_promoted else "kept",
+        reason=verdict.reason,
+        at=datetime.now(UTC),
+    )

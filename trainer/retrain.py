@@ -11,7 +11,7 @@ from pymongo import MongoClient
 from streams.models.manifest import Bundle
 from streams.mongo import Document, state_database
 from streams.registry import Registry
-from streams.settings import MongoSettings, Settings
+from streams.settings import ClipSettings, MongoSettings, Settings
 from streams.states import Recaption
 from trainer.decisions import Decisions
 from trainer.evaluate import evaluate_bundle
@@ -98,38 +98,12 @@ def retrain(
         StoreUnavailable: MongoDB does not answer.
     """
     state = state_database(client, settings.mongo)
-    runs, registry = Runs(state), Registry(state)
+    runs = Runs(state)
     lease = JobLease(state, lease_seconds=plan.lease_seconds)
     earlier = runs.last_success(plan.model)  # now: the job may end because MongoDB is away
-
-    def send(bundle: Bundle, validation_set: ValidationSet) -> Publication:
-        measure = partial(
-            evaluate_bundle,
-            validation_set=validation_set,
-            beam=plan.beam,
-            encode_texts=text_encoder(settings.clip, validation_set.clip_version),
-        )
-        return publish(
-            bundle,
-            validation_set,
-            evaluate=measure,
-            registry=registry,
-            decisions=Decisions(state),
-            gate=plan.gate,
-            recaption=plan.recaption,
-            before_promotion=lease.check,
-        )
-
     job = Job(
         plan.model,
-        Steps(
-            remove_old=lambda: remove_old(directory, keep=plan.keep),
-            take_snapshot=lambda: take_snapshot(client, settings.mongo, directory),
-            pointer=lambda: registry.pointer(plan.model),
-            validation_set=lambda snapshot: _frozen_set(client, settings.mongo, plan, snapshot),
-            fit=fit,
-            publish=send,
-        ),
+        _steps(plan, fit, client=client, settings=settings, directory=directory, lease=lease),
         lease=lease,
         runs=runs,
         options=plan.options(),
@@ -143,6 +117,64 @@ def retrain(
         if metrics_file is not None and job.ended and job.ended.outcome is not Outcome.BUSY:
             last = job.ended if job.ended.outcome in SUCCESSES else earlier
             write_job_metrics(metrics_file, job.ended, last_success=last)
+
+
+def _steps(
+    plan: Plan,
+    fit: Fit,
+    *,
+    client: MongoClient[Document],
+    settings: Settings,
+    directory: Path,
+    lease: JobLease,
+) -> Steps:
+    """Bind each step to the plan and its servers; nothing is done yet."""
+    state = state_database(client, settings.mongo)
+    registry = Registry(state)
+    return Steps(
+        remove_old=partial(remove_old, directory, keep=plan.keep),
+        take_snapshot=partial(take_snapshot, client, settings.mongo, directory),
+        pointer=partial(registry.pointer, plan.model),
+        validation_set=partial(_frozen_set, client, settings.mongo, plan),
+        fit=fit,
+        publish=partial(
+            _publish,
+            plan=plan,
+            clip=settings.clip,
+            registry=registry,
+            decisions=Decisions(state),
+            lease=lease,
+        ),
+    )
+
+
+def _publish(
+    bundle: Bundle,
+    validation_set: ValidationSet,
+    *,
+    plan: Plan,
+    clip: ClipSettings,
+    registry: Registry,
+    decisions: Decisions,
+    lease: JobLease,
+) -> Publication:
+    """Measure on the set, and let the bundle serve if it passes the plan's gate."""
+    measure = partial(
+        evaluate_bundle,
+        validation_set=validation_set,
+        beam=plan.beam,
+        encode_texts=text_encoder(clip, validation_set.clip_version),
+    )
+    return publish(
+        bundle,
+        validation_set,
+        evaluate=measure,
+        registry=registry,
+        decisions=decisions,
+        gate=plan.gate,
+        recaption=plan.recaption,
+        before_promotion=lease.check,
+    )
 
 
 def _frozen_set(

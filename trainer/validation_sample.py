@@ -2,7 +2,7 @@
 
 import hashlib
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from pymongo import MongoClient
@@ -68,18 +68,10 @@ def create_validation_set(
     store = DocumentStore(client, settings)
     if stored is None:
         ids = _draw(store, clip_version, size=sample_size, seed=seed)
+        entries = _entries(_read(store, ids, clip_version, chunk_size))
     else:
-        ids = [document_id_of(entry.id.encode()) for entry in stored.entries]
-    found = list(_read(store, ids, clip_version, chunk_size))
-    if stored is not None:
-        _check_complete(found)
-    entries = tuple(entry for entry in found if isinstance(entry, Entry))
-    if not entries:
-        msg = (
-            "no document of the fold `valid` has captions and a current CLIP vector: insert some"
-            ' with `_fold: "valid"`, or wait until they are featurized'
-        )
-        raise TooLittleData(msg)
+        entries = _renewed(store, stored, clip_version)
+    _check_any(entries)
     made = ValidationSet(
         name=name,
         seed=seed,
@@ -122,6 +114,15 @@ def _check_complete(found: Sequence[Entry | Reason]) -> None:
         raise TooLittleData(msg)
 
 
+def _check_any(entries: Sequence[Entry]) -> None:
+    if not entries:
+        msg = (
+            "no document of the fold `valid` has captions and a current CLIP vector: insert some"
+            ' with `_fold: "valid"`, or wait until they are featurized'
+        )
+        raise TooLittleData(msg)
+
+
 def _draw(store: DocumentStore, clip_version: str, *, size: int, seed: int) -> list[DocumentId]:
     """Return the ids whose hashes with the seed are smallest: independent of any order."""
     with mongo_errors("drawing a validation set"):
@@ -143,6 +144,18 @@ def _rank(document_id: DocumentId, seed: int) -> bytes:
     return hashlib.blake2b(
         document_key(document_id), digest_size=16, key=str(seed).encode()
     ).digest()
+
+
+def _renewed(store: DocumentStore, stored: ValidationSet, clip_version: str) -> tuple[Entry, ...]:
+    """Return the same documents with their new vectors, in the same order."""
+    ids = [document_id_of(entry.id.encode()) for entry in stored.entries]
+    found = list(_read(store, ids, clip_version, stored.chunk_size))
+    _check_complete(found)
+    return _entries(found)
+
+
+def _entries(found: Iterable[Entry | Reason]) -> tuple[Entry, ...]:
+    return tuple(entry for entry in found if isinstance(entry, Entry))
 
 
 def _read(

@@ -6,6 +6,7 @@ import json
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Final
@@ -111,14 +112,6 @@ def run(  # noqa: PLR0913 - each is an option of the command
         torch.set_num_threads(threads)
     place = place_of(data_dir)
     client, _ = place.connect()
-
-    def fit_shown(snapshot: Snapshot) -> Bundle:
-        try:
-            return _fit(name, snapshot, options, place, resume=not force, as_json=as_json)
-        except InvalidCheckpoint as exc:  # nobody is there who could fit again without it
-            log.warning("the fit starts anew", reason=str(exc))
-            return _fit(name, snapshot, options, place, resume=False, as_json=as_json)
-
     plan = Plan(
         model=name,
         gate=Gate(metric=usual_metric(name, metric), min_gain=min_gain, is_forced=force),
@@ -130,10 +123,13 @@ def run(  # noqa: PLR0913 - each is an option of the command
         lease_seconds=lease_seconds,
         keep=keep,
     )
+    fit = partial(
+        _fit_unattended, name, options=options, place=place, resume=not force, as_json=as_json
+    )
     with _ended_by_sigterm():
         done = retrain(
             plan,
-            fit_shown,
+            fit,
             client=client,
             settings=place.settings,
             directory=place.directory,
@@ -143,6 +139,17 @@ def run(  # noqa: PLR0913 - each is an option of the command
         typer.echo(json.dumps(done.as_json()))
     else:
         out.print(line_of(done), markup=False)
+
+
+def _fit_unattended(
+    name: str, snapshot: Snapshot, *, options: FitOptions, place: Place, resume: bool, as_json: bool
+) -> Bundle:
+    """Fit, and start anew where the checkpoint cannot be used."""
+    try:
+        return _fit(name, snapshot, options, place, resume=resume, as_json=as_json)
+    except InvalidCheckpoint as exc:  # nobody is there who could fit again without it
+        log.warning("the fit starts anew", reason=str(exc))
+        return _fit(name, snapshot, options, place, resume=False, as_json=as_json)
 
 
 def _fit(
