@@ -18,7 +18,7 @@ from streams.wire import encode_event
 from tests.faults.processes import OLDEST, Process, acknowledged, publish, refused_writes
 from tests.waiting import wait_until
 
-#: One process leaves in each. Five minutes of it are about 60.
+#: One process leaves in each. Five minutes of it are about 100.
 ROUNDS = int(os.environ.get("CAPTIONSTREAM_TEST_ROUNDS", "6"))
 PROCESSES = 3
 DOCUMENTS = 60
