@@ -32,7 +32,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         name, _, argument = self.path.partition("?")[0].strip("/").partition("/")
         self.server.seen[self.path] += 1
-        self.server.most = max(self.server.most, self.server.running())
         getattr(self, name)(argument)
 
     def answer(self, status, body=b"", **headers):
@@ -92,9 +91,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(b"\x00\xff no HTTP at all\r\n\r\n")
 
     def gather(self, count):
-        """Answer when so many are here at once, or after a second."""
-        self.server.gathered.acquire()
-        self.server.over.wait(0.3)
+        """Stay for a moment; who is told the answer may ask again at once and counts as one."""
+        with self.server.together():
+            self.server.over.wait(0.3)
         self.answer(200, count.encode())
 
     def log_message(self, *_):
@@ -108,19 +107,19 @@ class Server(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.seen = Counter()
         self.over = threading.Event()
-        self.gathered = threading.Semaphore(1000)
         self.most = 0
-        self._running = 0
+        self._here = 0
+        self._lock = threading.Lock()
 
-    def running(self):
-        return self._running
-
-    def process_request_thread(self, *arguments):
-        self._running += 1
-        try:
-            super().process_request_thread(*arguments)
-        finally:
-            self._running -= 1
+    @contextmanager
+    def together(self):
+        """Count how many are in this context at once."""
+        with self._lock:
+            self._here += 1
+            self.most = max(self.most, self._here)
+        yield
+        with self._lock:
+            self._here -= 1
 
     def handle_error(self, *_):
         """A client that has gone is what is tested."""
