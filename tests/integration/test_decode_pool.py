@@ -87,7 +87,8 @@ def test_closing_ends_a_worker_that_hangs_and_its_caller():
         pool.close()
         with pytest.raises(Unavailable, match="closed"):
             waiting.result()
-    assert descriptors() == before
+    # What tests before left behind may go meanwhile.
+    assert all(now <= then for now, then in zip(descriptors(), before, strict=True))
     pool.close()
 
 
