@@ -7,7 +7,6 @@ Its clients bear a broker that goes away later, but the process ends with an err
 as they start.
 """
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import faust
@@ -62,10 +61,6 @@ class PromptTransport(Transport):  # type: ignore[misc]
 
 def _await_broker(client: AIOKafkaClient) -> None:
     """Let the client's first connection wait for a broker."""
-    client.bootstrap = _patient(client.bootstrap)
-
-
-def _patient(connect: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
-    return stamina.retry(
+    client.bootstrap = stamina.retry(
         on=KafkaConnectionError, attempts=None, timeout=None, wait_initial=0.2, wait_max=5.0
-    )(connect)
+    )(client.bootstrap)

@@ -6,16 +6,20 @@ import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
+from bson.timestamp import Timestamp
 from kafka import KafkaConsumer, TopicPartition
 from pymongo import MongoClient
 
 from streams.capture.producer import EventProducer
-from streams.events import Record
+from streams.documents import Output
+from streams.events import IMAGE_FEATURIZED, ModelApplied, Origin, Record
 from streams.kafka_security import client_arguments
 from streams.local.ports import free_port
 from streams.settings import HttpSettings, KafkaSettings, Settings, child_environment
 from streams.stages import StageSpec
 from streams.topics import group_name, topic_name
+from streams.wire import encode_event
 
 #: Events that a process has finished.
 DONE = "captionstream_documents_total"
@@ -66,6 +70,19 @@ def publish(topic: str, records: Iterable[Record], settings: KafkaSettings) -> N
         producer.publish(topic, records)
     finally:
         producer.close()
+
+
+def featurized(document_id: int, source: Timestamp, tenant: str) -> Record:
+    """Return what tells the sink of a document's embedding, by the version c1."""
+    event = ModelApplied(
+        document_id=document_id,
+        source=source,
+        origin=Origin.LIVE,
+        input="x",
+        model="clip",
+        outputs={"clip": Output(value=np.ones(4, np.float32), version="c1")},
+    )
+    return encode_event(event, event_type=IMAGE_FEATURIZED, tenant=tenant)
 
 
 @contextmanager

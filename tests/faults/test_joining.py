@@ -6,16 +6,20 @@ import random
 import signal
 from contextlib import ExitStack
 
-import numpy as np
 import pytest
 
-from streams.documents import Output
-from streams.events import IMAGE_FEATURIZED, ModelApplied, Origin
+from streams.events import IMAGE_FEATURIZED
 from streams.settings import StageSettings
 from streams.stages import SINK
 from streams.topics import create_topics
-from streams.wire import encode_event
-from tests.faults.processes import OLDEST, Process, acknowledged, publish, refused_writes
+from tests.faults.processes import (
+    OLDEST,
+    acknowledged,
+    featurized,
+    publish,
+    refused_writes,
+    running,
+)
 from tests.waiting import wait_until
 
 #: One process leaves in each. Five minutes of it are about 100.
@@ -41,26 +45,19 @@ def test_processes_that_join_and_leave_lose_nothing(settings, mongo_client):
     ids = itertools.count()
     documents = mongo_client[settings.mongo.database][settings.mongo.collection]
     with ExitStack() as started:
-        running = [join(started, settings) for _ in range(PROCESSES)]
+        members = [started.enter_context(running(SINK.name, settings)) for _ in range(PROCESSES)]
         for how in generator.choices([signal.SIGKILL, signal.SIGTERM], k=ROUNDS):
             with refused_writes(mongo_client, settings):
                 insert_and_publish(itertools.islice(ids, DOCUMENTS), documents, settings)
-                busy = wait_until(lambda: busy_ones(running), doing="a batch in hand")
+                busy = wait_until(lambda: busy_ones(members), doing="a batch in hand")
                 leaving = generator.choice(busy)
                 leave(leaving, how)
-            running.remove(leaving)
-            running.append(join(started, settings))
+            members.remove(leaving)
+            members.append(started.enter_context(running(SINK.name, settings)))
         count = ROUNDS * DOCUMENTS
         done = {"_outputs.img.clip.version": "c1"}
         wait_until(lambda: documents.count_documents(done) == count, doing="all documents")
         wait_until(lambda: acknowledged(SINK, settings.kafka) == count, doing="all acknowledged")
-
-
-def join(started, settings):
-    """Start a process; it is killed at the end if it is still there."""
-    process = started.enter_context(Process(SINK.name, settings))
-    started.callback(process.kill)
-    return process
 
 
 def busy_ones(processes):
@@ -79,19 +76,5 @@ def insert_and_publish(ids, documents, settings):
     rows = [{"_id": number, "img": b"x"} for number in ids]
     documents.insert_many(rows)
     now = documents.database.client.admin.command("ping")["operationTime"]
-    records = [
-        encode_event(
-            ModelApplied(
-                document_id=row["_id"],
-                source=now,
-                origin=Origin.LIVE,
-                input="x",
-                model="clip",
-                outputs={"clip": Output(value=np.ones(4, np.float32), version="c1")},
-            ),
-            event_type=IMAGE_FEATURIZED,
-            tenant=settings.mongo.tenant,
-        )
-        for row in rows
-    ]
+    records = [featurized(row["_id"], now, settings.mongo.tenant) for row in rows]
     publish(IMAGE_FEATURIZED, records, settings.kafka)

@@ -5,18 +5,24 @@ import signal
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 from pydantic import SecretStr
 
-from streams.documents import Output
-from streams.events import IMAGE_CHANGED, IMAGE_FEATURIZED, ImageChanged, ModelApplied, Origin
+from streams.events import IMAGE_CHANGED, IMAGE_FEATURIZED, ImageChanged
 from streams.settings import ClipSettings, StageSettings, child_environment
 from streams.stages import FEATURIZE, SINK
 from streams.topics import create_topics
 from streams.wire import encode_event
 from tests.faults.load import picture
-from tests.faults.processes import DONE, OLDEST, acknowledged, publish, refused_writes, running
+from tests.faults.processes import (
+    DONE,
+    OLDEST,
+    acknowledged,
+    featurized,
+    publish,
+    refused_writes,
+    running,
+)
 from tests.tiny import write_tiny_clip
 from tests.waiting import wait_until
 
@@ -41,15 +47,8 @@ def test_error_that_nobody_expected_ends_the_process_and_loses_nothing(settings,
     create_topics(kafka)
     documents = mongo_client[settings.mongo.database][settings.mongo.collection]
     documents.insert_one({"_id": 1, "img": b"x"})
-    event = ModelApplied(
-        document_id=1,
-        source=mongo_client.admin.command("ping")["operationTime"],
-        origin=Origin.LIVE,
-        input="x",
-        model="clip",
-        outputs={"clip": Output(value=np.ones(4, np.float32), version="c1")},
-    )
-    record = encode_event(event, event_type=IMAGE_FEATURIZED, tenant=settings.mongo.tenant)
+    now = mongo_client.admin.command("ping")["operationTime"]
+    record = featurized(1, now, settings.mongo.tenant)
     publish(IMAGE_FEATURIZED, [record], kafka)
     done = subprocess.run(
         [sys.executable, "-m", "tests.escaping"],

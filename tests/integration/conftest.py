@@ -12,9 +12,11 @@ from streams.dead_letter_log import read_topics
 from streams.decoding.pool import DecodePool
 from streams.events import DocumentDeleted
 from streams.ids import document_id_of
+from streams.local.broker import Broker, find_broker
+from streams.local.ports import free_port
 from streams.mongo import connect, state_database
 from streams.registry import Registry
-from streams.settings import ImageSettings
+from streams.settings import ImageSettings, LocalSettings
 from streams.store import DocumentStore
 from streams.topics import create_topics, topic_name
 from streams.wire import decode_event
@@ -26,6 +28,19 @@ from tests.waiting import wait_until
 def decoders():
     with closing(DecodePool(ImageSettings(), workers=1)) as pool:
         yield pool
+
+
+@pytest.fixture
+def broker(tmp_path):
+    """A broker of the test's own that was not started; ended afterwards."""
+    made = Broker(
+        find_broker(LocalSettings()),
+        directory=tmp_path,
+        log=tmp_path / "broker.log",
+        port=free_port(),
+    )
+    yield made
+    made.kill()
 
 
 @pytest.fixture

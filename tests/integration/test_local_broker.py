@@ -1,5 +1,4 @@
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -11,19 +10,6 @@ from streams.local.broker import Broker, find_broker
 from streams.local.ports import free_port
 from streams.settings import KafkaSettings, LocalSettings
 from streams.topics import create_topics, missing_topics
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    """A broker that was not started; ended afterwards."""
-    made = Broker(
-        find_broker(LocalSettings()),
-        directory=tmp_path,
-        log=tmp_path / "broker.log",
-        port=free_port(),
-    )
-    yield made
-    made.kill()
 
 
 def test_a_started_broker_has_topics_and_takes_records(broker: Broker) -> None:

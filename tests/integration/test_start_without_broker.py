@@ -7,24 +7,9 @@ import threading
 
 import pytest
 
-from streams.local.broker import Broker, find_broker
-from streams.local.ports import free_port
-from streams.settings import KafkaSettings, LocalSettings, Settings, child_environment
+from streams.settings import KafkaSettings, Settings, child_environment
 from streams.topics import create_topics
 from tests.waiting import wait_until
-
-
-@pytest.fixture
-def broker(tmp_path):
-    """A broker that was not started; ended afterwards."""
-    made = Broker(
-        find_broker(LocalSettings()),
-        directory=tmp_path,
-        log=tmp_path / "broker.log",
-        port=free_port(),
-    )
-    yield made
-    made.kill()
 
 
 @pytest.fixture
