@@ -1,6 +1,7 @@
 """The Kafka producer of all that is not a stage: idempotent, acknowledged by all replicas."""
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -24,6 +25,18 @@ _MAX_KEY_BYTES: Final = 512 * 1024
 Done = Callable[[Exception | None], None]
 
 
+class _Session(KafkaProducer):  # type: ignore[misc]  # the client has no types
+    """A client whose `close` always closes.
+
+    `close` begins with `flush`, and would end there when a record can be neither sent nor given up:
+    by an exception, with the session still sending.
+    """
+
+    def flush(self, timeout: float | None = None) -> None:
+        with suppress(KafkaError):
+            super().flush(timeout)
+
+
 class EventProducer:
     """Sends records; one session of one idempotent producer."""
 
@@ -39,7 +52,7 @@ class EventProducer:
         self._acknowledged: dict[tuple[str, int], int] = {}
         request_ms = int(settings.request_timeout_seconds * 1000)
         try:
-            self._producer = KafkaProducer(
+            self._producer = _Session(
                 **client_arguments(settings),
                 acks="all",
                 # Said aloud: other settings could switch it off silently.
@@ -107,7 +120,7 @@ class EventProducer:
         for record in records:
             self.send(topic, record, partial(errors.__setitem__, sent))
             sent += 1
-        self.flush()
+        self._producer.flush(timeout=2 * self._settings.request_timeout_seconds)
         self.check()
         refused = [position for position, error in errors.items() if is_too_large(error)]
         lost = next((e for e in errors.values() if e is not None and not is_too_large(e)), None)
@@ -129,16 +142,8 @@ class EventProducer:
             msg = f"an acknowledgement could not be noted, sending again: {self._fault!r}"
             raise BrokerUnavailable(msg) from self._fault
 
-    def flush(self) -> None:
-        """Wait until everything that was sent is acknowledged or lost."""
-        try:
-            self._producer.flush(timeout=2 * self._settings.request_timeout_seconds)
-        except KafkaError as exc:
-            msg = f"Kafka did not acknowledge in time: {exc!r}"
-            raise BrokerUnavailable(msg) from exc
-
     def close(self) -> None:
-        """End the session; what is not acknowledged by now may be lost."""
+        """End the session. What is not acknowledged within a second counts as lost."""
         self._producer.close(timeout=1.0)
 
     def _acknowledge(self, future: Any, done: Done) -> None:

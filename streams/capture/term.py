@@ -23,7 +23,7 @@ from streams.capture.producer import EventProducer
 from streams.capture.refusals import note_refused
 from streams.capture.sender import Sender
 from streams.capture.window import Window
-from streams.errors import HistoryLost
+from streams.errors import BrokerUnavailable, HistoryLost
 from streams.events import DocumentDeleted, ImageChanged, Origin
 from streams.ids import DocumentId
 from streams.mongo import Document, cluster_time, state_database
@@ -180,9 +180,10 @@ class Term:
                 self._publish(change)
             elif self._sender.window.events == 0:
                 self._note_idle()
+                self._look_for_a_cut_log()
             is_renamed = change is not None and brings_documents(change, self._collection)
             is_asked = self._is_due("requests", _REQUEST_POLL_SECONDS) and self._is_asked()
-            if is_renamed or is_asked or (change is None and self._is_log_cut()):
+            if is_renamed or is_asked:
                 self._copy_again(self._position, stop)
 
     def _copy_again(self, position: Position, stop: threading.Event) -> None:
@@ -194,7 +195,7 @@ class Term:
         self._sender.drain()
         safe = self._sender.window.take_safe()
         position = safe if isinstance(safe, Position) else position
-        self._begin_copy("log lost, asked for, or another collection", position)
+        self._begin_copy("asked for, or another collection", position)
         self._finish_copy(stop)
 
     def _publish(self, change: Change) -> None:
@@ -250,11 +251,13 @@ class Term:
         refused = self._sender.take_refused()
         note_refused(refused, store=self._store, serving=self._registry.serving)
 
-    def _is_log_cut(self) -> bool:
+    def _look_for_a_cut_log(self) -> None:
         """Look now and then while nothing happens: nobody else would notice."""
-        is_idle = self._sender.window.events == 0
-        interval = self._settings.reconciler.interval_seconds
-        return is_idle and self._is_due("log", interval) and self._log.is_cut()
+        if self._is_due("log", self._settings.reconciler.interval_seconds) and self._log.is_cut():
+            self._begin_copy("log lost", self._position)
+            # A broker that lost its log may not know this producer either: it takes nothing of it.
+            msg = "Kafka lost its log: a new session of the producer copies everything"
+            raise BrokerUnavailable(msg)
 
     def _is_asked(self) -> bool:
         try:
