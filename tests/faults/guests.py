@@ -2,6 +2,7 @@
 
 import io
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,11 +11,14 @@ from contextlib import suppress
 from PIL import Image
 from pymongo.errors import PyMongoError
 
+from streams.mongo import state_database
 from streams.settings import child_environment
 from tests.faults.target import PROCESSES, Target
+from tests.waiting import wait_until
 
 _LOADING_SECONDS = 5.0
-#: Beside several others it loads torch for half a minute.
+#: Beside several others, and while servers are away, a process may load for long.
+_READY_SECONDS = 90.0
 _DEADLY_SECONDS = 60.0
 
 
@@ -37,8 +41,8 @@ def add_guest(target: Target) -> str:
 def add_deadly_guest(target: Target) -> str:
     """A featurize joins that dies of white images, which come in while it is there.
 
-    The stack's own survives them, so none of them may be blamed: one death is no proof. Those of
-    an earlier strike go first, so that none meets a second guest.
+    They come in once it is ready. The stack's own survives them, so none of them may be blamed: one
+    death is no proof. Those of an earlier strike go first, so that none meets a second guest.
     """
     guest = _start(target, "tests.deadly", "crashes", "0")
     strike = next(target.seeds)
@@ -47,6 +51,8 @@ def add_deadly_guest(target: Target) -> str:
     def feed() -> None:
         with suppress(PyMongoError):
             documents.delete_many({"white": {"$exists": True}})
+        with suppress(AssertionError):
+            wait_until(lambda: guest.poll() is not None or _is_ready(target, guest), _READY_SECONDS)
         end = time.monotonic() + _DEADLY_SECONDS
         number = 0
         while time.monotonic() < end and guest.poll() is None:
@@ -62,6 +68,16 @@ def add_deadly_guest(target: Target) -> str:
 
     target.later(0, feed)
     return "a featurize joins that dies of white images"
+
+
+def _is_ready(target: Target, guest: subprocess.Popen[bytes]) -> bool:
+    """Whether the guest has said so of itself."""
+    reports = state_database(target.stack.client, target.settings.mongo)["processes"]
+    wanted = {"_id": f"{socket.gethostname()}:{guest.pid}", "is_ready": True}
+    try:
+        return reports.find_one(wanted) is not None
+    except PyMongoError:
+        return False
 
 
 def white() -> bytes:
