@@ -29,7 +29,13 @@ def configure_logging(settings: LogSettings, *, process: str) -> None:
     last: list[structlog.typing.Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if settings.format == "json"
-        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        else [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(),
+                # Others draw the local variables of each frame: passwords would be among them.
+                exception_formatter=structlog.dev.plain_traceback,
+            )
+        ]
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
@@ -45,3 +51,14 @@ def configure_logging(settings: LogSettings, *, process: str) -> None:
     root.setLevel(settings.level.upper())
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def configure_command_logging(name: str) -> None:
+    """Print our warnings as text, and nothing of libraries: a command's error says what is wrong.
+
+    Args:
+        name: Of the command.
+    """
+    configure_logging(LogSettings(format="console", level="warning"), process=name)
+    for library in _CHATTY:
+        logging.getLogger(library).setLevel(logging.CRITICAL)

@@ -17,7 +17,7 @@ from streams.commands.ids import parse_id
 from streams.documents import MODELS, Output
 from streams.errors import DocumentError
 from streams.ids import DocumentId
-from streams.logs import configure_logging
+from streams.logs import configure_command_logging
 from streams.registry import Registry
 from streams.store import DocumentStore
 
@@ -49,9 +49,7 @@ def apply(
     from streams.on_demand import OnDemand
 
     settings = settings_of(data_dir)
-    configure_logging(
-        settings.log.model_copy(update={"format": "console", "level": "warning"}), process="apply"
-    )
+    configure_command_logging("apply")
     client, state = open_state(settings)
     with closing(DecodePool(settings.image, workers=1)) as decoders:
         model = OnDemand(

@@ -8,7 +8,7 @@ import typer
 from streams.capture.copy_requests import CopyRequests
 from streams.capture.reconciler import ReconcilePlan, Reconciler
 from streams.commands.context import DataDir, open_documents, open_state, out, settings_of
-from streams.logs import configure_logging
+from streams.logs import configure_command_logging
 from streams.processes import Report, read_reports
 from streams.registry import Registry
 from streams.stages import CHAIN, FEATURIZE
@@ -37,10 +37,7 @@ def reconcile(
     Example: captionstream reconcile --dry-run
     """
     settings = settings_of(data_dir)
-    configure_logging(
-        settings.log.model_copy(update={"format": "console", "level": "warning"}),
-        process="reconcile",
-    )
+    configure_command_logging("reconcile")
     client, state = open_state(settings)
     store = open_documents(settings, client)
     if everything:

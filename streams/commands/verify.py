@@ -10,7 +10,7 @@ import typer
 from bson import json_util
 
 from streams.commands.context import AsJson, DataDir, err, open_state, out, settings_of
-from streams.logs import configure_logging
+from streams.logs import configure_command_logging
 from streams.registry import Registry
 from streams.stages import PROCESSES
 from streams.status import read_progress, wait_for_progress
@@ -45,9 +45,7 @@ def verify(
     from streams.verify import Verifier
 
     settings = settings_of(data_dir)
-    configure_logging(
-        settings.log.model_copy(update={"format": "console", "level": "warning"}), process="verify"
-    )
+    configure_command_logging("verify")
     client, state = open_state(settings)
     store = DocumentStore(client, settings.mongo)
     before = read_progress(state, store.tenant)

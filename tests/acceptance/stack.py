@@ -85,7 +85,7 @@ class Stack:
             check=False,
         )
         assert code is None or done.returncode == code, (done.stdout, done.stderr)
-        assert "Traceback" not in done.stderr
+        assert "Traceback" not in done.stderr, done.stderr
         return done.stdout
 
     def status(self):

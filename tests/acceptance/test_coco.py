@@ -41,7 +41,7 @@ def stack(tmp_path):
     assert running.stop() == 0
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_every_photograph_gets_the_embedding_of_bare_open_clip_and_a_caption(stack, tmp_path):
     for folder in FOLDERS:
         arguments = (
