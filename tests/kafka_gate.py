@@ -62,7 +62,9 @@ class Gate:
             if self.users:
                 await self._authenticate(reader, writer, theirs, ours)
             await asyncio.gather(_pump(reader, ours), _pump(theirs, writer))
-        except (OSError, EOFError, Refused, asyncio.CancelledError):
+        except asyncio.CancelledError:
+            writer.transport.abort()  # TLS would wait for the other's farewell
+        except (OSError, EOFError, Refused):
             pass
         finally:
             for stream in (writer, ours):

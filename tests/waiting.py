@@ -8,7 +8,7 @@ from typing import Any
 
 def wait_until(
     predicate: Callable[[], Any],
-    deadline_seconds: float = 60,
+    deadline_seconds: float = 200,
     *,
     doing: str = "waiting",
     pause_seconds: float = 0.05,

@@ -66,12 +66,7 @@ class StageWorker:
         worker = _Worker(
             self.app, stage=stage, quiet=True, override_logging=False, redirect_stdouts=False
         )
-        try:
-            worker.execute_from_commandline()
-        finally:
-            # Faust has given the signals back: a second one would end the process as a crash does.
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, signal.SIG_IGN)
+        worker.execute_from_commandline()
 
     async def deliver(self, records: Delivery) -> list[int]:
         """Send records in order and wait until the broker has all of them.
@@ -204,6 +199,10 @@ class _Worker(faust.Worker):  # type: ignore[misc]
         self._stage = stage
 
     async def on_stop(self) -> None:
+        # The loop gives signals back as it closes: a second one would end the process as a crash.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
         self._stage.stop()
         await super().on_stop()
 

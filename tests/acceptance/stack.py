@@ -14,6 +14,8 @@ from tests.waiting import wait_until
 
 COMMAND = [sys.executable, "-m", "streams.cli"]
 TRAINER = [sys.executable, "-m", "trainer.cli"]
+#: Exit code of a command that could not do its work.
+_ERROR = 2
 
 
 def user_environment(**settings):
@@ -49,7 +51,8 @@ class Stack:
 
     def kill(self):
         """SIGKILL of the supervisor: everything goes with it. Then `up` again."""
-        pids = self.pids().values()
+        family = psutil.Process(self.process.pid).children(recursive=True)
+        pids = {*self.pids().values(), *(process.pid for process in family)}
         self.process.kill()
         self.process.wait()
         self.process.stdout.close()
@@ -69,10 +72,18 @@ class Stack:
         return (self.data_dir.parent / "up.log").read_text()
 
     def run(self, *arguments, code=0):
-        return self._run(COMMAND, arguments, code)
+        return self._run(COMMAND, arguments, code).stdout
 
     def train(self, *arguments, code=0):
-        return self._run(TRAINER, arguments, code)
+        return self._run(TRAINER, arguments, code).stdout
+
+    def settle(self, seconds):
+        """Wait until all is done, or so long, although a server may be away for a moment."""
+        arguments = ("wait", "--timeout", str(seconds))
+        wait_until(
+            lambda: self._run(COMMAND, arguments, None).returncode != _ERROR,
+            doing="an answer to `wait`",
+        )
 
     def _run(self, command, arguments, code):
         done = subprocess.run(
@@ -81,12 +92,12 @@ class Stack:
             cwd=self.cwd,
             capture_output=True,
             text=True,
-            timeout=400,
+            timeout=800,
             check=False,
         )
         assert code is None or done.returncode == code, (done.stdout, done.stderr)
-        assert "Traceback" not in done.stderr, done.stderr
-        return done.stdout
+        assert code is None or "Traceback" not in done.stderr, done.stderr
+        return done
 
     def status(self):
         return json.loads(self.run("status", "--json"))
@@ -101,7 +112,7 @@ class Stack:
             stored = self.outputs(document_id).get(model, {})
             return all(stored.get(name) == value for name, value in fields.items()) and stored
 
-        return wait_until(is_there, deadline_seconds=90, doing=f"{model} of {document_id}")
+        return wait_until(is_there, doing=f"{model} of {document_id}")
 
     def metric(self, process, name, label=""):
         """Sum over all labels, or over those series that carry a label."""
@@ -117,7 +128,7 @@ class Stack:
     def stop(self):
         self.client.close()
         self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(timeout=120)
+        code = self.process.wait(timeout=200)
         self.process.stdout.close()
         self.log.close()
         return code

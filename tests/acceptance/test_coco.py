@@ -41,7 +41,7 @@ def stack(tmp_path):
     assert running.stop() == 0
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_every_photograph_gets_the_embedding_of_bare_open_clip_and_a_caption(stack, tmp_path):
     for folder in FOLDERS:
         arguments = (
@@ -50,7 +50,7 @@ def test_every_photograph_gets_the_embedding_of_bare_open_clip_and_a_caption(sta
         )
         stack.run("import-coco", *arguments, "--fold", "train" if "train" in folder else "valid")
         assert "0 of them new" in stack.run("import-coco", *arguments)
-    stack.run("wait", "--timeout", "300")
+    stack.run("wait", "--timeout", "700")
     assert stack.status()["documents"]["awaiting_model"] == 159
 
     paths = sorted(path for folder in FOLDERS for path in (COCO / folder).glob("*.jpg"))
@@ -69,5 +69,5 @@ def test_every_photograph_gets_the_embedding_of_bare_open_clip_and_a_caption(sta
     evaluated = stack.train("evaluate", "conditional_lm", "--html", str(tmp_path / "page.html"))
     assert "too few" in evaluated
     assert (tmp_path / "page.html").stat().st_size > 100_000
-    stack.run("wait", "--timeout", "200")
+    stack.run("wait", "--timeout", "700")
     assert stack.status()["documents"]["captioned"] == 159

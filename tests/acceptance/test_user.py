@@ -57,7 +57,7 @@ def stack(tmp_path_factory):
         STAGE__TORCH_THREADS="1",
         KAFKA__SESSION_TIMEOUT_SECONDS="6",
         RECONCILER__INTERVAL_SECONDS="2",
-        RECONCILER__GRACE_SECONDS="5",
+        RECONCILER__GRACE_SECONDS="20",
         FETCH__ALLOW_HOSTS="127.0.0.1",
     )
     environment["HOME"] = str(root / "home")
@@ -65,6 +65,11 @@ def stack(tmp_path_factory):
     yield running
     assert running.stop() == 0
     assert [path for directory in elsewhere for path in directory.rglob("*")] == []
+
+
+def all_idle(stages):
+    found = {name: (row["ready"], row["lag"], row["reasons"]) for name, row in stages.items()}
+    return found == {name: (1, 0, []) for name in PROCESSES}
 
 
 @pytest.mark.timeout(600)
@@ -84,7 +89,7 @@ def test_a_users_day(stack, tmp_path):
         stack.wait_for_output(behind, "clip", input=fingerprint(picture(20, kind="PNG")))
 
     # An unrelated field runs no model.
-    stack.run("wait", "--timeout", "60")
+    stack.run("wait", "--timeout", "300")
     before = stack.metric("featurize", "captionstream_model_inputs_total")
     documents.update_one({"_id": first}, {"$set": {"title": "changed"}})
     second = documents.insert_one({"img": picture(30)}).inserted_id
@@ -96,11 +101,11 @@ def test_a_users_day(stack, tmp_path):
     documents.update_one({"_id": first}, {"$set": {"img": picture(40)}})
     wait_until(
         lambda: stack.outputs(first).get("clip_projection", {}).get("input") not in (old, None),
-        deadline_seconds=60,
         doing="the update",
     )
     documents.replace_one({"_id": second}, {"img": picture(50), "title": "new"})
-    stack.wait_for_output(second, "clip_projection")
+    for output in ("clip", "clip_projection"):
+        stack.wait_for_output(second, output)
 
     # No captioner yet; a version in the registry changes that, for old documents and new ones.
     assert stack.status()["documents"]["awaiting_model"] == 4
@@ -110,7 +115,7 @@ def test_a_users_day(stack, tmp_path):
     third = documents.insert_one({"img": picture(60)}).inserted_id
     caption = stack.wait_for_output(third, "conditional_lm", version=version)
     assert isinstance(caption["value"], str)
-    stack.run("wait", "--timeout", "60")
+    stack.run("wait", "--timeout", "300")
     assert stack.status()["documents"] == {
         "total": 5,
         "captioned": 5,
@@ -119,10 +124,8 @@ def test_a_users_day(stack, tmp_path):
         "failed": 0,
     }
     assert caption["value"] in stack.run("show", str(third))
+    wait_until(lambda: all_idle(stack.status()["stages"]), doing="nothing to be left to do")
     stages = stack.status()["stages"]
-    assert {name: (row["ready"], row["lag"], row["reasons"]) for name, row in stages.items()} == {
-        name: (1, 0, []) for name in PROCESSES
-    }
     clip, projection = (
         stack.outputs(third)[name]["version"] for name in ("clip", "clip_projection")
     )
@@ -164,7 +167,6 @@ def test_a_users_bad_day(stack):
     assert "1 dead letters replayed" in stack.run("dead-letters", "replay", "--id", str(bad))
     wait_until(
         lambda: stack.run("dead-letters", "list", "--id", str(bad), "--json").count("\n") == 1,
-        deadline_seconds=60,
         doing="the second failure",
     )
     assert "0 dead letters" in stack.run("dead-letters", "list", "--reason", "ModelFailed")
@@ -180,7 +182,7 @@ def test_a_users_bad_day(stack):
     stack.wait_for_output(first, "conditional_lm", version=other)
     assert f"now serves {version}" in stack.run("models", "rollback", "conditional_lm")
     stack.wait_for_output(first, "conditional_lm", version=version)
-    stack.run("wait", "--timeout", "60")
+    stack.run("wait", "--timeout", "300")
     assert stack.metric("featurize", "captionstream_model_inputs_total") == before
     assert f"* conditional_lm   {version}" in stack.run("models", "list")
     assert "rollback by hand" in stack.run("models", "show", "conditional_lm")
@@ -191,17 +193,14 @@ def test_a_users_bad_day(stack):
     assert "asked" in stack.run("reconcile", "--all")
     wait_until(
         lambda: stack.metric("publisher", "captionstream_published_events_total") > published,
-        deadline_seconds=60,
         doing="the copy that was asked for",
     )
-    stack.run("wait", "--timeout", "60")
+    stack.run("wait", "--timeout", "300")
     assert stack.metric("featurize", "captionstream_model_inputs_total") == before
 
     # A delete stays a delete.
     documents.delete_one({"_id": bad})
-    wait_until(
-        lambda: stack.status()["documents"]["failed"] == 0, deadline_seconds=30, doing="the delete"
-    )
+    wait_until(lambda: stack.status()["documents"]["failed"] == 0, doing="the delete")
     assert documents.find_one({"_id": bad}) is None
 
 
@@ -222,7 +221,6 @@ def test_stages_killed_in_the_middle_of_a_batch_lose_nothing(stack):
             lambda stage=stage, before=before: (
                 stack.metric(stage, "captionstream_documents_total") > before
             ),
-            deadline_seconds=60,
             doing=f"{stage} to have work",
         )
         os.kill(victim, signal.SIGKILL)
@@ -232,10 +230,9 @@ def test_stages_killed_in_the_middle_of_a_batch_lose_nothing(stack):
             documents.update_one({"_id": document_id}, {"$set": {"img": picture(200, 200)}})
         wait_until(
             lambda stage=stage, victim=victim: stack.pids()[stage] != victim,
-            deadline_seconds=60,
             doing="the restart",
         )
-    stack.run("wait", "--timeout", "200")
+    stack.run("wait", "--timeout", "300")
     assert documents.count_documents({"_id": {"$in": ids}}) == 4 * 54
     for document_id in ids[::10]:
         stack.wait_for_output(document_id, "conditional_lm", input=fingerprint(picture(200, 200)))
@@ -268,7 +265,6 @@ def test_reload_under_load_loses_nothing_and_mixes_nothing(stack):
     assert status().documents[DocumentState.PENDING] > 50
     wait_until(
         lambda: not status().documents[DocumentState.PENDING],
-        deadline_seconds=120,
         doing="the captions of one version",
     )
     captioned = {"_outputs._base.conditional_lm.value": {"$exists": True}}

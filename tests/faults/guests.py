@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from typing import Any
 
 from PIL import Image
 from pymongo.errors import PyMongoError
@@ -29,9 +30,11 @@ def add_guest(target: Target) -> str:
     how = target.random.choice([signal.SIGKILL, signal.SIGTERM])
 
     def leave() -> None:
+        has_begun = _report(target, guest) is not None  # before that it has no handler of signals
         guest.send_signal(how)
         code = guest.wait()
-        if code != (0 if how == signal.SIGTERM else -how):
+        clean = 0 if has_begun else -how
+        if code not in ({0, clean} if how == signal.SIGTERM else {-how}):
             target.problems.append(f"a second {name} ended with code {code} after {how.name}")
 
     target.later(target.pause_seconds + _LOADING_SECONDS, leave)
@@ -48,11 +51,15 @@ def add_deadly_guest(target: Target) -> str:
     strike = next(target.seeds)
     documents = target.stack.documents
 
+    def is_ready() -> bool:
+        report = _report(target, guest)
+        return report is not None and report["is_ready"]
+
     def feed() -> None:
         with suppress(PyMongoError):
             documents.delete_many({"white": {"$exists": True}})
         with suppress(AssertionError):
-            wait_until(lambda: guest.poll() is not None or _is_ready(target, guest), _READY_SECONDS)
+            wait_until(lambda: guest.poll() is not None or is_ready(), _READY_SECONDS)
         end = time.monotonic() + _DEADLY_SECONDS
         number = 0
         while time.monotonic() < end and guest.poll() is None:
@@ -70,14 +77,13 @@ def add_deadly_guest(target: Target) -> str:
     return "a featurize joins that dies of white images"
 
 
-def _is_ready(target: Target, guest: subprocess.Popen[bytes]) -> bool:
-    """Whether the guest has said so of itself."""
+def _report(target: Target, guest: subprocess.Popen[bytes]) -> dict[str, Any] | None:
+    """Return what the guest says of itself; None if it said nothing yet, or nobody can tell."""
     reports = state_database(target.stack.client, target.settings.mongo)["processes"]
-    wanted = {"_id": f"{socket.gethostname()}:{guest.pid}", "is_ready": True}
     try:
-        return reports.find_one(wanted) is not None
+        return reports.find_one({"_id": f"{socket.gethostname()}:{guest.pid}"})
     except PyMongoError:
-        return False
+        return None
 
 
 def white() -> bytes:

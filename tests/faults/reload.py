@@ -73,7 +73,7 @@ class Flow:
             return bool(self._stack.documents.count_documents(query) >= count)
 
         if count > 0:
-            wait_until(is_there, deadline_seconds=180, doing=f"{count} captions")
+            wait_until(is_there, doing=f"{count} captions")
 
     def captioned_by(self, version: str) -> bool:
         """Whether the version has captioned one of the documents."""

@@ -97,7 +97,7 @@ def soak(
     target = Target(stack, settings, load, generator, clock, freeze_seconds)
     pause = threading.Event()
     writes.start()
-    writes.is_open.wait(60)
+    writes.is_open.wait(timeout=200)
     load.start()
     started = time.monotonic()
     done: Counter[str] = Counter()
@@ -113,7 +113,7 @@ def soak(
     for thread in target.pending:
         thread.join()
     recovering = time.monotonic()
-    stack.run("wait", "--timeout", "300", code=None)
+    stack.settle(300)
     recovered = time.monotonic() - recovering
     writes.finish()
     verified = json.loads(stack.run("verify", "--json", "--patience", "60", code=None))

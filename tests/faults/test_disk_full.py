@@ -71,7 +71,7 @@ def test_nothing_is_lost_while_the_disk_is_full(small_disk, tmp_path):
     try:
         publish_tiny_captioner(stack.info["mongo_uri"], stack.info["database"])
         stack.documents.insert_many([{"_id": -i, "img": picture(generator)} for i in range(1, 51)])
-        stack.run("wait", "--timeout", "60")
+        stack.run("wait", "--timeout", "300")
 
         ballast = small_disk / "ballast"
         fill(ballast)
@@ -81,9 +81,9 @@ def test_nothing_is_lost_while_the_disk_is_full(small_disk, tmp_path):
             confirmed = insert_until(
                 lambda: "free some" in up_log.read_text(), documents, generator
             )
-        ballast.unlink()
-
-        stack.run("wait", "--timeout", "120")
+            ballast.unlink()  # before the client says goodbye to a server that is away
+        stack.client.admin.command("ping")
+        stack.run("wait", "--timeout", "300")
         found = {row["_id"] for row in stack.documents.find({}, {"_id": 1})}
         assert found >= confirmed
         assert json.loads(stack.run("verify", "--json", "--patience", "60"))["wrong"] == []

@@ -38,7 +38,7 @@ LEFT_OUT = [
 ]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_every_document_is_right_whatever_was_struck(tmp_path):
     """What heals comes first: a promotion or a copy later on would hide what was lost before.
 

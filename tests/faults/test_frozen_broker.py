@@ -10,6 +10,7 @@ from streams.local.ports import free_port
 from streams.settings import Settings
 from streams.topics import create_topics
 from tests.integration.conftest import publishing
+from tests.integration.test_capture_faults import limited
 from tests.waiting import wait_until
 
 WINDOW, DOCUMENTS = 20, 300
@@ -41,12 +42,15 @@ def test_publisher_stops_reading_while_the_broker_is_frozen(
     create_topics(own)
     published = type(published)(settings)
     documents.insert_one({"_id": "first", "img": b"x"})
-    with publishing(settings, client) as publisher:
+    # An idle publisher asks the broker how long its log is, and would wait for the answer.
+    with publishing(limited(settings, interval_seconds=600.0), client) as publisher:
         os.kill(broker.pid, signal.SIGSTOP)
-        documents.insert_many([{"_id": number, "img": b"x"} for number in range(DOCUMENTS)])
-        wait_until(lambda: publisher.in_flight >= WINDOW, doing="a full window")
-        tick = publisher.last_tick
-        wait_until(lambda: publisher.last_tick > tick + 2, doing="some more turns of the loop")
-        assert publisher.in_flight == WINDOW
-        os.kill(broker.pid, signal.SIGCONT)
+        try:
+            documents.insert_many([{"_id": number, "img": b"x"} for number in range(DOCUMENTS)])
+            wait_until(lambda: publisher.in_flight >= WINDOW, doing="a full window")
+            tick = publisher.last_tick
+            wait_until(lambda: publisher.last_tick > tick + 2, doing="some more turns of the loop")
+            assert publisher.in_flight == WINDOW
+        finally:
+            os.kill(broker.pid, signal.SIGCONT)
         wait_until(lambda: published.ids() >= set(range(DOCUMENTS)), doing="all records")

@@ -104,7 +104,7 @@ def test_documents_of_any_content(tmp_path):
             insert(documents, {"img": value, "captions": value, "_fold": value})
             insert(documents, {"img": picture(generator), "captions": value, "a.b": value})
         insert(documents, {"img": picture(generator), "padding": b"x" * (15 << 20)})
-        stack.run("wait", "--timeout", "120")
+        stack.run("wait", "--timeout", "300")
         counts = stack.status()["documents"]
         assert counts["captioned"] > 150
         assert counts["failed"] > 80

@@ -68,7 +68,7 @@ def busy_ones(processes):
 def leave(process, how):
     """With a word or without."""
     process.send_signal(how)
-    assert process.wait(timeout=60) == (0 if how == signal.SIGTERM else -how)
+    assert process.wait(timeout=200) == (0 if how == signal.SIGTERM else -how)
 
 
 def insert_and_publish(ids, documents, settings):

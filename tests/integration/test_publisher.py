@@ -3,11 +3,13 @@
 import threading
 import time
 from contextlib import suppress
+from datetime import UTC, datetime
 
 import pytest
 from bson import Int64, ObjectId
 from bson.timestamp import Timestamp
 from kafka.errors import KafkaTimeoutError
+from pymongo import ReadPreference
 from pymongo.errors import AutoReconnect
 
 from streams import metrics
@@ -300,8 +302,12 @@ def test_primary_that_steps_down_is_waited_for(
     with connect(hasty) as impatient, publishing(settings, impatient) as publisher:
         mark(documents, published, 0)
         with suppress(AutoReconnect):  # it closes the connection that asks
-            mongo_client.admin.command("replSetStepDown", 3, force=True)
-        wait_until(lambda: publisher.waits_for, doing="the publisher to notice")
+            mongo_client.admin.command("replSetStepDown", 300, force=True)
+        try:
+            wait_until(lambda: publisher.waits_for, doing="the publisher to notice")
+        finally:  # it may be elected again
+            anyone = ReadPreference.SECONDARY_PREFERRED
+            mongo_client.admin.command("replSetFreeze", 0, read_preference=anyone)
         mark(documents, published, 1)
 
 
@@ -317,11 +323,13 @@ def test_idle_stream_keeps_a_young_position(settings, client, documents, publish
 
 
 def test_second_publisher_stands_by_and_takes_over(settings, client, documents, published):
-    with publishing(settings, client) as first:
+    long = settings.publisher.model_copy(update={"lease_seconds": 60.0})
+    patient = settings.model_copy(update={"publisher": long})
+    stop = threading.Event()
+    with publishing(patient, client) as first:
         wait_until(lambda: first.is_leading, doing="the first to lead")
-        stop = threading.Event()
         second = Publisher(settings, client)
-        thread = threading.Thread(target=second.run, args=(stop,))
+        thread = threading.Thread(target=second.run, args=(stop,), daemon=True)
         thread.start()
         wait_until(lambda: not second.waits_for, doing="the second to stand by")
         assert not second.is_leading
@@ -330,16 +338,18 @@ def test_second_publisher_stands_by_and_takes_over(settings, client, documents, 
     wait_until(lambda: second.is_leading, doing="the takeover")
     mark(documents, published, 1)
     stop.set()
-    thread.join(timeout=30)
+    thread.join(timeout=200)
 
 
 def test_fenced_publisher_cannot_commit(settings, client):
     """Fails without owner and epoch in the filter of `_write`."""
     state = state_database(client, settings.mongo)
-    first, second = (Leadership(state, tenant="a.b", lease_seconds=0.2) for _ in range(2))
+    first, second = (Leadership(state, tenant="a.b", lease_seconds=60) for _ in range(2))
     assert first.acquire()
     assert not second.acquire()
-    wait_until(second.acquire, doing="the lease to run out")
+    over = {"expires_at": datetime(2020, 1, 1, tzinfo=UTC)}
+    state["positions"].update_one({"_id": "a.b"}, {"$set": over})
+    assert second.acquire()
     position = Position(token=None, cluster_time=Timestamp(1, 1), pipeline_hash="x")
     with pytest.raises(LeaseLost, match="another publisher holds the lease"):
         first.commit(position)
@@ -364,7 +374,7 @@ def test_broker_away_is_waited_for(settings, client, documents, published):
     documents.insert_one({"_id": 1, "img": b"x"})
     with publishing(settings, client, connect_producer=connect):
         published.wait_for(1, ["copy"])
-    assert len(attempts) == 4
+    assert len(attempts) >= 4
 
 
 def test_lag_grows_while_nothing_can_be_published(settings, client, documents, published):
@@ -385,12 +395,12 @@ def test_lag_grows_while_nothing_can_be_published(settings, client, documents, p
     try:
         wait_until(lambda: publisher.waits_for == "scripted", doing="the broker to be away")
         before = lag()
-        wait_until(lambda: lag() > before + 0.5, 10, doing="the lag to grow")
+        wait_until(lambda: lag() > before + 0.5, doing="the lag to grow")
         kept = position_row(client, settings)["position"]["cluster_time"].time
         assert lag() == pytest.approx(time.time() - kept, abs=5)
     finally:
         stop.set()
-        thread.join(timeout=30)
+        thread.join(timeout=200)
 
 
 def test_large_documents_do_not_break_the_stream(settings, client, documents, published):

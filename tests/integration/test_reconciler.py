@@ -63,7 +63,7 @@ class Reconciling:
 
     def __exit__(self, *_):
         self._stop.set()
-        self._thread.join(timeout=30)
+        self._thread.join(timeout=200)
 
 
 def test_only_missing_and_stale_documents_are_repeated(settings, client, store, published):
@@ -104,7 +104,7 @@ def test_promotion_makes_it_look_at_once(settings, client, store, published):
     with Reconciling(slow, client, SERVING) as running:
         wait_until(lambda: running.looks >= 2, doing="it to have seen what serves")
         running.serving = Serving(versions={**SERVING.versions, "clip_projection": "p2"})
-        wait_until(lambda: published.ids() == {1}, deadline_seconds=30, doing="the repeat")
+        wait_until(lambda: published.ids() == {1}, doing="the repeat")
         finish(store, 1, projection="p2")
 
 

@@ -89,7 +89,7 @@ class Secured:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=300,
         )
         return done.stdout + done.stderr
 
@@ -145,7 +145,7 @@ def running(secured, directory):
         for process, _ in found.values():
             process.terminate()
         for process, _ in found.values():
-            assert process.wait(timeout=60) == 0
+            assert process.wait(timeout=200) == 0
 
 
 def png():
@@ -258,7 +258,7 @@ def refused(settings):
 
 
 def test_wrong_ca_names_its_setting(secured):
-    settings = secured.mongo(tls_ca_file=secured.files["other"], timeout_seconds=0.5)
+    settings = secured.mongo(tls_ca_file=secured.files["other"], timeout_seconds=3.0)
     assert "CAPTIONSTREAM_MONGO__TLS_CA_FILE" in refused(settings)
 
 
@@ -269,7 +269,7 @@ def test_wrong_password_names_its_setting(secured):
 
 
 def test_no_tls_names_its_setting(secured):
-    settings = secured.mongo(tls_ca_file=None, tls_certificate_key_file=None, timeout_seconds=0.5)
+    settings = secured.mongo(tls_ca_file=None, tls_certificate_key_file=None, timeout_seconds=3.0)
     assert "CAPTIONSTREAM_MONGO__TLS" in refused(settings)
 
 

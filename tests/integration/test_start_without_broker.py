@@ -38,7 +38,7 @@ def test_stage_waits_for_a_broker_that_is_away_as_it_starts(stage, broker):
     """Fails without `_await_broker`: the process ends with code 1."""
     broker.start()
     create_topics(KafkaSettings(bootstrap_servers=broker.bootstrap_servers))
-    watchdog = threading.Timer(60, stage.kill)
+    watchdog = threading.Timer(200, stage.kill)
     watchdog.start()
     said = stage.stdout.readline()
     watchdog.cancel()
@@ -47,11 +47,11 @@ def test_stage_waits_for_a_broker_that_is_away_as_it_starts(stage, broker):
 
 def test_stage_that_waits_for_the_broker_ends_cleanly(stage):
     stage.send_signal(signal.SIGTERM)
-    assert stage.wait(timeout=60) == 0
+    assert stage.wait(timeout=200) == 0
 
 
 def test_signals_that_come_again_change_nothing(stage):
-    """Fails without `SIG_IGN` in `StageWorker.run`: the process ends by the signal."""
+    """Fails without `SIG_IGN` in `_Worker.on_stop`: the process ends by the signal."""
 
     def is_over():
         stage.send_signal(signal.SIGTERM)

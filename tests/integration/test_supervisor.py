@@ -22,8 +22,9 @@ ROOT = Path(__file__).parents[2]
 LOCAL = {
     "backoff_initial_seconds": 0.1,
     "backoff_max_seconds": 0.5,
-    "unhealthy_seconds": 1.0,
-    "grace_seconds": 2.0,
+    # A process that waits for a processor is neither unhealthy nor stubborn.
+    "unhealthy_seconds": 60.0,
+    "grace_seconds": 30.0,
 }
 
 
@@ -35,7 +36,7 @@ class Stack:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.settings = settings
         mongo, kafka = settings.mongo, settings.kafka
-        self.arguments = {
+        self.arguments: dict[str, Any] = {
             "data_dir": str(self.directory),
             "mongo_uri": None if is_embedded else mongo.uri.get_secret_value(),
             "kafka": None if is_embedded else kafka.bootstrap_servers,
@@ -48,6 +49,9 @@ class Stack:
         self.out = directory / "out"
         self.err = directory / "err"
         self.process: subprocess.Popen[bytes] | None = None
+
+    def set_local(self, **settings: float) -> None:
+        self.arguments["settings"]["local"] = LOCAL | settings
 
     def start(self, err: int | None = None) -> None:
         with self.out.open("wb") as out, self.err.open("wb") as file:
@@ -92,7 +96,7 @@ class Stack:
 
     def wait_for_end(self) -> int:
         assert self.process is not None
-        return self.process.wait(timeout=60)
+        return self.process.wait(timeout=200)
 
     def wait_for_new_pid(self, name: str, old: int) -> int:
         wait_until(
@@ -105,7 +109,7 @@ class Stack:
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(timeout=30)
+                self.process.wait(timeout=200)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
@@ -202,6 +206,7 @@ def test_the_pause_grows_when_a_process_dies_again_and_again(stack: Stack) -> No
 
 
 def test_an_unhealthy_process_is_replaced_even_if_it_ignores_sigterm(stack: Stack) -> None:
+    stack.set_local(unhealthy_seconds=5.0, grace_seconds=2.0)
     info = stack.start_ready()
     stack.tell("first.stubborn")
     stack.tell("first.sick")
@@ -264,7 +269,7 @@ def test_stack_goes_on_when_its_file_cannot_be_written(stack: Stack) -> None:
 
 
 def test_a_second_signal_ends_everything_at_once(stack: Stack) -> None:
-    stack.arguments["settings"]["local"] = LOCAL | {"grace_seconds": 1000.0}  # type: ignore[index]
+    stack.set_local(grace_seconds=1000.0)
     stack.tell("first.stubborn")
     info = stack.start_ready()
     stack.send(signal.SIGTERM)
@@ -315,6 +320,7 @@ def test_two_stacks_run_side_by_side(make: Make) -> None:
 def test_a_lost_broker_is_replaced_after_the_processes_ended(make: Make) -> None:
     """Fails without the stop of the workers in `_replace_broker`."""
     stack = make(is_embedded=True)
+    stack.set_local(grace_seconds=2.0)
     stack.tell("first.stubborn")
     info = stack.start_ready()
     begun = [f"{name} starts with {info.kafka}" for name in ("first", "second")]
@@ -337,7 +343,7 @@ def test_a_lost_broker_is_replaced_after_the_processes_ended(make: Make) -> None
     assert stack.info().kafka == info.kafka
     assert stack.pid("broker") != info.pids["broker"]
     assert missing_topics(settings_for(stack.info(), stack.settings).kafka) == []
-    assert read_request(stack) is not None
+    wait_until(lambda: read_request(stack) is not None, doing="the request of a copy")
 
 
 def test_a_lost_mongod_comes_back_while_the_processes_stay(make: Make) -> None:
@@ -366,7 +372,7 @@ def test_only_a_later_start_asks_for_a_reconcile(make: Make) -> None:
     stack.send(signal.SIGTERM)
     assert stack.wait_for_end() == 0
     stack.start_ready()
-    assert read_request(stack) is not None
+    wait_until(lambda: read_request(stack) is not None, doing="the request of a copy")
 
 
 def test_everything_is_written_below_the_data_directory(make: Make) -> None:
