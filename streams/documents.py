@@ -13,6 +13,7 @@ writes, one whole sub-object for each model. Who may overwrite it is the matter 
 """
 
 import hashlib
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -140,7 +141,11 @@ def decode_vector(value: Binary) -> np.ndarray:
     if not isinstance(value, Binary):
         msg = f"expected a BSON vector, got {type(value).__name__}"
         raise ValueError(msg)
-    decoded = value.as_vector()
+    try:
+        decoded = value.as_vector()
+    except struct.error as exc:
+        msg = f"a BSON vector of {len(value)} bytes is none"
+        raise ValueError(msg) from exc
     if decoded.dtype is not BinaryVectorDtype.FLOAT32:
         msg = f"expected a BSON vector of float32, got {decoded.dtype}"
         raise ValueError(msg)

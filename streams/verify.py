@@ -26,7 +26,7 @@ from streams.documents import (
     url_of,
 )
 from streams.errors import InvalidImage
-from streams.ids import DocumentId
+from streams.ids import DocumentId, split_ids
 from streams.models.image import image_bytes
 from streams.mongo import Document, mongo_errors
 from streams.recompute import Recomputer
@@ -191,9 +191,10 @@ class Verifier:
             yield from self._store.collection.aggregate(stages)
 
     def _read_again(self, ids: Sequence[DocumentId]) -> Iterator[Document]:
-        query = {"_id": {"$in": list(ids)}}
-        with mongo_errors("reading documents"):
-            yield from self._store.collection.find(query, {IMAGE: 1, OUTPUTS: 1})
+        for piece in split_ids(ids):
+            query = {"_id": {"$in": piece}}
+            with mongo_errors("reading documents"):
+                yield from self._store.collection.find(query, {IMAGE: 1, OUTPUTS: 1})
 
     def _batches(self, documents: Iterable[Document]) -> Iterator[list[Document]]:
         rest = iter(documents)

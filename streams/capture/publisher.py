@@ -14,7 +14,7 @@ from streams.capture.leadership import Leadership
 from streams.capture.producer import EventProducer
 from streams.capture.term import Term
 from streams.capture.window import Window
-from streams.errors import LeaseLost, Unavailable
+from streams.errors import CaptionstreamError, LeaseLost, SettingsError, Unavailable
 from streams.mongo import Document, state_database
 from streams.settings import Settings
 
@@ -58,6 +58,7 @@ class Publisher:
         self._published_before = 0
         self._failures = 0
         self._is_standby = False
+        self._has_connected = False
         self._started_at = time.time()
         self.is_leading = False
         self.waits_for = "the lease"
@@ -98,6 +99,7 @@ class Publisher:
 
         Raises:
             CaptureError: The stored position is damaged.
+            SettingsError: A setting is wrong; not once it has been connected with the same.
         """
         while not stop.is_set():
             self._tick()
@@ -111,15 +113,23 @@ class Publisher:
             except LeaseLost as exc:
                 log.warning("lease lost, standing by", error=str(exc))
             except Unavailable as exc:  # 3
-                self._failures += 1
-                self.waits_for = str(exc)
-                log.warning("publisher waits", error=str(exc))
-                least, most = _BACKOFF_SECONDS
-                longest = min(most, least * 2 ** min(self._failures, 10))
-                stop.wait(random.uniform(longest / 2, longest))  # noqa: S311 - no secret
+                self._wait(stop, exc)
+            except SettingsError as exc:  # files of certificates that are just being renewed?
+                if not self._has_connected:
+                    raise
+                self._wait(stop, exc)
+
+    def _wait(self, stop: threading.Event, error: CaptionstreamError) -> None:
+        self._failures += 1
+        self.waits_for = str(error)
+        log.warning("publisher waits", error=str(error))
+        least, most = _BACKOFF_SECONDS
+        longest = min(most, least * 2 ** min(self._failures, 10))
+        stop.wait(random.uniform(longest / 2, longest))  # noqa: S311 - no secret
 
     def _lead(self, stop: threading.Event) -> None:
         producer = self._connect_producer()
+        self._has_connected = True
         term = Term(self._settings, self._client, self._leadership, producer, tick=self._tick)
         self._term = term
         self._set_leading(is_leading=True)

@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from mmap import PROT_READ, mmap
 from multiprocessing import Pipe
 from queue import SimpleQueue
@@ -48,9 +48,16 @@ class DecodePool:
         self._closed = False
         self._all = [_Worker(limits, decode) for _ in range(workers)]
         self._idle: SimpleQueue[_Worker] = SimpleQueue()
-        for worker in self._all:
-            worker.wait_until_ready()
-            self._idle.put(worker)
+        try:
+            for worker in self._all:
+                worker.start()
+            for worker in self._all:
+                worker.wait_until_ready()
+                self._idle.put(worker)
+        except Unavailable:
+            for worker in self._all:
+                worker.end()
+            raise
 
     def decode(self, data: bytes) -> Image.Image:
         """Return the RGB image, exactly as the function gave it. Waits for a free worker.
@@ -88,8 +95,7 @@ class DecodePool:
         for worker in self._all:
             worker.kill()
         for worker in [self._idle.get() for _ in self._all]:  # no caller uses any of them now
-            worker.kill()  # one that a caller has just replaced
-            worker.release()
+            worker.end()  # also one that a caller has just replaced
             self._idle.put(worker)
 
 
@@ -101,20 +107,35 @@ class _Worker:
     """One process with its pipe and its file. Used by one thread at a time, but for `kill`."""
 
     def __init__(self, limits: ImageSettings, decode: str) -> None:
+        """Keep what is needed; nothing runs yet."""
         self._limits = limits
         self._decode = decode
+        self._process: subprocess.Popen[bytes] | None = None
+        #: What connects us to the process; closed once, whatever goes wrong.
+        self._opened = ExitStack()
         self.is_ready = False
-        self._start()
+
+    def start(self) -> None:
+        """Start the process; it is not ready yet.
+
+        Raises:
+            Unavailable: The machine has no process, memory or file descriptor left.
+        """
+        try:
+            self._start()
+        except OSError as exc:
+            self.end()
+            msg = f"a process that decodes images cannot be started: {exc}"
+            raise Unavailable(msg) from exc
 
     def restart(self) -> None:
         """Replace the process.
 
         Raises:
-            Unavailable: The new one does not answer.
+            Unavailable: The new one cannot be started or does not answer.
         """
-        self.kill()
-        self.release()
-        self._start()
+        self.end()
+        self.start()
         self.wait_until_ready()
 
     def wait_until_ready(self) -> None:
@@ -167,25 +188,29 @@ class _Worker:
 
     def kill(self) -> None:
         """End the process at once."""
-        self._process.kill()
-        self._process.wait()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
 
-    def release(self) -> None:
-        """Close what connects us to the process, which has ended."""
-        self._pipe.close()
-        os.close(self._shared)
+    def end(self) -> None:
+        """End the process, and close what connects us to it."""
+        self.kill()
+        self._opened.close()
+        self.is_ready = False
 
     def _start(self) -> None:
         self._pipe, theirs = Pipe()
-        self._shared = os.memfd_create("captionstream-image")
-        numbers = (theirs.fileno(), self._shared)
-        command = [sys.executable, "-m", "streams.decoding.worker", *map(str, numbers)]
-        self._process = subprocess.Popen(  # noqa: S603 - our own module and settings
-            [*command, self._decode, self._limits.model_dump_json()],
-            pass_fds=numbers,
-            stdin=subprocess.DEVNULL,
-        )
-        theirs.close()
+        self._opened.callback(self._pipe.close)
+        with theirs:
+            self._shared = os.memfd_create("captionstream-image")
+            self._opened.callback(os.close, self._shared)
+            numbers = (theirs.fileno(), self._shared)
+            command = [sys.executable, "-m", "streams.decoding.worker", *map(str, numbers)]
+            self._process = subprocess.Popen(  # noqa: S603 - our own module and settings
+                [*command, self._decode, self._limits.model_dump_json()],
+                pass_fds=numbers,
+                stdin=subprocess.DEVNULL,
+            )
 
     def _receive(self, seconds: float) -> dict[str, Any]:
         """Return the next message; messages are a few bytes, so that none comes in halves."""
@@ -200,9 +225,11 @@ class _Worker:
 
     def _died(self) -> _Died:
         self.is_ready = False
+        process = self._process
+        assert process is not None  # noqa: S101 - only one that was started can die
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(5)
-        code = self._process.poll()
+            process.wait(5)
+        code = process.poll()
         if code is None or code >= 0:
             return _Died(f"ended with code {code}")
         return _Died(f"died of signal {-code} ({signal.Signals(-code).name})")

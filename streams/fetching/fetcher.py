@@ -117,7 +117,13 @@ class Fetcher:
                     " (CAPTIONSTREAM_FETCH__MAX_SECONDS)"
                 )
                 raise FetchFailed(msg) from exc
-            except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError) as exc:
+            # OverflowError: a port that is no port.
+            except (
+                httpx.InvalidURL,
+                httpx.UnsupportedProtocol,
+                UnicodeError,
+                OverflowError,
+            ) as exc:
                 metrics.FETCH_FAILURES.labels("refused").inc()
                 msg = f"{_shown(url)} cannot be fetched: {exc}"
                 raise InvalidUrl(msg) from exc

@@ -1,5 +1,6 @@
 """A decoder may die, hang or eat memory: one image fails, the pool works on. Real processes."""
 
+import errno
 import gc
 import io
 import os
@@ -89,6 +90,36 @@ def test_closing_ends_a_worker_that_hangs_and_its_caller():
             waiting.result()
     assert descriptors() <= before, "what tests before left behind may go meanwhile"
     pool.close()
+
+
+def test_machine_without_descriptors_is_no_fault_of_the_image(monkeypatch):
+    """Fails without `except OSError` in `start`, and with a descriptor that is closed twice."""
+    gc.collect()
+    before = descriptors()
+    pool = DecodePool(ImageSettings(), workers=1)
+    pool._all[0].kill()
+
+    def none_left(_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "memfd_create", none_left)
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="Too many open files"):
+                pool.decode(photograph(1))
+    expected = decode_image(photograph(1), LIMITS).tobytes()
+    assert pool.decode(photograph(1)).tobytes() == expected
+    pool.close()
+    assert descriptors() <= before
+
+
+def test_pool_that_cannot_start_leaves_nothing_behind():
+    """Fails without `end` in `DecodePool.__init__`."""
+    gc.collect()
+    before = descriptors()
+    with pytest.raises(Unavailable, match="does not start"):
+        DecodePool(ImageSettings(), workers=2, decode="tests.killers:nothing_of_this_name")
+    assert descriptors() <= before
 
 
 def test_signals_to_the_whole_group_leave_the_worker_to_its_pool():

@@ -261,10 +261,11 @@ def test_name_server_that_does_not_answer_is_given_up():
         "\x00",
         "http://xn--/x",
         f"http://{'a' * 70}.example/x",
+        f"http://127.0.0.1:{'9' * 30}/x",
     ],
 )
 def test_what_is_no_url_of_the_web_is_refused(given):
-    """Fails without `UnicodeError` in `fetch` or `_host`."""
+    """Fails without `UnicodeError` in `fetch` or `_host`, or without `OverflowError`."""
     assert isinstance(fetcher().fetch_all([given])[given], InvalidUrl)
 
 

@@ -18,7 +18,7 @@ from streams.capture.position import Position
 from streams.capture.process import measure
 from streams.capture.producer import EventProducer
 from streams.capture.publisher import Publisher
-from streams.errors import BrokerUnavailable, CaptureError, LeaseLost
+from streams.errors import BrokerUnavailable, CaptureError, LeaseLost, SettingsError
 from streams.mongo import connect, state_database
 from streams.settings import PublisherSettings
 from tests.integration.conftest import publishing
@@ -375,6 +375,26 @@ def test_broker_away_is_waited_for(settings, client, documents, published):
     with publishing(settings, client, connect_producer=connect):
         published.wait_for(1, ["copy"])
     assert len(attempts) >= 4
+
+
+def test_certificates_that_are_being_renewed_are_waited_for(settings, client, documents, published):
+    """Fails without `except SettingsError` in `Publisher.run`."""
+    attempts = []
+
+    def connect():
+        attempts.append(1)
+        if len(attempts) == 2:
+            msg = "certificate and key do not fit together"
+            raise SettingsError(msg)
+        producer = EventProducer(settings.kafka)
+        if len(attempts) == 1:
+            producer.close()  # its term fails at the first record
+        return producer
+
+    documents.insert_one({"_id": 1, "img": b"x"})
+    with publishing(settings, client, connect_producer=connect):
+        published.wait_for(1, ["copy"])
+    assert len(attempts) >= 3
 
 
 def test_lag_grows_while_nothing_can_be_published(settings, client, documents, published):

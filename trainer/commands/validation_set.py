@@ -19,7 +19,9 @@ Name = Annotated[str, typer.Option("--name", help="Name of the set.")]
 @validation_set.command("create")
 def create(
     sample_size: Annotated[int, typer.Option(min=1, help="How many documents.")] = 500,
-    chunk_size: Annotated[int, typer.Option(min=1, help="Documents stored together.")] = 100,
+    chunk_size: Annotated[
+        int, typer.Option(min=1, max=1000, help="Documents stored together.")
+    ] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Decides the sample.")] = 0,
     name: Name = "default",
     refresh: Annotated[
