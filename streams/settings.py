@@ -344,6 +344,12 @@ class LocalSettings(Section):
     broker: str | None = Field(
         None, description="Path of a tansu; when absent the one on PATH, then the installed wheel."
     )
+    ports: str = Field(
+        "20000-31999",
+        pattern=r"^\d+-\d+$",
+        description="Loopback ports, first and last, of which a new stack takes free ones. Linux"
+        " gives those above 32767 to outgoing connections.",
+    )
     start_timeout_seconds: float = Field(
         300.0, gt=0, description="A new process that does not answer for so long is restarted."
     )
@@ -357,6 +363,21 @@ class LocalSettings(Section):
         0.5, gt=0, description="Pause before a process that died is started again."
     )
     backoff_max_seconds: float = Field(30.0, gt=0, description="Longest such pause.")
+
+    @field_validator("ports")
+    @classmethod
+    def _ports_exist(cls, value: str) -> str:
+        first, last = map(int, value.split("-"))
+        if not 1024 <= first <= last < 1 << 16:
+            msg = "a range of ports lies between 1024 and 65535"
+            raise ValueError(msg)
+        return value
+
+    @property
+    def port_range(self) -> range:
+        """The ports of `ports`."""
+        first, last = map(int, self.ports.split("-"))
+        return range(first, last + 1)
 
 
 class LogSettings(Section):

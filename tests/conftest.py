@@ -15,10 +15,10 @@ from pymongo.database import Database
 
 from streams.local.broker import Broker, find_broker
 from streams.local.mongod import Mongod, find_mongod
-from streams.local.ports import free_port
 from streams.settings import (
     ENVIRONMENT_PREFIX,
     KafkaSettings,
+    LocalSettings,
     ModelSettings,
     MongoSettings,
     PublisherSettings,
@@ -26,7 +26,10 @@ from streams.settings import (
     Settings,
     StageSettings,
 )
+from tests.ports import PORTS, free_port
 
+_PORTS = LocalSettings().port_range
+_SLICES = 8
 _KEPT = (f"{ENVIRONMENT_PREFIX}TEST_", f"{ENVIRONMENT_PREFIX}LOCAL__")
 
 
@@ -35,6 +38,10 @@ def pytest_configure() -> None:
     for name in list(os.environ):
         if name.startswith(ENVIRONMENT_PREFIX) and not name.startswith(_KEPT):
             del os.environ[name]
+    # A port is drawn some time before a server listens there: no two processes draw from the same.
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _SLICES
+    first = _PORTS.start + worker * len(_PORTS) // _SLICES
+    os.environ[PORTS] = f"{first}-{first + len(_PORTS) // _SLICES - 1}"
 
 
 @pytest.fixture(scope="session")

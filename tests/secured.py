@@ -11,9 +11,10 @@ from pymongo.errors import PyMongoError
 from streams.local.broker import find_broker
 from streams.local.child import Child
 from streams.local.mongod import REPLICA_SET, Mongod, find_mongod
-from streams.local.ports import free_port, is_free
+from streams.local.ports import is_free
 from streams.settings import Settings
 from tests.kafka_gate import Gate
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 

@@ -6,9 +6,6 @@ import socket
 from pathlib import Path
 from typing import Final
 
-#: Outside the range that Linux gives to outgoing connections (32768 up): so a port stays free for
-#: its process while that process is being restarted.
-_RANGE: Final = range(20_000, 32_000)
 _ATTEMPTS: Final = 200
 _random = random.SystemRandom()
 
@@ -26,29 +23,34 @@ def is_free(port: int) -> bool:
     return True
 
 
-def free_port(but_not: frozenset[int] = frozenset()) -> int:
+def free_port(ports: range, but_not: frozenset[int] = frozenset()) -> int:
     """Return a loopback port that nobody listens on at this moment.
 
     Args:
+        ports: Which may be taken.
         but_not: Ports that are promised to somebody already.
 
     Raises:
         OSError: There is none.
     """
     for _ in range(_ATTEMPTS):
-        port = _random.choice(_RANGE)
+        port = _random.choice(ports)
         if port not in but_not and is_free(port):
             return port
-    msg = f"no free port found between {_RANGE.start} and {_RANGE.stop} on 127.0.0.1"
+    msg = (
+        f"no free port found between {ports.start} and {ports.stop - 1} on 127.0.0.1"
+        " (CAPTIONSTREAM_LOCAL__PORTS)"
+    )
     raise OSError(msg)
 
 
 class PortBook:
     """Ports by name, kept in a file, so that a restarted stack has its old addresses if it can."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, ports: range) -> None:
         """Read the book if there is one; a damaged one is as good as none."""
         self._path = path
+        self._range = ports
         self._ports: dict[str, int] = {}
         try:
             known = json.loads(path.read_text())
@@ -61,7 +63,7 @@ class PortBook:
         """Return the remembered port if it is free, else a new one, and remember it."""
         port = self._ports.get(name)
         if port is None or not is_free(port):
-            port = free_port(but_not=frozenset(self._ports.values()))
+            port = free_port(self._range, but_not=frozenset(self._ports.values()))
             self._ports[name] = port
             self._path.write_text(json.dumps(self._ports))
         return port

@@ -46,7 +46,7 @@ class Servers:
         Raises:
             SettingsError: A program is missing.
         """
-        ports = PortBook(directory / "ports.json")
+        ports = PortBook(directory / "ports.json", settings.local.port_range)
         logs = directory / "logs"
         self._say = say
         self.mongod: Mongod | None = None

@@ -98,7 +98,7 @@ class Supervisor:
         return 0
 
     def _start_workers(self, command: Callable[[str], list[str]], processes: Sequence[str]) -> None:
-        ports = PortBook(self._directory / "ports.json")
+        ports = PortBook(self._directory / "ports.json", self._settings.local.port_range)
         self._workers = [
             Worker(
                 name,

@@ -10,6 +10,7 @@ import urllib.request
 import psutil
 from pymongo import MongoClient
 
+from tests.ports import PORTS
 from tests.waiting import wait_until
 
 COMMAND = [sys.executable, "-m", "streams.cli"]
@@ -20,7 +21,11 @@ _ERROR = 2
 
 def user_environment(**settings):
     """The shell of a user who set only these settings."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("CAPTIONSTREAM_")}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name == PORTS or not name.startswith("CAPTIONSTREAM_")
+    }
     return {**kept, **{f"CAPTIONSTREAM_{name}": value for name, value in settings.items()}}
 
 

@@ -20,11 +20,11 @@ from bson.timestamp import Timestamp
 
 from streams.documents import CLIP, Output, output_fields
 from streams.local.mongod import Mongod, find_mongod
-from streams.local.ports import free_port
 from streams.mongo import connect, state_database
 from streams.registry import Registry
 from streams.settings import MongoSettings, Settings
 from streams.store import DocumentStore
+from tests.ports import free_port
 
 CLIP_VERSION: Final = "bench"
 #: Twice the documents must not need more than a tenth more.

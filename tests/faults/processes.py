@@ -15,11 +15,11 @@ from streams.capture.producer import EventProducer
 from streams.documents import Output
 from streams.events import IMAGE_FEATURIZED, ModelApplied, Origin, Record
 from streams.kafka_security import client_arguments
-from streams.local.ports import free_port
 from streams.settings import HttpSettings, KafkaSettings, Settings, child_environment
 from streams.stages import StageSpec
 from streams.topics import group_name, topic_name
 from streams.wire import encode_event
+from tests.ports import free_port
 
 #: Events that a process has finished.
 DONE = "captionstream_documents_total"

@@ -6,11 +6,11 @@ import signal
 import pytest
 
 from streams.local.broker import Broker, find_broker
-from streams.local.ports import free_port
 from streams.settings import Settings
 from streams.topics import create_topics
 from tests.integration.conftest import publishing
 from tests.integration.test_capture_faults import limited
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 WINDOW, DOCUMENTS = 20, 300

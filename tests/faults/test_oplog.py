@@ -5,13 +5,13 @@ from pymongo import MongoClient
 
 from streams import metrics
 from streams.local.mongod import Mongod
-from streams.local.ports import free_port
 from streams.mongo import connect
 from streams.settings import MongoSettings
 from streams.store import DocumentStore
 from streams.topics import create_topics
 from tests.faults.programs import write_mongod
 from tests.integration.conftest import Published, publishing
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 #: More than the oplog holds; what is older than the last checkpoint is dropped.

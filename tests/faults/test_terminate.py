@@ -27,7 +27,7 @@ from tests.tiny import write_tiny_clip
 from tests.waiting import wait_until
 
 #: Enough for a signal to come in the middle, also on a slow machine.
-DOCUMENTS = 1000
+DOCUMENTS = 700
 BATCH = 4
 
 
@@ -76,7 +76,7 @@ def test_what_was_finished_is_not_done_again_and_what_was_in_hand_is(
         update={
             "clip": ClipSettings(model=str(write_tiny_clip(tmp_path)), pretrained="random"),
             "stage": StageSettings(batch_size=BATCH, torch_threads=1, decode_workers=1),
-            "kafka": settings.kafka.model_copy(update={"session_timeout_seconds": 10.0}),
+            "kafka": settings.kafka.model_copy(update={"session_timeout_seconds": 6.0}),
         }
     )
     documents = insert_and_publish(settings, mongo_client)

@@ -13,7 +13,6 @@ from streams.decoding.pool import DecodePool
 from streams.events import DocumentDeleted
 from streams.ids import document_id_of
 from streams.local.broker import Broker, find_broker
-from streams.local.ports import free_port
 from streams.mongo import connect, state_database
 from streams.registry import Registry
 from streams.settings import ImageSettings, LocalSettings
@@ -21,6 +20,7 @@ from streams.store import DocumentStore
 from streams.topics import create_topics, topic_name
 from streams.wire import decode_event
 from tests.command_line import CommandLine
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 

@@ -7,9 +7,9 @@ from kafka import KafkaProducer
 
 from streams.errors import BrokerUnavailable, SettingsError
 from streams.local.broker import Broker, find_broker
-from streams.local.ports import free_port
 from streams.settings import KafkaSettings, LocalSettings
 from streams.topics import create_topics, missing_topics
+from tests.ports import free_port
 
 
 def test_a_started_broker_has_topics_and_takes_records(broker: Broker) -> None:

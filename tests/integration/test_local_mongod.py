@@ -8,8 +8,8 @@ from pymongo import MongoClient
 
 from streams.errors import SettingsError, StoreUnavailable
 from streams.local.mongod import Mongod, find_mongod
-from streams.local.ports import free_port
 from streams.settings import LocalSettings
+from tests.ports import free_port
 
 Make = Callable[[int], Mongod]
 

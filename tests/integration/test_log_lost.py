@@ -3,7 +3,6 @@
 from streams import events, metrics
 from streams.capture.copy_requests import CopyRequests
 from streams.local.broker import Broker, find_broker
-from streams.local.ports import free_port
 from streams.mongo import state_database
 from streams.offsets import is_cut
 from streams.settings import LocalSettings
@@ -11,6 +10,7 @@ from streams.topics import create_topics, topic_name
 from tests.integration.conftest import Published, publishing
 from tests.integration.test_capture_faults import limited
 from tests.integration.test_publisher import mark
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 

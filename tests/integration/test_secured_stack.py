@@ -21,7 +21,6 @@ from streams.capture.refusals import note_refused
 from streams.documents import CLIP, CONDITIONAL_LM
 from streams.errors import StoreUnavailable
 from streams.events import ImageChanged, Origin
-from streams.local.ports import free_port
 from streams.mongo import cluster_time, connect, mongo_errors, state_database
 from streams.registry import Registry
 from streams.roles import role_name, roles
@@ -30,6 +29,7 @@ from streams.stages import PROCESSES
 from streams.store import DocumentStore
 from streams.topics import create_topics
 from tests.captioner import promote_tiny_captioner
+from tests.ports import free_port
 from tests.secured import gated_broker, root_client, secured_mongod, write_certificates
 from tests.tiny import write_tiny_clip
 from tests.waiting import wait_until
