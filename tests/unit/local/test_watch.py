@@ -8,7 +8,7 @@ from streams.settings import MongoSettings, Settings
 
 
 def test_a_request_of_a_copy_that_fails_is_repeated_later(tmp_path, capsys):
-    """Fails with `StoreUnavailable` in `_tend_requests`: a file for TLS that went ended the stack."""
+    """Fails with `StoreUnavailable` in `_tend_requests`: a lost TLS file ended it all."""
     settings = Settings(mongo=MongoSettings(tls_ca_file=str(tmp_path / "gone.pem")))
     addresses = {"mongo_uri": "mongodb://127.0.0.1:1/", "kafka": "127.0.0.1:1"}
     supervisor = Supervisor(settings, directory=tmp_path, out=io.StringIO(), **addresses)
