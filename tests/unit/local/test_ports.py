@@ -2,6 +2,10 @@ import json
 import socket
 from pathlib import Path
 
+import pytest
+
+from streams.errors import SettingsError
+from streams.local import ports
 from streams.local.ports import PortBook, free_port, is_free
 
 
@@ -32,7 +36,23 @@ def test_a_remembered_port_that_was_taken_is_replaced(tmp_path: Path) -> None:
         assert PortBook(path).port("mongod") != taken
 
 
-def test_a_damaged_book_is_as_good_as_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"{not json", b"\xff"])
+def test_a_damaged_book_is_as_good_as_none(tmp_path: Path, content: bytes) -> None:
+    """Fails with `JSONDecodeError` in `PortBook`: bytes that are no text."""
     path = tmp_path / "ports.json"
-    path.write_text("{not json")
+    path.write_bytes(content)
     assert PortBook(path).port("mongod") > 0
+
+
+def test_a_book_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    """Fails with `FileNotFoundError` in `PortBook`, and without `except` in `_write`."""
+    book = PortBook(tmp_path)
+    with pytest.raises(SettingsError, match=r"cannot remember ports: .*another --data-dir"):
+        book.port("mongod")
+
+
+def test_want_of_a_free_port_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails with `OSError` in `free_port`."""
+    monkeypatch.setattr(ports, "is_free", lambda _: False)
+    with pytest.raises(SettingsError, match="no free port"):
+        free_port()
