@@ -25,7 +25,7 @@ _AUTHENTICATION_FAILED: Final = 18
 
 
 def connect(settings: MongoSettings) -> MongoClient[Document]:
-    """Return a client; no connection is made yet.
+    """Return a client; no connection is made and no name is resolved yet.
 
     Raises:
         SettingsError: The URI is not one.
@@ -49,6 +49,9 @@ def _client(settings: MongoSettings) -> MongoClient[Document]:
         warnings.simplefilter("error", UserWarning)
         return MongoClient(
             settings.uri.get_secret_value(),
+            # Else the host of `mongodb+srv` is resolved now, and a moment without DNS looks like a
+            # wrong URI.
+            connect=False,
             appname="captionstream",
             tz_aware=True,
             # One `_id` with a date beyond the year 9999, or that is not UTF-8 (no document has the
@@ -139,6 +142,8 @@ def reason_of(exc: PyMongoError) -> str:
         remedy = "check CAPTIONSTREAM_MONGO__USERNAME and CAPTIONSTREAM_MONGO__PASSWORD"
     elif code == _UNAUTHORIZED:
         remedy = "give its user the role that `captionstream roles` prints"
+    elif isinstance(exc, ConfigurationError):
+        remedy = "check CAPTIONSTREAM_MONGO__URI, and that its host can be resolved"
     elif "CERTIFICATE_VERIFY_FAILED" in reason:
         remedy = "check CAPTIONSTREAM_MONGO__TLS_CA_FILE and the name in the server's certificate"
     else:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from pymongo import MongoClient
+from structlog import get_logger
 
+from streams.errors import SettingsError
 from streams.models.manifest import Bundle
 from streams.mongo import Document, state_database
 from streams.registry import Registry
@@ -27,6 +29,8 @@ from trainer.snapshot_writer import take_snapshot
 from trainer.text_encoder import text_encoder
 from trainer.validation_sample import create_validation_set
 from trainer.validation_set import ValidationSet, ValidationSets
+
+log = get_logger(__name__)
 
 Fit = Callable[[Snapshot], Bundle]
 """Fit the plan's model on a snapshot."""
@@ -94,7 +98,8 @@ def retrain(
 
     Raises:
         LeaseLost: The job slept so long that another may have begun; nothing was published.
-        SettingsError: The metrics cannot be written, or the gate's metric was not measured.
+        SettingsError: The metrics cannot be written, which a job that failed only logs; or the
+            gate's metric was not measured.
         StoreUnavailable: MongoDB does not answer.
     """
     state = state_database(client, settings.mongo)
@@ -111,12 +116,22 @@ def retrain(
         is_forced=plan.gate.is_forced,
     )
     try:
-        return job.run()
-    finally:
-        # A job that found another one at work leaves the file to that one.
-        if metrics_file is not None and job.ended and job.ended.outcome is not Outcome.BUSY:
-            last = job.ended if job.ended.outcome in SUCCESSES else earlier
-            write_job_metrics(metrics_file, job.ended, last_success=last)
+        run = job.run()
+    except BaseException:
+        try:
+            _write_metrics(metrics_file, job, earlier)
+        except SettingsError as exc:  # the failure itself is what must be seen
+            log.warning("metrics not written", reason=str(exc))
+        raise
+    _write_metrics(metrics_file, job, earlier)
+    return run
+
+
+def _write_metrics(path: Path | None, job: Job, earlier: Run | None) -> None:
+    # A job that found another one at work leaves the file to that one.
+    if path is not None and job.ended and job.ended.outcome is not Outcome.BUSY:
+        last = job.ended if job.ended.outcome in SUCCESSES else earlier
+        write_job_metrics(path, job.ended, last_success=last)
 
 
 def _steps(

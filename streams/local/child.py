@@ -12,6 +12,8 @@ from typing import Final
 
 #: A log larger than this is put aside when its process starts; one older generation is kept.
 _LOG_BYTES: Final = 16 << 20
+#: So much of a log is read for an error message; a log may be larger than the memory.
+_END_BYTES: Final = 64 << 10
 _POLL_SECONDS: Final = 0.02
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
@@ -107,12 +109,14 @@ class Child:
         return False
 
     def last_lines(self, count: int = 12) -> str:
-        """Return the end of its log, for an error message."""
+        """Return the end of its log, for an error message; "" if it cannot be read."""
         try:
-            lines = self.log.read_text(errors="replace").splitlines()
-        except FileNotFoundError:
+            with self.log.open("rb") as log:
+                log.seek(max(0, os.fstat(log.fileno()).st_size - _END_BYTES))
+                end = log.read(_END_BYTES)
+        except OSError:
             return ""
-        return "\n".join(lines[-count:])
+        return "\n".join(end.decode(errors="replace").splitlines()[-count:])
 
     def _send(self, signum: signal.Signals) -> None:
         if self._process is not None:

@@ -107,11 +107,11 @@ class Mongod:
         if not is_free(self.port):
             msg = f"mongod cannot start: port {self.port} is taken; choose another"
             raise StoreUnavailable(msg)
-        self._data.mkdir(parents=True, exist_ok=True)
         try:
+            self._data.mkdir(parents=True, exist_ok=True)
             self._child.start()
         except OSError as exc:
-            msg = f"mongod cannot be executed: {exc}; see CAPTIONSTREAM_LOCAL__MONGOD"
+            msg = f"mongod cannot be started: {exc}; see CAPTIONSTREAM_LOCAL__MONGOD and --data-dir"
             raise StoreUnavailable(msg) from exc
         try:
             self._become_primary(time.monotonic() + _START_SECONDS)

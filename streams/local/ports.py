@@ -6,6 +6,8 @@ import socket
 from pathlib import Path
 from typing import Final
 
+from streams.errors import SettingsError
+
 _ATTEMPTS: Final = 200
 _random = random.SystemRandom()
 
@@ -31,39 +33,50 @@ def free_port(ports: range, but_not: frozenset[int] = frozenset()) -> int:
         but_not: Ports that are promised to somebody already.
 
     Raises:
-        OSError: There is none.
+        SettingsError: There is none.
     """
     for _ in range(_ATTEMPTS):
         port = _random.choice(ports)
         if port not in but_not and is_free(port):
             return port
     msg = (
-        f"no free port found between {ports.start} and {ports.stop - 1} on 127.0.0.1"
-        " (CAPTIONSTREAM_LOCAL__PORTS)"
+        f"no free port found between {ports.start} and {ports.stop - 1} on 127.0.0.1: end programs"
+        " that listen there, or set CAPTIONSTREAM_LOCAL__PORTS"
     )
-    raise OSError(msg)
+    raise SettingsError(msg)
 
 
 class PortBook:
     """Ports by name, kept in a file, so that a restarted stack has its old addresses if it can."""
 
     def __init__(self, path: Path, ports: range) -> None:
-        """Read the book if there is one; a damaged one is as good as none."""
+        """Read the book if there is one; one that cannot be read is as good as none."""
         self._path = path
         self._range = ports
         self._ports: dict[str, int] = {}
         try:
             known = json.loads(path.read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
+        except (OSError, ValueError):
             return
         if isinstance(known, dict):
             self._ports = {str(k): v for k, v in known.items() if isinstance(v, int)}
 
     def port(self, name: str) -> int:
-        """Return the remembered port if it is free, else a new one, and remember it."""
+        """Return the remembered port if it is free, else a new one, and remember it.
+
+        Raises:
+            SettingsError: No port is free, or the book cannot be written.
+        """
         port = self._ports.get(name)
         if port is None or not is_free(port):
             port = free_port(self._range, but_not=frozenset(self._ports.values()))
             self._ports[name] = port
-            self._path.write_text(json.dumps(self._ports))
+            self._write()
         return port
+
+    def _write(self) -> None:
+        try:
+            self._path.write_text(json.dumps(self._ports))
+        except OSError as exc:
+            msg = f"cannot remember ports: {exc}; free some of its disk, or use another --data-dir"
+            raise SettingsError(msg) from exc

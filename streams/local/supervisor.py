@@ -4,10 +4,12 @@ Which processes there are and how each is started is decided here; `watch.py` ke
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from streams.errors import SettingsError
 from streams.local.stack import locked
 from streams.local.watch import Supervisor
 from streams.settings import Section, Settings
@@ -47,22 +49,37 @@ def run_stack(
         Exit code: 0 after a clean stop.
 
     Raises:
-        SettingsError: The directory is in use, a program is missing, or a process refuses its
-            settings.
+        SettingsError: The directory is in use or cannot be used, a program is missing, or a process
+            refuses its settings.
         Unavailable: A server does not start or does not answer.
     """
     directory = data_dir.resolve()
-    (directory / "tmp").mkdir(parents=True, exist_ok=True)
-    with locked(directory):
-        supervisor = Supervisor(
-            _with_absolute_paths(settings),
-            directory=directory,
-            mongo_uri=mongo_uri,
-            kafka=kafka,
-            out=out,
-        )
+    with ExitStack() as held:
+        with _told(directory):
+            (directory / "tmp").mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(directory))
+            supervisor = Supervisor(
+                _with_absolute_paths(settings),
+                directory=directory,
+                mongo_uri=mongo_uri,
+                kafka=kafka,
+                out=out,
+            )
         with supervisor.signals():
             return supervisor.run(worker_command, processes)
+
+
+@contextmanager
+def _told(directory: Path) -> Iterator[None]:
+    """Turn what the system refuses before anything is started into a `SettingsError`."""
+    try:
+        yield
+    except OSError as exc:
+        msg = (
+            f"no stack can run in {directory}: {exc}; --data-dir must name a directory that you may"
+            " write, on a disk with room"
+        )
+        raise SettingsError(msg) from exc
 
 
 def _with_absolute_paths(settings: Settings) -> Settings:

@@ -18,7 +18,7 @@ from typing import Final, TextIO
 
 import psutil
 
-from streams.errors import SettingsError, StoreUnavailable
+from streams.errors import CaptionstreamError, SettingsError
 from streams.local.ports import PortBook
 from streams.local.probe import Prober
 from streams.local.servers import Servers, insist
@@ -147,8 +147,8 @@ class Supervisor:
             return
         try:
             self._servers.request_copy()
-        except StoreUnavailable as exc:
-            say(str(exc))
+        except CaptionstreamError as exc:  # whatever it is, the stack runs on without the copy
+            say(f"cannot ask for a copy of everything: {exc}")
             self._ask_copy_at = time.monotonic() + _ASK_RETRY_SECONDS
         else:
             say("asked for a copy of everything")

@@ -95,9 +95,14 @@ class Worker:
         return self._child.last_lines(1)
 
     def start(self) -> None:
-        """Start it now."""
-        self._start_at = self._kill_at = None
-        self._child.start()
+        """Start it now; `tick` tries again after a pause if memory, disk or the like are short."""
+        self._start_at = self._kill_at = self._health = None
+        try:
+            self._child.start()
+        except OSError as exc:
+            self._plan_start()
+            self._say(f"{self.name} cannot be started: {exc}; next attempt in {self._pause:g} s")
+            return
         self._health = self._prober.watch(self.name, self._host, self._port)
 
     def tick(self) -> None:
@@ -105,7 +110,7 @@ class Worker:
         now = time.monotonic()
         if not self.is_alive():
             if self._start_at is None:
-                self._plan_start(now)
+                self._note_end(now)
             elif now >= self._start_at:
                 self.start()
         elif self._kill_at is not None:
@@ -139,17 +144,21 @@ class Worker:
             return now - self._health.started_at > self._local.start_timeout_seconds
         return now - since > self._local.unhealthy_seconds
 
-    def _plan_start(self, now: float) -> None:
-        """Choose the pause: it doubles with every end in quick succession."""
+    def _note_end(self, now: float) -> None:
+        """Say how it ended, and when it starts again."""
         code = self._child.exit_code
         ran = now - self._health.started_at if self._health else 0.0
         self.failed_starts = self.failed_starts + 1 if code == USAGE_EXIT_CODE else 0
-        if ran > _WELL_SECONDS or self._pause == 0.0:
-            self._pause = self._local.backoff_initial_seconds
-        else:
-            self._pause = min(2 * self._pause, self._local.backoff_max_seconds)
-        self._start_at = now + self._pause
+        if ran > _WELL_SECONDS:
+            self._pause = 0.0
+        self._plan_start()
         self._say(
             f"{self.name} ended with code {code} after {ran:.1f} s, starts again in"
             f" {self._pause:g} s; its log ends with: {self.last_line()[:300]}"
         )
+
+    def _plan_start(self) -> None:
+        """Choose the pause: it doubles with every end in quick succession."""
+        longer = 2 * self._pause or self._local.backoff_initial_seconds
+        self._pause = min(longer, self._local.backoff_max_seconds)
+        self._start_at = time.monotonic() + self._pause

@@ -268,6 +268,20 @@ def test_stack_goes_on_when_its_file_cannot_be_written(stack: Stack) -> None:
     stack.wait_for_new_pid("first", old)
 
 
+def test_stack_goes_on_when_a_process_cannot_be_started(stack: Stack) -> None:
+    """As without memory or disk. Fails without `except OSError` in `Worker.start`."""
+    info = stack.start_ready()
+    log = obstructed_log(stack, "first")
+    os.kill(info.pids["first"], signal.SIGKILL)
+    complaint = "first cannot be started: [Errno 21]"
+    wait_until(lambda: stack.err.read_text().count(complaint) > 2, doing="the complaints")
+    log.rmdir()
+    stack.wait_for_new_pid("first", info.pids["first"])
+    assert stack.pid("second") == info.pids["second"]
+    said = [line for line in stack.err.read_text().splitlines() if complaint in line]
+    assert [line.split()[-2] for line in said[:3]] == ["0.2", "0.4", "0.5"]
+
+
 def test_a_second_signal_ends_everything_at_once(stack: Stack) -> None:
     stack.set_local(grace_seconds=1000.0)
     stack.tell("first.stubborn")
@@ -346,6 +360,18 @@ def test_a_lost_broker_is_replaced_after_the_processes_ended(make: Make) -> None
     wait_until(lambda: read_request(stack) is not None, doing="the request of a copy")
 
 
+def test_servers_stay_when_no_process_can_be_started_after_the_broker(make: Make) -> None:
+    """Fails without `except OSError` in `Worker.start`."""
+    stack = make(is_embedded=True)
+    info = stack.start_ready()
+    log = obstructed_log(stack, "first")
+    os.kill(info.pids["broker"], signal.SIGKILL)
+    wait_until(lambda: "first cannot be started" in stack.err.read_text(), doing="the complaint")
+    log.rmdir()
+    stack.wait_for_new_pid("first", info.pids["first"])
+    assert stack.pid("mongod") == info.pids["mongod"]
+
+
 def test_a_lost_mongod_comes_back_while_the_processes_stay(make: Make) -> None:
     """Fails without `start_mongod` in `_tend_servers`.
 
@@ -389,6 +415,14 @@ def test_everything_is_written_below_the_data_directory(make: Make) -> None:
         ]
         assert outside == []
         assert Path(process.cwd()).is_relative_to(stack.directory)
+
+
+def obstructed_log(stack: Stack, name: str) -> Path:
+    """Put a directory where the log of a process is opened when it starts."""
+    log = stack.directory / "logs" / f"{name}.log"
+    log.unlink()
+    log.mkdir()
+    return log
 
 
 def read_request(stack: Stack) -> dict[str, Any] | None:

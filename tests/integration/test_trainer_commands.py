@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 from bson.timestamp import Timestamp
@@ -27,6 +28,7 @@ from tests.fitted import CLIP_VERSION, SCENES, fitted_bundle, vector_of
 from tests.integration.trainer_data import announce_clip, clip_write
 from trainer.cli import app
 from trainer.gate import Gate
+from trainer.job import Job
 from trainer.retrain import Plan, retrain
 from trainer.runs import Outcome
 from trainer.validation_sample import create_validation_set
@@ -216,6 +218,30 @@ def test_retraining_goes_from_documents_to_a_version_that_serves(
     with pytest.raises(StoreUnavailable):
         once(lose, other, fit_options={"seed": 3})
     assert success() == before != []
+
+
+def test_failure_of_a_job_is_seen_though_its_metrics_cannot_be_written(
+    client, settings, tmp_path, monkeypatch
+):
+    """As on a full disk. Fails without `except SettingsError` in `retrain`."""
+
+    def fail(_):
+        raise ZeroDivisionError
+
+    log = Mock()
+    monkeypatch.setattr(Job, "_work", fail)
+    monkeypatch.setattr("trainer.retrain.log", log)
+    (tmp_path / "file").touch()
+    with pytest.raises(ZeroDivisionError):
+        retrain(
+            Plan(model=NAME, gate=Gate(metric="bleu4")),
+            fitted_bundle,
+            client=client,
+            settings=settings,
+            directory=tmp_path,
+            metrics_file=tmp_path / "file" / "trainer.prom",
+        )
+    assert "--metrics-file" in log.warning.call_args.kwargs["reason"]
 
 
 def test_retraining_after_a_change_of_clip_refreshes_the_validation_set(

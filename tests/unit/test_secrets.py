@@ -33,6 +33,7 @@ SECRET = "hunter2secret"
         f"mongodb://me:a?{SECRET}@db/",
         f"mongodb://me:{SECRET}@db:port/",
         f"mongodb://me:{SECRET}@db/?tls=perhaps",
+        f"mongodb+srv://me:{SECRET}@db.example.org/?tls=perhaps",
         f"mongo://me:{SECRET}@db/",
         f"mongodb://me:{SECRET}@db/?authMechanism=none",
     ],

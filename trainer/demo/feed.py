@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from pymongo.collection import Collection
 
 from streams.documents import CLIP, CLIP_PROJECTION, CONDITIONAL_LM, MODELS, lookup
 from streams.local.scenes import Scene
+from streams.mongo import mongo_errors
 
 Documents = Collection[dict[str, Any]]
 
@@ -57,20 +59,28 @@ class Feed:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Note captions as they come, as long as the context lasts."""
+        """Note captions as they come, as long as the context lasts.
+
+        Raises:
+            StoreUnavailable: Captions could not be watched, from the start or at some time.
+        """
         ready = threading.Event()
-        thread = threading.Thread(target=self._watch, args=(ready,), daemon=True)
-        thread.start()
-        ready.wait()
-        try:
-            yield
-        finally:
-            self._stop.set()
-            thread.join()
+        with ThreadPoolExecutor(1) as pool:
+            watch = pool.submit(self._watch, ready)
+            watch.add_done_callback(lambda _: ready.set())  # a failure ends the waiting too
+            try:
+                ready.wait()
+                if watch.done():
+                    watch.result()
+                yield
+            finally:
+                self._stop.set()
+            watch.result()
 
     def _watch(self, ready: threading.Event) -> None:
         updates = [{"$match": {"operationType": "update"}}]
-        with self._documents.watch(updates, max_await_time_ms=200) as stream:
+        watched = self._documents.watch
+        with mongo_errors("watching captions"), watched(updates, max_await_time_ms=200) as stream:
             ready.set()
             while not self._stop.is_set():
                 change = stream.try_next()

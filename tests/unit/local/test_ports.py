@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from streams.errors import SettingsError
 from streams.local.ports import PortBook, free_port, is_free
 from streams.settings import LocalSettings
 
@@ -24,7 +25,7 @@ def test_a_free_port_can_be_bound() -> None:
 def test_only_ports_of_the_range_are_taken() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         taken = server.getsockname()[1]
-        with pytest.raises(OSError, match="CAPTIONSTREAM_LOCAL__PORTS"):
+        with pytest.raises(SettingsError, match="CAPTIONSTREAM_LOCAL__PORTS"):
             free_port(range(taken, taken + 1))
 
 
@@ -51,7 +52,16 @@ def test_a_remembered_port_that_was_taken_is_replaced(tmp_path: Path) -> None:
         assert PortBook(path, PORTS).port("mongod") != taken
 
 
-def test_a_damaged_book_is_as_good_as_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"{not json", b"\xff"])
+def test_a_damaged_book_is_as_good_as_none(tmp_path: Path, content: bytes) -> None:
+    """Fails with `JSONDecodeError` in `PortBook`: bytes that are no text."""
     path = tmp_path / "ports.json"
-    path.write_text("{not json")
+    path.write_bytes(content)
     assert PortBook(path, PORTS).port("mongod") > 0
+
+
+def test_a_book_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    """Fails with `FileNotFoundError` in `PortBook`, and without `except` in `_write`."""
+    book = PortBook(tmp_path, PORTS)
+    with pytest.raises(SettingsError, match=r"cannot remember ports: .*another --data-dir"):
+        book.port("mongod")
