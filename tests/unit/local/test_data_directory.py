@@ -7,9 +7,9 @@ import pytest
 
 from streams.errors import SettingsError, StoreUnavailable
 from streams.local.mongod import Mongod
-from streams.local.ports import free_port
 from streams.local.supervisor import run_stack
 from streams.settings import Settings
+from tests.ports import free_port
 
 
 @pytest.fixture
