@@ -19,7 +19,8 @@ from streams.dead_letters import (
 from streams.errors import BrokerUnavailable, InvalidEvent
 from streams.events import ImageChanged, Origin, Record
 from streams.ids import document_key
-from streams.kafka_security import broker_unavailable, client_arguments
+from streams.kafka_clients import open_client
+from streams.kafka_security import broker_unavailable
 from streams.settings import KafkaSettings, Settings
 from streams.topics import TOPICS, dead_letter_topic, topic_name
 from streams.wire import decode_event, encode_event
@@ -161,10 +162,7 @@ def read_topics(topics: Sequence[str], settings: KafkaSettings) -> Iterator[tupl
     Raises:
         BrokerUnavailable: No broker answers, or it took longer than a minute.
     """
-    try:
-        consumer = KafkaConsumer(**client_arguments(settings), enable_auto_commit=False)
-    except (KafkaError, OSError) as exc:
-        raise broker_unavailable(settings, exc) from exc
+    consumer = open_client(KafkaConsumer, settings, enable_auto_commit=False)
     try:
         partitions = [
             TopicPartition(topic, number)

@@ -16,7 +16,7 @@ from kafka.errors import KafkaError
 from structlog import get_logger
 
 from streams.errors import BrokerUnavailable
-from streams.kafka_security import broker_unavailable, client_arguments
+from streams.kafka_clients import open_client
 from streams.settings import KafkaSettings
 
 log = get_logger(__name__)
@@ -78,16 +78,14 @@ def is_cut(topic: str, acknowledged: Mapping[int, int], settings: KafkaSettings)
 
 @contextmanager
 def _consumer(settings: KafkaSettings, group: str | None) -> Iterator[KafkaConsumer]:
-    try:
-        consumer = KafkaConsumer(
-            **client_arguments(settings),
-            group_id=group,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            fetch_max_wait_ms=_FETCH_WAIT_MS,
-        )
-    except (KafkaError, OSError) as exc:
-        raise broker_unavailable(settings, exc) from exc
+    consumer = open_client(
+        KafkaConsumer,
+        settings,
+        group_id=group,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        fetch_max_wait_ms=_FETCH_WAIT_MS,
+    )
     try:
         yield consumer
     except KafkaError as exc:
