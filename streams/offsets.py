@@ -8,11 +8,11 @@ reaches as far as it was once told. Either way a copy of everything makes good w
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
-from kafka.errors import KafkaError
+from kafka.errors import CorruptRecordError, KafkaError
 from structlog import get_logger
 
 from streams.errors import BrokerUnavailable
@@ -123,4 +123,5 @@ def _ends(
         if time.monotonic() > deadline:
             msg = f"the broker did not tell the end of {list(starts)} in {_END_SECONDS:.0f} s"
             raise BrokerUnavailable(msg)
-        consumer.poll(timeout_ms=100, max_records=1)
+        with suppress(CorruptRecordError):  # the end is noted before a record is looked at
+            consumer.poll(timeout_ms=100, max_records=1)
