@@ -1,13 +1,18 @@
 """A record that another client has written, and that ours cannot read, is in nobody's way."""
 
+import asyncio
+
 import pytest
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 
 from streams import events
 from streams.dead_letter_log import read_topics
 from streams.offsets import is_cut, reset_lost_offsets
+from streams.stages import FEATURIZE
+from streams.stages.worker import StageWorker
 from streams.topics import create_topics, topic_name
 from tests.unreadable import UNREADABLE, send
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -52,3 +57,29 @@ def test_records_around_it_are_read(settings, topic):
         b"5",
     ]
     assert [value for position, value in found if position.startswith("1:")] == [b"other"]
+
+
+class Collecting:
+    """A stage that keeps what it is given."""
+
+    is_stopping = False
+
+    def __init__(self):
+        self.values = []
+
+    async def handle(self, messages):
+        self.values += [message.value for message in messages]
+
+
+def test_stage_goes_on_behind_it(settings, topic):
+    """Fails without `_Fetched`: the consumer crashes at the record, after every start."""
+    worker = StageWorker(FEATURIZE, settings.kafka, settings.stage)
+    stage = Collecting()
+    worker._declare_agent(stage)
+
+    async def run():
+        async with worker.app:
+            await asyncio.to_thread(wait_until, lambda: b"5" in stage.values, 60, doing="the last")
+
+    asyncio.run(run())
+    assert stage.values == [b"0", b"1", b"4", b"5"]
