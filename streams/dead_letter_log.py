@@ -183,6 +183,8 @@ def read_topics(topics: Sequence[str], settings: KafkaSettings) -> Iterator[tupl
         except CorruptRecordError:
             # Nobody tells whose record it was: each partition goes on by itself.
             for part, begin in [(part, consumer.position(part)) for part in partitions]:
+                consumer.assign([])
+                consumer.poll()  # forgets what it was about to read, else it would look for ever
                 consumer.assign([part])
                 consumer.seek(part, begin)
                 yield from _read(consumer, [part], deadline)

@@ -28,13 +28,13 @@ def topic(settings):
 
 
 def test_end_of_the_log_is_known_all_the_same(settings, topic):
-    """Fails without `suppress` in `_ends`: every term of the publisher would end."""
+    """Fails without `CorruptRecordError` in `_ends`: every term of the publisher would end."""
     assert not is_cut(topic, {0: 1}, settings.kafka)
     assert is_cut(topic, {0: 6}, settings.kafka)
 
 
 def test_positions_are_looked_at_all_the_same(settings, topic):
-    """Fails without `suppress` in `_ends`: a stage would wait for ever for the broker."""
+    """Fails without `CorruptRecordError` in `_ends`: a stage would wait for ever for the broker."""
     send(settings.kafka.bootstrap_servers, topic, [(b"0", UNREADABLE)], partition=1)
     group = f"{settings.kafka.prefix}group"
     consumer = KafkaConsumer(bootstrap_servers=settings.kafka.bootstrap_servers, group_id=group)
