@@ -25,6 +25,10 @@ from streams.errors import SettingsError
 
 ENVIRONMENT_PREFIX = "CAPTIONSTREAM_"
 
+#: An address that both clients of Kafka understand: a host or an IPv6 address, and a port.
+_SERVER = re.compile(r"(?:[\w.-]+|\[[\w.:%]+\])(?::([0-9]{1,5}))?")
+_MAX_PORT = 65535
+
 
 class Section(BaseModel):
     """One group of settings; immutable, unknown names refused."""
@@ -35,6 +39,12 @@ class Section(BaseModel):
 def _defaults(section: Section, prefixes: tuple[str, ...]) -> dict[str, Any]:
     fields = type(section).model_fields
     return {name: field.default for name, field in fields.items() if name.startswith(prefixes)}
+
+
+def _is_address(server: str) -> bool:
+    """Whether it is a host with or without a port; a client would fail with anything else."""
+    found = _SERVER.fullmatch(server)
+    return found is not None and 1 <= int(found[1] or 1) <= _MAX_PORT
 
 
 class MongoSettings(Section):
@@ -148,9 +158,17 @@ class KafkaSettings(Section):
 
     @field_validator("bootstrap_servers")
     @classmethod
-    def _without_spaces(cls, value: str) -> str:
+    def _are_addresses(cls, value: str) -> str:
         """`a:9092, b:9092` is what people write; a space would be part of a host's name."""
-        return ",".join(server.strip() for server in value.split(","))
+        servers = [server.strip() for server in value.split(",")]
+        for server in servers:
+            if not _is_address(server):
+                msg = (
+                    f"{server!r} is not host:port with a port of 1 to {_MAX_PORT} (an IPv6 address"
+                    " is in brackets: [::1]:9092)"
+                )
+                raise ValueError(msg)
+        return ",".join(servers)
 
     @model_validator(mode="after")
     def _nothing_is_left_unprotected_by_mistake(self) -> Self:

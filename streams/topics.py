@@ -8,7 +8,7 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from streams import events
 from streams.errors import BrokerUnavailable
-from streams.kafka_security import broker_unavailable, client_arguments
+from streams.kafka_clients import open_client
 from streams.settings import KafkaSettings
 
 #: Topics in the order in which a document passes them.
@@ -86,13 +86,11 @@ def connect_admin(settings: KafkaSettings) -> KafkaAdminClient:
         BrokerUnavailable: The broker does not answer.
         SettingsError: A certificate file is missing or wrong.
     """
-    try:
-        return KafkaAdminClient(
-            **client_arguments(settings),
-            request_timeout_ms=int(settings.request_timeout_seconds * 1000),
-        )
-    except (KafkaError, OSError) as exc:
-        raise broker_unavailable(settings, exc) from exc
+    return open_client(
+        KafkaAdminClient,
+        settings,
+        request_timeout_ms=int(settings.request_timeout_seconds * 1000),
+    )
 
 
 def _create(admin: KafkaAdminClient, topics: Iterable[str], settings: KafkaSettings) -> None:

@@ -12,7 +12,7 @@ from structlog import get_logger
 from streams import metrics
 from streams.errors import BrokerUnavailable
 from streams.events import Record
-from streams.kafka_security import broker_unavailable, client_arguments
+from streams.kafka_clients import open_client
 from streams.settings import KafkaSettings
 from streams.topics import topic_name
 
@@ -51,20 +51,18 @@ class EventProducer:
         #: Offset of the last record that the broker has acknowledged, by topic and partition.
         self._acknowledged: dict[tuple[str, int], int] = {}
         request_ms = int(settings.request_timeout_seconds * 1000)
-        try:
-            self._producer = _Session(
-                **client_arguments(settings),
-                acks="all",
-                # Said aloud: other settings could switch it off silently.
-                enable_idempotence=True,
-                linger_ms=5,
-                request_timeout_ms=request_ms,
-                delivery_timeout_ms=2 * request_ms,
-                max_block_ms=request_ms,
-                allow_auto_create_topics=False,
-            )
-        except (KafkaError, OSError) as exc:
-            raise broker_unavailable(settings, exc) from exc
+        self._producer = open_client(
+            _Session,
+            settings,
+            acks="all",
+            # Said aloud: other settings could switch it off silently.
+            enable_idempotence=True,
+            linger_ms=5,
+            request_timeout_ms=request_ms,
+            delivery_timeout_ms=2 * request_ms,
+            max_block_ms=request_ms,
+            allow_auto_create_topics=False,
+        )
 
     def send(self, topic: str, record: Record, done: Done) -> None:
         """Hand a record over; `done` is called once, with None or with what went wrong.

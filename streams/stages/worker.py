@@ -180,7 +180,8 @@ class StageWorker:
         if self.has_assignment and not self.app.rebalancing:
             try:
                 lag = await count_waiting(self.app.consumer, self._next_offset)
-            except (KafkaError, ConsumerNotStarted) as exc:  # partitions are just coming or going
+            except (KafkaError, ConsumerNotStarted, AssertionError) as exc:
+                # Partitions are just coming or going; aiokafka asserts that they are there.
                 log.debug("lag not measured", error=repr(exc))
         self.lag.note(lag)
         metrics.STAGE_LAG.labels(self._spec.name).set(float("nan") if lag is None else lag)

@@ -57,7 +57,7 @@ def secured(gated, files):
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
 def test_every_client_proves_its_user_over_tls(secured, gated, mechanism):
-    """Fails without `client_arguments` in any of topics, producer, dead_letter_log, offsets."""
+    """Fails without `client_arguments` in `open_client`."""
     settings = secured(sasl_mechanism=mechanism, prefix=f"{mechanism}.")
     assert len(create_topics(settings)) == 8
     producer = EventProducer(settings)

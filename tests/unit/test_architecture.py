@@ -22,6 +22,7 @@ LAYERS = (
     "streams.events",
     "streams.wire",
     "streams.kafka_security",
+    "streams.kafka_clients",
     "streams.topics",
     "streams.metrics",
     "streams.offsets",

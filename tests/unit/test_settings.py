@@ -17,6 +17,25 @@ def test_brokers_may_be_written_with_spaces(monkeypatch):
     assert load_settings().kafka.bootstrap_servers == "a:9092,b:9092"
 
 
+@pytest.mark.parametrize("server", ["a", "a:1", "my_broker-1.example:65535", "[::1]", "[::1]:9092"])
+def test_address_of_a_broker_is_taken(monkeypatch, server):
+    monkeypatch.setenv("CAPTIONSTREAM_KAFKA__BOOTSTRAP_SERVERS", server)
+    assert load_settings().kafka.bootstrap_servers == server
+
+
+@pytest.mark.parametrize(
+    "server",
+    ["a:abc", "a:", "[::1]:", "::1", "a:0", "a:65536", "a:-1", "", ":9092", "kafka://a:9092"],
+)
+def test_what_is_no_address_of_a_broker_is_told(monkeypatch, server):
+    """Fails without `_is_address`: a client fails with it, as if the fault were ours."""
+    monkeypatch.setenv("CAPTIONSTREAM_KAFKA__BOOTSTRAP_SERVERS", f"b:9092, {server}")
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    variable = "CAPTIONSTREAM_KAFKA__BOOTSTRAP_SERVERS"
+    assert str(caught.value).startswith(f"{variable}: Value error, {server!r} is not host:port")
+
+
 def test_wrong_value_names_the_variable(monkeypatch):
     monkeypatch.setenv("CAPTIONSTREAM_KAFKA__PARTITIONS", "many")
     with pytest.raises(SettingsError, match="CAPTIONSTREAM_KAFKA__PARTITIONS"):

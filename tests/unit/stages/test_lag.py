@@ -75,6 +75,22 @@ def test_only_a_count_of_nothing_is_progress(worker):
     assert not measured(worker, nothing)
 
 
+class TakenAway(FakeConsumer):
+    """A rebalance takes a partition just after the assignment was told, as aiokafka says it."""
+
+    def highwater(self, partition):
+        msg = f"{partition} is not assigned"
+        raise AssertionError(msg)
+
+
+def test_partition_that_goes_while_it_is_measured_is_borne(worker):
+    """Fails without `AssertionError` in `_measure_lag`: it leaves the timer and ends the app."""
+    asyncio.run(worker._on_assigned())
+    worker.lag.note(7)
+    assert not measured(worker, TakenAway(a=(3, 3)))
+    assert worker.lag.value is None
+
+
 def test_count_that_is_not_renewed_is_forgotten(worker):
     """Fails without `_FRESH_SECONDS`: the loop or the consumer hangs, and 0 stays for ever."""
     worker.lag.note(0)
