@@ -8,6 +8,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
+from streams.stages.unreadable import Skipped
+
 #: Measured every second; a value older than this comes from a loop or a consumer that hangs.
 _FRESH_SECONDS: Final = 10.0
 
@@ -31,7 +33,9 @@ class Lag:
         self._value, self._noted_at = value, time.monotonic()
 
 
-async def count_waiting(consumer: Any, next_offsets: Mapping[Any, int]) -> int | None:
+async def count_waiting(
+    consumer: Any, next_offsets: Mapping[Any, int], skipped: Skipped
+) -> int | None:
     """Return how many records wait in the assigned partitions; None while one is not fetched.
 
     High watermarks come with fetches; the broker's own LATEST is not right everywhere.
@@ -39,6 +43,7 @@ async def count_waiting(consumer: Any, next_offsets: Mapping[Any, int]) -> int |
     Args:
         consumer: Faust's consumer; without partitions (more processes than partitions) none wait.
         next_offsets: The next offset to handle, of partitions that had any record.
+        skipped: What was left out, and so does not wait.
     """
     lag = 0
     for partition in consumer.assignment():
@@ -50,5 +55,6 @@ async def count_waiting(consumer: Any, next_offsets: Mapping[Any, int]) -> int |
             begin = await consumer.position(partition)
         if begin is None:
             return None
+        begin = skipped.get((partition, begin), begin)
         lag += max(0, end - begin)
     return lag

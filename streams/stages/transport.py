@@ -1,4 +1,4 @@
-"""Faust's way to Kafka, but for how a fetch waits, a start without a broker, and damaged records.
+"""Faust's way to Kafka, but for how a fetch waits, a start without a broker, and odd records.
 
 Faust lets a fetch wait 1.5 seconds at the broker. Apache Kafka answers at once when a record comes;
 a broker that looks again only now and then (Tansu does twice in that time) makes every stage late.
@@ -6,78 +6,26 @@ a broker that looks again only now and then (Tansu does twice in that time) make
 Its clients bear a broker that goes away later, but the process ends with an error when it goes just
 as they start.
 
-A record whose header has a name that is not UTF-8 would end it too, again and again, as it comes
-first after every start.
+So it does when another client has written what aiokafka cannot read; see `unreadable.py`.
 """
 
-from collections import OrderedDict
-from collections.abc import Iterator
 from typing import Any
 
 import faust
 import stamina
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.client import AIOKafkaClient
-from aiokafka.consumer.fetcher import FetchResult
 from aiokafka.errors import KafkaConnectionError
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Producer, Transport
-from structlog import get_logger
 
-log = get_logger(__name__)
-
-
-class _Batch:
-    """A batch that ends before the first record that cannot be read; nobody knows where it ends."""
-
-    def __init__(self, batch: Any, partition: Any) -> None:
-        self._batch = batch
-        self._partition = partition
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._batch, name)
-
-    def __iter__(self) -> Iterator[Any]:
-        try:
-            yield from self._batch
-        except UnicodeDecodeError as exc:
-            log.error(
-                "records cannot be read, the rest of their batch is left out",
-                topic=self._partition.topic,
-                partition=self._partition.partition,
-                before=self._batch.next_offset,
-                error=str(exc),
-            )
-
-
-class _Batches:
-    """What a fetch has brought for a partition."""
-
-    def __init__(self, records: Any, partition: Any) -> None:
-        self._records = records
-        self._partition = partition
-
-    def has_next(self) -> bool:
-        return bool(self._records.has_next())
-
-    def next_batch(self) -> _Batch:
-        return _Batch(self._records.next_batch(), self._partition)
-
-
-class _Fetched(OrderedDict[Any, Any]):
-    """What the client has fetched and not yet given out, by partition."""
-
-    def __setitem__(self, partition: Any, fetched: Any) -> None:
-        if isinstance(fetched, FetchResult):
-            records = fetched._partition_records  # noqa: SLF001 - read when the first is asked for
-            records._records = _Batches(records._records, partition)  # noqa: SLF001
-        super().__setitem__(partition, fetched)
+from streams.stages.unreadable import Fetched, Skipped
 
 
 class _Thread(AIOKafkaConsumerThread):  # type: ignore[misc]
     async def on_start(self) -> None:
         await super().on_start()
         # Nothing is fetched yet: it has no partitions.
-        self._consumer._fetcher._records = _Fetched()  # noqa: SLF001
+        self._consumer._fetcher._records = Fetched(self._skipped)  # noqa: SLF001
 
     def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
@@ -86,6 +34,7 @@ class _Thread(AIOKafkaConsumerThread):  # type: ignore[misc]
         consumer._fetch_max_wait_ms = int(transport.fetch_wait_seconds * 1000)  # noqa: SLF001
         _await_broker(consumer._client)  # noqa: SLF001
         transport.client = consumer
+        self._skipped = transport.skipped
         return consumer
 
 
@@ -112,6 +61,8 @@ class PromptTransport(Transport):  # type: ignore[misc]
         super().__init__(app.conf.broker_consumer, app)
         self.fetch_wait_seconds = fetch_wait_seconds
         self.client: AIOKafkaConsumer | None = None
+        #: What no stage will ever see.
+        self.skipped: Skipped = {}
 
     @property
     def has_coordinator(self) -> bool:

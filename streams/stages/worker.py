@@ -179,7 +179,8 @@ class StageWorker:
         lag = None
         if self.has_assignment and not self.app.rebalancing:
             try:
-                lag = await count_waiting(self.app.consumer, self._next_offset)
+                skipped = self.app.transport.skipped
+                lag = await count_waiting(self.app.consumer, self._next_offset, skipped)
             except (KafkaError, ConsumerNotStarted, AssertionError) as exc:
                 # Partitions are just coming or going; aiokafka asserts that they are there.
                 log.debug("lag not measured", error=repr(exc))

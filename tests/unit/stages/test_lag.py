@@ -34,14 +34,16 @@ class FakeConsumer:
         ({}, 0),
         ({"a": (10, 4), "b": (7, 7)}, 6),
         ({"a": (10, 4), "b": (12, 0)}, 7),
+        ({"a": (10, 6), "b": (12, 0)}, 2),
         ({"a": (10, 10), "c": (None, 3)}, None),
         ({"a": (10, 10), "c": (3, None)}, None),
     ],
-    ids=["no partition", "positions", "handled", "no fetch", "no position"],
+    ids=["no partition", "positions", "handled", "left out", "no fetch", "no position"],
 )
 def test_what_is_not_fetched_is_unknown(partitions, waiting):
     """Fails when a partition without a highwater counts as empty."""
-    assert asyncio.run(count_waiting(FakeConsumer(**partitions), {"b": 11})) == waiting
+    skipped = {("a", 6): 9, ("b", 6): 9}
+    assert asyncio.run(count_waiting(FakeConsumer(**partitions), {"b": 11}, skipped)) == waiting
 
 
 @pytest.fixture
