@@ -28,6 +28,9 @@ ENVIRONMENT_PREFIX = "CAPTIONSTREAM_"
 #: An address that both clients of Kafka understand: a host or an IPv6 address, and a port.
 _SERVER = re.compile(r"(?:[\w.-]+|\[[\w.:%]+\])(?::([0-9]{1,5}))?")
 _MAX_PORT = 65535
+ADDRESS_FORM = (
+    f"host:port with a port of 1 to {_MAX_PORT} (an IPv6 address is in brackets: [::1]:9092)"
+)
 
 
 class Section(BaseModel):
@@ -41,7 +44,7 @@ def _defaults(section: Section, prefixes: tuple[str, ...]) -> dict[str, Any]:
     return {name: field.default for name, field in fields.items() if name.startswith(prefixes)}
 
 
-def _is_address(server: str) -> bool:
+def is_address(server: str) -> bool:
     """Whether it is a host with or without a port; a client would fail with anything else."""
     found = _SERVER.fullmatch(server)
     return found is not None and 1 <= int(found[1] or 1) <= _MAX_PORT
@@ -162,11 +165,8 @@ class KafkaSettings(Section):
         """`a:9092, b:9092` is what people write; a space would be part of a host's name."""
         servers = [server.strip() for server in value.split(",")]
         for server in servers:
-            if not _is_address(server):
-                msg = (
-                    f"{server!r} is not host:port with a port of 1 to {_MAX_PORT} (an IPv6 address"
-                    " is in brackets: [::1]:9092)"
-                )
+            if not is_address(server):
+                msg = f"{server!r} is not {ADDRESS_FORM}"
                 raise ValueError(msg)
         return ",".join(servers)
 

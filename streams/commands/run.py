@@ -11,7 +11,7 @@ from streams.errors import SettingsError
 from streams.local.supervisor import run_stack
 from streams.logs import configure_logging
 from streams.mongo import without_password
-from streams.settings import load_settings
+from streams.settings import ADDRESS_FORM, is_address, load_settings
 from streams.stages import PROCESSES
 
 
@@ -37,6 +37,9 @@ def up(
             "--mongo-uri names a user: arguments can be read by everybody here; leave the"
             " user away and set CAPTIONSTREAM_MONGO__USERNAME and CAPTIONSTREAM_MONGO__PASSWORD"
         )
+        raise SettingsError(msg)
+    if kafka is not None and not all(is_address(each.strip()) for each in kafka.split(",")):
+        msg = f"--kafka {kafka} is not {ADDRESS_FORM}"
         raise SettingsError(msg)
     settings = load_settings()
     configure_logging(settings.log.model_copy(update={"format": "console"}), process="up")
