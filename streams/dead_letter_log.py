@@ -29,6 +29,7 @@ from streams.wire import decode_event, encode_event
 log = get_logger(__name__)
 
 _READ_SECONDS: Final = 60.0
+_FETCH_WAIT_MS: Final = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,7 +167,9 @@ def read_topics(topics: Sequence[str], settings: KafkaSettings) -> Iterator[tupl
     Raises:
         BrokerUnavailable: No broker answers, or it took longer than a minute.
     """
-    consumer = open_client(KafkaConsumer, settings, enable_auto_commit=False)
+    consumer = open_client(
+        KafkaConsumer, settings, enable_auto_commit=False, fetch_max_wait_ms=_FETCH_WAIT_MS
+    )
     try:
         partitions = [
             TopicPartition(topic, number)
@@ -182,7 +185,8 @@ def read_topics(topics: Sequence[str], settings: KafkaSettings) -> Iterator[tupl
             yield from _read(consumer, partitions, deadline)
         except CorruptRecordError:
             # Nobody tells whose record it was: each partition goes on by itself.
-            for part, begin in [(part, consumer.position(part)) for part in partitions]:
+            rest = [part for part in partitions if not _is_read(consumer, part)]
+            for part, begin in [(part, consumer.position(part)) for part in rest]:
                 consumer.assign([])
                 consumer.poll()  # forgets what it was about to read, else it would look for ever
                 consumer.assign([part])

@@ -143,7 +143,7 @@ def reason_of(exc: PyMongoError) -> str:
     elif code == _UNAUTHORIZED:
         remedy = "give its user the role that `captionstream roles` prints"
     elif isinstance(exc, ConfigurationError):
-        remedy = "check CAPTIONSTREAM_MONGO__URI, and that its host can be resolved"
+        remedy = "check CAPTIONSTREAM_MONGO__URI and its options, and that its host can be resolved"
     elif "CERTIFICATE_VERIFY_FAILED" in reason:
         remedy = "check CAPTIONSTREAM_MONGO__TLS_CA_FILE and the name in the server's certificate"
     else:

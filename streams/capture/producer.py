@@ -113,13 +113,14 @@ class EventProducer:
         Raises:
             BrokerUnavailable: Some may not have been stored; repeat all.
         """
-        errors: dict[int, Exception | None] = {}
+        answers: dict[int, Exception | None] = {}
         sent = 0
         for record in records:
-            self.send(topic, record, partial(errors.__setitem__, sent))
+            self.send(topic, record, partial(answers.__setitem__, sent))
             sent += 1
         self._producer.flush(timeout=2 * self._settings.request_timeout_seconds)
         self.check()
+        errors = answers.copy()  # one that is late may come at this moment
         refused = [position for position, error in errors.items() if is_too_large(error)]
         lost = next((e for e in errors.values() if e is not None and not is_too_large(e)), None)
         if lost is not None or len(errors) != sent:
@@ -141,7 +142,7 @@ class EventProducer:
             raise BrokerUnavailable(msg) from self._fault
 
     def close(self) -> None:
-        """End the session. What is not acknowledged within a second counts as lost."""
+        """End the session. What is not acknowledged within a second or two counts as lost."""
         self._producer.close(timeout=1.0)
 
     def _acknowledge(self, future: Any, done: Done) -> None:

@@ -99,7 +99,7 @@ class Term:
         Raises:
             LeaseLost: Another publisher holds the lease.
             CaptureError: The stored position is damaged.
-            Unavailable: MongoDB or the broker is away; begin a new term.
+            Unavailable: MongoDB or the broker is away, or has lost its log; begin a new term.
         """
         try:
             progress = self._leadership.read()  # 1

@@ -55,6 +55,7 @@ async def count_waiting(
             begin = await consumer.position(partition)
         if begin is None:
             return None
-        begin = skipped.get((partition, begin), begin)
+        while (behind := skipped.get((partition, begin))) is not None:
+            begin = behind
         lag += max(0, end - begin)
     return lag

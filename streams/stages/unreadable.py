@@ -62,12 +62,14 @@ class _Batch:
         return getattr(self._batch, name)
 
     def __iter__(self) -> Iterator[Any]:
-        begin = self._batch.base_offset
+        begin = None
         try:
             for record in self._batch:
                 begin = record.offset + 1
                 yield record
         except UnicodeDecodeError as exc:
+            if begin is None:
+                begin = self._batch.base_offset
             end = self._batch.next_offset
             self._skipped[self._partition, begin] = end
             log.error(

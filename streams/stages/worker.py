@@ -173,6 +173,7 @@ class StageWorker:
 
     async def _on_revoked(self, *_: Any, **__: Any) -> None:
         self.has_assignment = False
+        self.app.transport.skipped.clear()
 
     async def _measure_lag(self, stage: Stage) -> None:
         """Count what waits. Only a count of nothing says that there is nothing to do."""

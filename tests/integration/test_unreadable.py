@@ -79,6 +79,7 @@ def test_stage_goes_on_behind_it(settings, topic):
     """
     servers = settings.kafka.bootstrap_servers
     assert send(servers, topic, [(b"6", UNREADABLE), (b"7", [])]) == [6, 7]
+    assert send(servers, topic, [(b"8", UNREADABLE)]) == [8]
     worker = StageWorker(FEATURIZE, settings.kafka, settings.stage)
     stage = Collecting()
     worker._declare_agent(stage)

@@ -42,7 +42,7 @@ class FakeConsumer:
 )
 def test_what_is_not_fetched_is_unknown(partitions, waiting):
     """Fails when a partition without a highwater counts as empty."""
-    skipped = {("a", 6): 9, ("b", 6): 9}
+    skipped = {("a", 6): 8, ("a", 8): 9, ("b", 6): 9}
     assert asyncio.run(count_waiting(FakeConsumer(**partitions), {"b": 11}, skipped)) == waiting
 
 
