@@ -7,7 +7,7 @@ reaches as far as it was once told. Either way a copy of everything makes good w
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -22,7 +22,8 @@ from streams.settings import KafkaSettings
 log = get_logger(__name__)
 
 _END_SECONDS: Final = 30.0
-_FETCH_WAIT_MS: Final = 100
+#: How long a fetch waits at the broker where there is nothing to read.
+FETCH_WAIT_MS: Final = 100
 
 
 def reset_lost_offsets(group: str, topics: list[str], settings: KafkaSettings) -> int:
@@ -40,7 +41,7 @@ def reset_lost_offsets(group: str, topics: list[str], settings: KafkaSettings) -
         BrokerUnavailable: The broker does not answer.
     """
     with _consumer(settings, group) as consumer:
-        partitions = _partitions(consumer, topics)
+        partitions = partitions_of(topics, consumer)
         begins = consumer.beginning_offsets(partitions)
         committed = {part: consumer.committed(part) for part in partitions}
         known = {part: offset for part, offset in committed.items() if offset}
@@ -69,11 +70,25 @@ def is_cut(topic: str, acknowledged: Mapping[int, int], settings: KafkaSettings)
     if not acknowledged:
         return False
     with _consumer(settings, None) as consumer:
-        present = {part.partition: part for part in _partitions(consumer, [topic])}
+        present = {part.partition: part for part in partitions_of([topic], consumer)}
         if not acknowledged.keys() <= present.keys():
             return True
         ends = _ends(consumer, {present[n]: offset + 1 for n, offset in acknowledged.items()})
         return any(ends[present[n]] <= offset for n, offset in acknowledged.items())
+
+
+def partitions_of(topics: Sequence[str], consumer: KafkaConsumer) -> list[TopicPartition]:
+    """Return the partitions of topics, in order; none of a topic that is not there."""
+    return [
+        TopicPartition(topic, number)
+        for topic in topics
+        for number in sorted(consumer.partitions_for_topic(topic) or ())
+    ]
+
+
+def step_over(partition: TopicPartition, consumer: KafkaConsumer) -> None:
+    """Move on: kafka-python would look for ever for a next record where one cannot be read."""
+    consumer.seek(partition, consumer.position(partition) + 1)
 
 
 @contextmanager
@@ -84,7 +99,7 @@ def _consumer(settings: KafkaSettings, group: str | None) -> Iterator[KafkaConsu
         group_id=group,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
-        fetch_max_wait_ms=_FETCH_WAIT_MS,
+        fetch_max_wait_ms=FETCH_WAIT_MS,
     )
     try:
         yield consumer
@@ -93,14 +108,6 @@ def _consumer(settings: KafkaSettings, group: str | None) -> Iterator[KafkaConsu
         raise BrokerUnavailable(msg) from exc
     finally:
         consumer.close()
-
-
-def _partitions(consumer: KafkaConsumer, topics: list[str]) -> list[TopicPartition]:
-    return [
-        TopicPartition(topic, number)
-        for topic in topics
-        for number in sorted(consumer.partitions_for_topic(topic) or ())
-    ]
 
 
 def _ends(
@@ -126,10 +133,6 @@ def _ends(
         try:
             consumer.poll(timeout_ms=100, max_records=1)
         except CorruptRecordError:  # the end is noted before a record is looked at
-            _step_over(consumer, [part for part in starts if consumer.highwater(part) is not None])
-
-
-def _step_over(consumer: KafkaConsumer, partitions: Iterable[TopicPartition]) -> None:
-    """Move on: kafka-python would look for ever for a next record where one cannot be read."""
-    for part in partitions:
-        consumer.seek(part, consumer.position(part) + 1)
+            for part in starts:
+                if consumer.highwater(part) is not None:
+                    step_over(part, consumer)

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from streams.dead_letter_log import read_topics
 from streams.errors import BrokerUnavailable
 from streams.events import IMAGE_FEATURIZED
 from streams.settings import Settings
+from streams.topic_log import read_topics
 from streams.topics import topic_name
 from tests.acceptance.stack import Stack
 from tests.faults.clock import JumpingClock

@@ -9,12 +9,13 @@ import psutil
 import pytest
 
 from streams.capture.producer import publish_all
-from streams.dead_letter_log import list_dead_letters, read_topics
+from streams.dead_letter_log import list_dead_letters
 from streams.events import IMAGE_CHANGED, IMAGE_FEATURIZED, ImageChanged
 from streams.ids import document_id_of
 from streams.mongo import state_database
 from streams.settings import ClipSettings, StageSettings, child_environment
 from streams.stages.careful import HUNG
+from streams.topic_log import read_topics
 from streams.topics import create_topics, topic_name
 from streams.wire import encode_event
 from tests.faults.guests import white

@@ -8,7 +8,6 @@ import pytest
 from streams import events
 from streams.capture.publisher import Publisher
 from streams.cli import app
-from streams.dead_letter_log import read_topics
 from streams.decoding.pool import DecodePool
 from streams.events import DocumentDeleted
 from streams.ids import document_id_of
@@ -17,6 +16,7 @@ from streams.mongo import connect, state_database
 from streams.registry import Registry
 from streams.settings import ImageSettings, LocalSettings
 from streams.store import DocumentStore
+from streams.topic_log import read_topics
 from streams.topics import create_topics, topic_name
 from streams.wire import decode_event
 from tests.command_line import CommandLine

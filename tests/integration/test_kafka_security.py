@@ -9,13 +9,13 @@ import pytest
 
 from streams import events
 from streams.capture.producer import EventProducer
-from streams.dead_letter_log import read_topics
 from streams.errors import BrokerUnavailable, SettingsError
 from streams.events import Record
 from streams.offsets import reset_lost_offsets
 from streams.settings import KafkaSettings
 from streams.stages import SINK
 from streams.stages.application import build_app
+from streams.topic_log import read_topics
 from streams.topics import create_topics, missing_topics, topic_name
 from tests.secured import gated_broker, write_certificates
 from tests.waiting import wait_until

@@ -5,12 +5,12 @@ from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartitio
 
 from streams import app, events, offsets
 from streams.capture.copy_requests import CopyRequests
-from streams.dead_letter_log import read_topics
 from streams.errors import BrokerUnavailable
 from streams.mongo import state_database
 from streams.offsets import reset_lost_offsets
 from streams.settings import KafkaSettings
 from streams.stages import FEATURIZE
+from streams.topic_log import read_topics
 from streams.topics import create_topics, topic_name
 
 GROUP = "offsets-test"

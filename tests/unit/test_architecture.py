@@ -26,6 +26,7 @@ LAYERS = (
     "streams.topics",
     "streams.metrics",
     "streams.offsets",
+    "streams.topic_log",
     "streams.logs",
     "streams.endpoints",
     "streams.models",

@@ -9,10 +9,10 @@ import psutil
 import pytest
 
 from streams.capture.producer import EventProducer
-from streams.dead_letter_log import read_topics
 from streams.errors import BrokerUnavailable
 from streams.offsets import is_cut, reset_lost_offsets
 from streams.settings import KafkaSettings
+from streams.topic_log import read_topics
 from streams.topics import connect_admin
 
 AWAY = KafkaSettings(bootstrap_servers="127.0.0.1:1", request_timeout_seconds=0.1)
