@@ -28,9 +28,6 @@ ENVIRONMENT_PREFIX = "CAPTIONSTREAM_"
 #: An address that both clients of Kafka understand: a host or an IPv6 address, and a port.
 _SERVER = re.compile(r"(?:[\w.-]+|\[[\w.:%]+\])(?::([0-9]{1,5}))?")
 _MAX_PORT = 65535
-ADDRESS_FORM = (
-    f"host:port with a port of 1 to {_MAX_PORT} (an IPv6 address is in brackets: [::1]:9092)"
-)
 
 
 class Section(BaseModel):
@@ -44,10 +41,27 @@ def _defaults(section: Section, prefixes: tuple[str, ...]) -> dict[str, Any]:
     return {name: field.default for name, field in fields.items() if name.startswith(prefixes)}
 
 
-def is_address(server: str) -> bool:
-    """Whether it is a host with or without a port; a client would fail with anything else."""
-    found = _SERVER.fullmatch(server)
-    return found is not None and 1 <= int(found[1] or 1) <= _MAX_PORT
+def server_list(value: str) -> str:
+    """Return addresses of brokers without the spaces that people write: `a:9092, b:9092`.
+
+    Raises:
+        ValueError: One is not a host with or without a port; a client would fail with it.
+    """
+    servers = [server.strip() for server in value.split(",")]
+    for server in servers:
+        found = _SERVER.fullmatch(server)
+        if found is None or not 1 <= int(found[1] or 1) <= _MAX_PORT:
+            msg = (
+                f"{server!r} is not host:port with a port of 1 to {_MAX_PORT}"
+                " (an IPv6 address is in brackets: [::1]:9092)"
+            )
+            raise ValueError(msg)
+    return ",".join(servers)
+
+
+def _port_range(value: str) -> range:
+    first, last = map(int, value.split("-"))
+    return range(first, last + 1)
 
 
 class MongoSettings(Section):
@@ -162,13 +176,7 @@ class KafkaSettings(Section):
     @field_validator("bootstrap_servers")
     @classmethod
     def _are_addresses(cls, value: str) -> str:
-        """`a:9092, b:9092` is what people write; a space would be part of a host's name."""
-        servers = [server.strip() for server in value.split(",")]
-        for server in servers:
-            if not is_address(server):
-                msg = f"{server!r} is not {ADDRESS_FORM}"
-                raise ValueError(msg)
-        return ",".join(servers)
+        return server_list(value)
 
     @model_validator(mode="after")
     def _nothing_is_left_unprotected_by_mistake(self) -> Self:
@@ -385,17 +393,16 @@ class LocalSettings(Section):
     @field_validator("ports")
     @classmethod
     def _ports_exist(cls, value: str) -> str:
-        first, last = map(int, value.split("-"))
-        if not 1024 <= first <= last < 1 << 16:
-            msg = "a range of ports lies between 1024 and 65535"
+        ports = _port_range(value)
+        if not 1024 <= ports.start < ports.stop <= _MAX_PORT + 1:
+            msg = f"a range of ports lies between 1024 and {_MAX_PORT}"
             raise ValueError(msg)
         return value
 
     @property
     def port_range(self) -> range:
         """The ports of `ports`."""
-        first, last = map(int, self.ports.split("-"))
-        return range(first, last + 1)
+        return _port_range(self.ports)
 
 
 class LogSettings(Section):

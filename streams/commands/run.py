@@ -11,7 +11,7 @@ from streams.errors import SettingsError
 from streams.local.supervisor import run_stack
 from streams.logs import configure_logging
 from streams.mongo import without_password
-from streams.settings import ADDRESS_FORM, is_address, load_settings
+from streams.settings import load_settings, server_list
 from streams.stages import PROCESSES
 
 
@@ -38,9 +38,11 @@ def up(
             " user away and set CAPTIONSTREAM_MONGO__USERNAME and CAPTIONSTREAM_MONGO__PASSWORD"
         )
         raise SettingsError(msg)
-    if kafka is not None and not all(is_address(each.strip()) for each in kafka.split(",")):
-        msg = f"--kafka {kafka} is not {ADDRESS_FORM}"
-        raise SettingsError(msg)
+    try:
+        kafka = None if kafka is None else server_list(kafka)
+    except ValueError as exc:
+        msg = f"--kafka: {exc}"
+        raise SettingsError(msg) from exc
     settings = load_settings()
     configure_logging(settings.log.model_copy(update={"format": "console"}), process="up")
     raise typer.Exit(

@@ -24,7 +24,7 @@ def made_of(command, monkeypatch, capsys):
         ("captionstream", "models promote", "Missing argument"),
         ("captionstream", "wait --timeout soon", "Invalid value for '--timeout'"),
         ("captionstream", "models rollback x --recaption y", "'all', 'stale', 'none'"),
-        ("captionstream", "up --kafka broker:abc", "--kafka broker:abc is not host:port"),
+        ("captionstream", "up --kafka broker:abc", "--kafka: 'broker:abc' is not host:port"),
         ("captionstream-trainer", "fit --bogus", "No such option: --bogus; see `captionstream"),
     ],
 )

@@ -28,7 +28,7 @@ def test_address_of_a_broker_is_taken(monkeypatch, server):
     ["a:abc", "a:", "[::1]:", "::1", "a:0", "a:65536", "a:-1", "", ":9092", "kafka://a:9092"],
 )
 def test_what_is_no_address_of_a_broker_is_told(monkeypatch, server):
-    """Fails without `is_address`: a client fails with it, as if the fault were ours."""
+    """Fails without `server_list`: a client fails with it, as if the fault were ours."""
     monkeypatch.setenv("CAPTIONSTREAM_KAFKA__BOOTSTRAP_SERVERS", f"b:9092, {server}")
     with pytest.raises(SettingsError) as caught:
         load_settings()
