@@ -5,10 +5,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+#: Generous: only a failure reaches it.
+DEADLINE_SECONDS = 200.0
+
 
 def wait_until(
     predicate: Callable[[], Any],
-    deadline_seconds: float = 200,
+    deadline_seconds: float = DEADLINE_SECONDS,
     *,
     doing: str = "waiting",
     pause_seconds: float = 0.05,

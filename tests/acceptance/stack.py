@@ -11,7 +11,7 @@ import psutil
 from pymongo import MongoClient
 
 from tests.ports import PORTS
-from tests.waiting import wait_until
+from tests.waiting import DEADLINE_SECONDS, wait_until
 
 COMMAND = [sys.executable, "-m", "streams.cli"]
 TRAINER = [sys.executable, "-m", "trainer.cli"]
@@ -101,7 +101,7 @@ class Stack:
             check=False,
         )
         assert code is None or done.returncode == code, (done.stdout, done.stderr)
-        assert code is None or "Traceback" not in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr, done.stderr
         return done
 
     def status(self):
@@ -133,7 +133,7 @@ class Stack:
     def stop(self):
         self.client.close()
         self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(timeout=200)
+        code = self.process.wait(timeout=DEADLINE_SECONDS)
         self.process.stdout.close()
         self.log.close()
         return code

@@ -1,5 +1,5 @@
 """Pieces of the pipeline inside a test's own process, as the integration tests have them."""
 
-from tests.integration.conftest import client, documents, published
+from tests.integration.conftest import broker, client, documents, published
 
-__all__ = ["client", "documents", "published"]
+__all__ = ["broker", "client", "documents", "published"]

@@ -108,7 +108,7 @@ def tear_registry(target: Target) -> str:
         state["model_files.chunks"].delete_many({"files_id": row["file_id"]})
         registry.promote(name, version, reason="soak")
         with suppress(AssertionError):  # the process may be away or frozen
-            wait_until(lambda: registry.pointer(name).refusal, doing="the refusal")
+            wait_until(lambda: registry.pointer(name).refusal, 15, doing="the refusal")
         _insist(lambda: registry.rollback(name, reason="soak"))
     return "torn version promoted, rolled back"
 

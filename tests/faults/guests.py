@@ -33,8 +33,8 @@ def add_guest(target: Target) -> str:
         has_begun = _report(target, guest) is not None  # before that it has no handler of signals
         guest.send_signal(how)
         code = guest.wait()
-        clean = 0 if has_begun else -how
-        if code not in ({0, clean} if how == signal.SIGTERM else {-how}):
+        good = {0} if how == signal.SIGTERM else {-how}
+        if code not in (good if has_begun else good | {-how}):
             target.problems.append(f"a second {name} ended with code {code} after {how.name}")
 
     target.later(target.pause_seconds + _LOADING_SECONDS, leave)

@@ -97,7 +97,7 @@ def soak(
     target = Target(stack, settings, load, generator, clock, freeze_seconds)
     pause = threading.Event()
     writes.start()
-    writes.is_open.wait(timeout=200)
+    writes.is_open.wait(60)
     load.start()
     started = time.monotonic()
     done: Counter[str] = Counter()

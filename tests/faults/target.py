@@ -98,7 +98,7 @@ class Target:
 
         def wait() -> None:
             with self.outages.during(), suppress(AssertionError):
-                wait_until(lambda: self._is_back(name, pid), doing=f"the return of {name}")
+                wait_until(lambda: self._is_back(name, pid), 60, doing=f"the return of {name}")
 
         self.later(0, wait)
 

@@ -3,37 +3,19 @@
 import os
 import signal
 
-import pytest
-
-from streams.local.broker import Broker, find_broker
-from streams.settings import Settings
 from streams.topics import create_topics
 from tests.integration.conftest import publishing
 from tests.integration.test_capture_faults import limited
-from tests.ports import free_port
 from tests.waiting import wait_until
 
 WINDOW, DOCUMENTS = 20, 300
-
-
-@pytest.fixture
-def broker(tmp_path):
-    """A broker of its own."""
-    server = Broker(
-        find_broker(Settings().local),
-        directory=tmp_path,
-        log=tmp_path / "broker.log",
-        port=free_port(),
-    )
-    server.start()
-    yield server
-    server.stop()
 
 
 def test_publisher_stops_reading_while_the_broker_is_frozen(
     settings, client, documents, published, broker
 ):
     """Fails without `is_full` in `Term._follow`: all changes would be held in memory."""
+    broker.start()
     own = settings.kafka.model_copy(
         update={"bootstrap_servers": broker.bootstrap_servers, "request_timeout_seconds": 60.0}
     )

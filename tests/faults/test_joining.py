@@ -20,7 +20,7 @@ from tests.faults.processes import (
     refused_writes,
     running,
 )
-from tests.waiting import wait_until
+from tests.waiting import DEADLINE_SECONDS, wait_until
 
 #: One process leaves in each. Five minutes of it are about 100.
 ROUNDS = int(os.environ.get("CAPTIONSTREAM_TEST_ROUNDS", "6"))
@@ -68,7 +68,7 @@ def busy_ones(processes):
 def leave(process, how):
     """With a word or without."""
     process.send_signal(how)
-    assert process.wait(timeout=200) == (0 if how == signal.SIGTERM else -how)
+    assert process.wait(timeout=DEADLINE_SECONDS) == (0 if how == signal.SIGTERM else -how)
 
 
 def insert_and_publish(ids, documents, settings):

@@ -24,7 +24,7 @@ from tests.faults.processes import (
     running,
 )
 from tests.tiny import write_tiny_clip
-from tests.waiting import wait_until
+from tests.waiting import DEADLINE_SECONDS, wait_until
 
 #: Enough for a signal to come in the middle, also on a slow machine.
 DOCUMENTS = 500
@@ -37,7 +37,7 @@ def test_process_that_waits_for_its_neighbours_ends_cleanly(settings):
     with running(SINK.name, settings.model_copy(update={"mongo": away})) as process:
         wait_until(lambda: process.metric(DONE) is not None, doing="its endpoints")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=200) == 0
+        assert process.wait(timeout=DEADLINE_SECONDS) == 0
 
 
 def test_error_that_nobody_expected_ends_the_process_and_loses_nothing(settings, mongo_client):
@@ -109,7 +109,7 @@ def end_in_the_middle(stage, settings):
     with running(stage.name, settings) as process:
         wait_until(lambda: (process.metric(DONE) or 0) >= 10, doing="the first documents")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=200) == 0
+        assert process.wait(timeout=DEADLINE_SECONDS) == 0
     before = acknowledged(stage, settings.kafka)
     assert 10 <= before < DOCUMENTS
     with running(stage.name, settings) as process:

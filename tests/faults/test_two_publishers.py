@@ -6,7 +6,7 @@ import pytest
 
 from tests.faults.processes import running
 from tests.integration.test_publisher import mark, position_row
-from tests.waiting import wait_until
+from tests.waiting import DEADLINE_SECONDS, wait_until
 
 LEADS = "captionstream_publisher_leader"
 
@@ -37,5 +37,5 @@ def test_publisher_that_slept_beyond_its_lease_stands_by(settings, client, docum
             now = position_row(client, settings)
             assert (now["owner"], now["epoch"]) == (row["owner"], row["epoch"])
             second.send_signal(signal.SIGTERM)
-            assert second.wait(timeout=200) == 0
+            assert second.wait(timeout=DEADLINE_SECONDS) == 0
             assert position_row(client, settings)["owner"] != row["owner"]

@@ -21,7 +21,7 @@ from streams.topics import create_topics, topic_name
 from streams.wire import decode_event
 from tests.command_line import CommandLine
 from tests.ports import free_port
-from tests.waiting import wait_until
+from tests.waiting import DEADLINE_SECONDS, wait_until
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +73,7 @@ def publishing(settings, client, **options):
         yield publisher
     finally:
         stop.set()
-        thread.join(timeout=200)
+        thread.join(timeout=DEADLINE_SECONDS)
         assert not thread.is_alive()
 
 

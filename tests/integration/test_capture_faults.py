@@ -23,7 +23,7 @@ from streams.store import DocumentStore
 from streams.writes import OutputWrite
 from tests.integration.conftest import publishing
 from tests.integration.test_publisher import MARK, fail_command, mark, position_row
-from tests.waiting import wait_until
+from tests.waiting import DEADLINE_SECONDS, wait_until
 
 SERVING = Serving(versions={"clip": "c1", "clip_projection": "p1"})
 SOURCE = Timestamp(100, 7)
@@ -259,7 +259,7 @@ class Running:
 
     def __exit__(self, *_):
         self._stop.set()
-        self.thread.join(timeout=200)
+        self.thread.join(timeout=DEADLINE_SECONDS)
 
 
 def test_dropped_collection_is_reconciled_when_it_comes_again(settings, client, store, published):

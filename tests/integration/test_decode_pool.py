@@ -6,11 +6,8 @@ import io
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from PIL import Image
 
@@ -18,9 +15,12 @@ from streams.decoding.pool import DecodePool
 from streams.errors import InvalidImage, Unavailable
 from streams.models.image import decode_image
 from streams.settings import ImageSettings
+from tests.descriptors import descriptors
 from tests.waiting import wait_until
 
 LIMITS = ImageSettings(max_seconds=5)
+#: The files that workers share with the pool.
+IMAGES = "/memfd:captionstream-image"
 
 
 @pytest.fixture(scope="module")
@@ -64,23 +64,10 @@ def test_image_that_kills_its_decoder_fails_alone(pool, killer, message):
     assert results == [decode_image(photograph(i), LIMITS).tobytes() for i in range(4)]
 
 
-def descriptors():
-    """Return those of the kinds that a worker takes: files in memory, ends of pipes.
-
-    Clients of other tests in this process may open and close connections meanwhile.
-    """
-    found = {each.fd for each in psutil.Process().net_connections("unix")}
-    for entry in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):  # it was that of the listing
-            if os.readlink(entry).startswith("/memfd:captionstream-image"):
-                found.add(int(entry.name))
-    return found
-
-
 def test_closing_ends_a_worker_that_hangs_and_its_caller():
     """Fails without the kill in DecodePool.close; without `release` its descriptors stay open."""
     gc.collect()
-    before = descriptors()
+    before = descriptors(IMAGES)
     pool = DecodePool(ImageSettings(), workers=1, decode="tests.killers:decode")
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(pool.decode, b"hang")
@@ -88,14 +75,14 @@ def test_closing_ends_a_worker_that_hangs_and_its_caller():
         pool.close()
         with pytest.raises(Unavailable, match="closed"):
             waiting.result()
-    assert descriptors() <= before, "what tests before left behind may go meanwhile"
+    assert descriptors(IMAGES) <= before, "what tests before left behind may go meanwhile"
     pool.close()
 
 
 def test_machine_without_descriptors_is_no_fault_of_the_image(monkeypatch):
     """Fails without `except OSError` in `start`, and with a descriptor that is closed twice."""
     gc.collect()
-    before = descriptors()
+    before = descriptors(IMAGES)
     pool = DecodePool(ImageSettings(), workers=1)
     pool._all[0].kill()
 
@@ -110,16 +97,16 @@ def test_machine_without_descriptors_is_no_fault_of_the_image(monkeypatch):
     expected = decode_image(photograph(1), LIMITS).tobytes()
     assert pool.decode(photograph(1)).tobytes() == expected
     pool.close()
-    assert descriptors() <= before
+    assert descriptors(IMAGES) <= before
 
 
 def test_pool_that_cannot_start_leaves_nothing_behind():
     """Fails without `end` in `DecodePool.__init__`."""
     gc.collect()
-    before = descriptors()
+    before = descriptors(IMAGES)
     with pytest.raises(Unavailable, match="does not start"):
         DecodePool(ImageSettings(), workers=2, decode="tests.killers:nothing_of_this_name")
-    assert descriptors() <= before
+    assert descriptors(IMAGES) <= before
 
 
 def test_signals_to_the_whole_group_leave_the_worker_to_its_pool():

@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 from streams.errors import ModelNotFound, TrainerError
 from streams.models.bundle import from_directory
 from tests.unit.trainer.snapshots import colour_rows, write_snapshot
+from tests.waiting import DEADLINE_SECONDS
 from trainer.commands.fit import fit
 from trainer.fit import BUNDLE
 from trainer.fitting import HISTORY
 
-DEADLINE_SECONDS = 200
 #: A shell that starts a program in the background lets it ignore this signal; this one does not.
 PROGRAM = """
 import signal

@@ -15,7 +15,7 @@ from streams.registry import Registry
 from streams.settings import MongoSettings
 from tests.fitted import CLIP_VERSION, fitted_bundle, scene_set
 from tests.tiny import DIMENSION
-from tests.waiting import wait_until
+from tests.waiting import DEADLINE_SECONDS, wait_until
 from trainer.decisions import Decisions
 from trainer.evaluate import evaluate_bundle
 from trainer.gate import Gate
@@ -196,13 +196,13 @@ def test_a_second_job_at_the_same_time_ends_with_a_word(job, state):
 
     def fit(_):
         inside.set()
-        assert leave.wait(timeout=200)
+        assert leave.wait(timeout=DEADLINE_SECONDS)
         return fitted_bundle(10)
 
     ended = []
     first = threading.Thread(target=lambda: ended.append(job(fit=fit, lease_seconds=8).run()))
     first.start()
-    assert inside.wait(timeout=200)
+    assert inside.wait(timeout=DEADLINE_SECONDS)
     begun = state["trainer_lease"].find_one()["expires_at"]
     wait_until(
         lambda: (state["trainer_lease"].find_one()["expires_at"] - begun).total_seconds() > 0,
@@ -210,7 +210,7 @@ def test_a_second_job_at_the_same_time_ends_with_a_word(job, state):
     )
     second = job(fit=never).run()
     leave.set()
-    first.join(timeout=200)
+    first.join(timeout=DEADLINE_SECONDS)
     assert second.outcome is Outcome.BUSY
     assert "another job is running" in second.reason
     assert [run.outcome for run in ended] == [Outcome.PROMOTED]

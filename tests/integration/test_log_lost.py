@@ -2,23 +2,17 @@
 
 from streams import events, metrics
 from streams.capture.copy_requests import CopyRequests
-from streams.local.broker import Broker, find_broker
 from streams.mongo import state_database
 from streams.offsets import is_cut
-from streams.settings import LocalSettings
 from streams.topics import create_topics, topic_name
 from tests.integration.conftest import Published, publishing
 from tests.integration.test_capture_faults import limited
 from tests.integration.test_publisher import mark
-from tests.ports import free_port
 from tests.waiting import wait_until
 
 
-def test_lost_log_is_noticed_and_everything_is_copied(settings, client, documents, tmp_path):
+def test_lost_log_is_noticed_and_everything_is_copied(settings, client, documents, broker):
     """By a term that begins, and by one that is idle. Fails without `is_cut` in `Term`."""
-    broker = Broker(
-        find_broker(LocalSettings()), directory=tmp_path, log=tmp_path / "log", port=free_port()
-    )
     kafka = settings.kafka.model_copy(update={"bootstrap_servers": broker.bootstrap_servers})
     settings = settings.model_copy(update={"kafka": kafka})
     published = Published(settings)
@@ -29,21 +23,18 @@ def test_lost_log_is_noticed_and_everything_is_copied(settings, client, document
         broker.start()
         create_topics(kafka)
 
-    try:
+    begin_with_an_empty_log()
+    with publishing(settings, client):
+        mark(documents, published, 0)
+    begin_with_an_empty_log()
+    with publishing(limited(settings, interval_seconds=600.0), client):
+        published.wait_for("mark0", ["copy"])
+        mark(documents, published, 1)
+    with publishing(settings, client):
         begin_with_an_empty_log()
-        with publishing(settings, client):
-            mark(documents, published, 0)
-        begin_with_an_empty_log()
-        with publishing(limited(settings, interval_seconds=600.0), client):
-            published.wait_for("mark0", ["copy"])
-            mark(documents, published, 1)
-        with publishing(settings, client):
-            begin_with_an_empty_log()
-            wait_until(lambda: {"mark0", "mark1"} <= published.ids(), doing="another copy")
-            copied_at = state_database(client, settings.mongo)["positions"].find_one()["copied_at"]
-            assert not CopyRequests(state_database(client, settings.mongo)).is_open(copied_at)
-    finally:
-        broker.kill()
+        wait_until(lambda: {"mark0", "mark1"} <= published.ids(), doing="another copy")
+        copied_at = state_database(client, settings.mongo)["positions"].find_one()["copied_at"]
+        assert not CopyRequests(state_database(client, settings.mongo)).is_open(copied_at)
     assert metrics.LOG_LOST._value.get() == before + 2
 
 

@@ -22,7 +22,7 @@ from streams.errors import BrokerUnavailable, CaptureError, LeaseLost, SettingsE
 from streams.mongo import connect, state_database
 from streams.settings import PublisherSettings
 from tests.integration.conftest import publishing
-from tests.waiting import wait_until
+from tests.waiting import DEADLINE_SECONDS, wait_until
 
 MARK = "mark"
 
@@ -338,7 +338,7 @@ def test_second_publisher_stands_by_and_takes_over(settings, client, documents, 
     wait_until(lambda: second.is_leading, doing="the takeover")
     mark(documents, published, 1)
     stop.set()
-    thread.join(timeout=200)
+    thread.join(timeout=DEADLINE_SECONDS)
 
 
 def test_fenced_publisher_cannot_commit(settings, client):
@@ -420,7 +420,7 @@ def test_lag_grows_while_nothing_can_be_published(settings, client, documents, p
         assert lag() == pytest.approx(time.time() - kept, abs=5)
     finally:
         stop.set()
-        thread.join(timeout=200)
+        thread.join(timeout=DEADLINE_SECONDS)
 
 
 def test_large_documents_do_not_break_the_stream(settings, client, documents, published):

@@ -12,7 +12,7 @@ from streams.documents import CLIP, CLIP_PROJECTION, MODELS, Output, OutputError
 from streams.states import Recaption, Serving
 from streams.store import DocumentStore
 from streams.writes import OutputWrite
-from tests.waiting import wait_until
+from tests.waiting import DEADLINE_SECONDS, wait_until
 
 SERVING = Serving(versions={"clip": "c1", "clip_projection": "p1"})
 SOURCE = Timestamp(100, 7)
@@ -63,7 +63,7 @@ class Reconciling:
 
     def __exit__(self, *_):
         self._stop.set()
-        self._thread.join(timeout=200)
+        self._thread.join(timeout=DEADLINE_SECONDS)
 
 
 def test_only_missing_and_stale_documents_are_repeated(settings, client, store, published):

@@ -32,7 +32,7 @@ from tests.captioner import promote_tiny_captioner
 from tests.ports import free_port
 from tests.secured import gated_broker, root_client, secured_mongod, write_certificates
 from tests.tiny import write_tiny_clip
-from tests.waiting import wait_until
+from tests.waiting import DEADLINE_SECONDS, wait_until
 
 PASSWORD = "Pw:of/@all?%41"
 PEOPLE = ("producer", "trainer", "operator")
@@ -145,7 +145,7 @@ def running(secured, directory):
         for process, _ in found.values():
             process.terminate()
         for process, _ in found.values():
-            assert process.wait(timeout=200) == 0
+            assert process.wait(timeout=DEADLINE_SECONDS) == 0
 
 
 def png():

@@ -9,7 +9,7 @@ import pytest
 
 from streams.settings import KafkaSettings, Settings, child_environment
 from streams.topics import create_topics
-from tests.waiting import wait_until
+from tests.waiting import DEADLINE_SECONDS, wait_until
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_stage_waits_for_a_broker_that_is_away_as_it_starts(stage, broker):
 
 def test_stage_that_waits_for_the_broker_ends_cleanly(stage):
     stage.send_signal(signal.SIGTERM)
-    assert stage.wait(timeout=200) == 0
+    assert stage.wait(timeout=DEADLINE_SECONDS) == 0
 
 
 def test_signals_that_come_again_change_nothing(stage):

@@ -16,7 +16,7 @@ from streams.errors import SettingsError
 from streams.local.stack import StackInfo, read_stack, settings_for
 from streams.settings import Settings
 from streams.topics import missing_topics
-from tests.waiting import wait_until
+from tests.waiting import DEADLINE_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[2]
 LOCAL = {
@@ -96,7 +96,7 @@ class Stack:
 
     def wait_for_end(self) -> int:
         assert self.process is not None
-        return self.process.wait(timeout=200)
+        return self.process.wait(timeout=DEADLINE_SECONDS)
 
     def wait_for_new_pid(self, name: str, old: int) -> int:
         wait_until(
@@ -109,7 +109,7 @@ class Stack:
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(timeout=200)
+                self.process.wait(timeout=DEADLINE_SECONDS)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
