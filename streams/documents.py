@@ -23,15 +23,9 @@ import numpy as np
 from bson.binary import Binary, BinaryVectorDtype
 from bson.timestamp import Timestamp
 
-from streams.ids import document_key
-
 OUTPUTS: Final = "_outputs"
 IMAGE: Final = "img"
 CAPTIONS: Final = "captions"
-FOLD: Final = "_fold"
-
-#: Share of documents (of 256) whose fold is "valid" when none is given.
-_VALID_OF_256: Final = 13  # about 5 %
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,15 +133,6 @@ def usable_captions(value: object) -> tuple[tuple[str, ...], int]:
         return (), 1
     usable = tuple(item for item in value if is_caption(item))
     return usable, len(value) - len(usable)
-
-
-def fold_of(document: Mapping[str, Any]) -> str:
-    """Return "train" or "valid": the stored fold, else a stable hash of `_id` decides."""
-    stored = document.get(FOLD)
-    if stored in ("train", "valid"):
-        return str(stored)
-    first = hashlib.blake2b(document_key(document["_id"]), digest_size=1).digest()[0]
-    return "valid" if first < _VALID_OF_256 else "train"
 
 
 def encode_vector(vector: np.ndarray) -> Binary:

@@ -1,5 +1,6 @@
 """Captioners that are worth something, and the scenes to measure them on, within a second."""
 
+import copy
 from functools import cache
 
 import numpy as np
@@ -57,6 +58,13 @@ def captioner(steps: int) -> ConditionalLM:
         optimizer.step()
     torch.set_num_threads(threads)
     return model.eval().requires_grad_(False)
+
+
+def mute_captioner() -> ConditionalLM:
+    """Return a captioner that ends every caption before its first word."""
+    model = copy.deepcopy(captioner(1))
+    model.prediction.bias[model.vocabulary.stop] = 1000.0
+    return model
 
 
 def fitted_bundle(steps: int, *, clip_version: str | None = CLIP_VERSION) -> Bundle:

@@ -1,7 +1,8 @@
 """How close generated captions are to their references: BLEU, ROUGE-L, CIDEr-D.
 
-The scores are those of pycocoevalcap, over the words of `streams.models.vocabulary.normalize`:
-lower case, the letters a to z only. COCO's own figures come from the Penn Treebank tokenizer (a
+The scores are those of pycocoevalcap, over the words of `streams.models.words.normalize`: letters
+of every script, without case; one measure for all versions, whatever normalization they were fitted
+with. COCO's own figures come from the Penn Treebank tokenizer (a
 Java program), which keeps digits, splits hyphens and drops punctuation; so ours compare with each
 other, and only roughly with published ones.
 """
@@ -13,7 +14,7 @@ from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
-from streams.models.vocabulary import normalize
+from streams.models.words import normalize
 
 _BLEU_ORDER: Final = 4
 

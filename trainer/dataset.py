@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from itertools import accumulate, chain, pairwise
 
 import numpy as np
 import torch
@@ -70,6 +70,21 @@ def read_fold(snapshot: Snapshot, fold: str) -> Fold:
         vectors=torch.from_numpy(vectors),
         captions=tuple(chain.from_iterable(captions)),
         offsets=torch.tensor([0, *accumulate(map(len, captions))]),
+    )
+
+
+def keep_captions(fold: Fold, is_kept: Callable[[str], bool]) -> Fold:
+    """Return a fold with some of its captions, without the images that have none of these."""
+    bounds = fold.offsets.tolist()
+    captions = [
+        [text for text in fold.captions[begin:end] if is_kept(text)]
+        for begin, end in pairwise(bounds)
+    ]
+    images = [number for number, kept in enumerate(captions) if kept]
+    return Fold(
+        vectors=fold.vectors[images],
+        captions=tuple(chain.from_iterable(captions)),
+        offsets=torch.tensor([0, *accumulate(len(captions[number]) for number in images)]),
     )
 
 

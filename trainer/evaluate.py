@@ -6,12 +6,14 @@ from typing import Final
 import numpy as np
 import torch
 
+from streams.documents import is_caption
 from streams.errors import FeatureMismatch, SettingsError
 from streams.local.scenes import Scene
 from streams.models import conditional_lm, projection
-from streams.models.conditional_lm import ConditionalLM, autoregressive_loss
+from streams.models.conditional_lm import Caption, ConditionalLM, autoregressive_loss
 from streams.models.manifest import Bundle, Manifest
 from streams.models.projection import Projection
+from streams.models.vocabulary import UNKNOWN
 from trainer.caption_metrics import has_words, score_captions
 from trainer.evaluation import Evaluation, GeneratedCaption
 from trainer.plugs import EncodeTexts
@@ -69,8 +71,11 @@ def evaluate_captioner(
     """Generate a caption for every entry that has a reference with a word, and score them.
 
     Metrics: `loss` (the seed's autoregressive loss, a mean over all references; it depends on the
-    model's vocabulary), `bleu1` to `bleu4`, `rouge_l`, `cider`, `n`; and where entries are scenes
-    `exact_match`, the share of right captions, with `exact_match_n`, the number of scenes.
+    model's vocabulary, and is absent if no reference has a word for it), `bleu1` to `bleu4`,
+    `rouge_l`, `cider`, `unknown_words` (share of the references' words that it does not know),
+    `empty_captions` (share of its captions without a word that it knows), `n`; and where entries
+    are scenes `exact_match`, the share of right captions, with `exact_match_n`, the number of
+    scenes.
 
     Raises:
         FeatureMismatch: The vectors have another length than the model reads.
@@ -94,9 +99,11 @@ def evaluate_captioner(
         for entry, caption in zip(entries, said, strict=True)
     )
     metrics = {
-        "loss": _captioner_loss(model, entries, vectors, batch_size),
+        **_captioner_loss(model, entries, vectors, batch_size),
         **score_captions([c.text for c in captions], [c.references for c in captions]),
         **_exact_match(captions),
+        "unknown_words": _unknown_words(model, entries),
+        "empty_captions": sum(map(_is_empty, said)) / len(said),
         "n": len(captions),
     }
     return _evaluation(conditional_lm.NAME, validation_set, metrics, beam=beam, captions=captions)
@@ -169,8 +176,8 @@ def _vectors(entries: Sequence[Entry], dimension: int, model: str) -> torch.Tens
 @torch.inference_mode()
 def _captioner_loss(
     model: ConditionalLM, entries: Sequence[Entry], vectors: torch.Tensor, batch_size: int
-) -> float:
-    """Return the mean of the loss over every reference with a word."""
+) -> dict[str, float]:
+    """Return the mean of the loss over every reference with a word for this model."""
     total, count = 0.0, 0
     for rows, targets in _target_batches(model, entries, batch_size):
         starts = torch.full((len(rows), 1), model.vocabulary.start)
@@ -178,7 +185,7 @@ def _captioner_loss(
         logits = model.train_forward(vectors[rows], inputs)  # (B, T, V + 2)
         total += float(autoregressive_loss(logits, targets)) * len(rows)
         count += len(rows)
-    return total / count
+    return {"loss": total / count} if count else {}
 
 
 def _target_batches(
@@ -189,11 +196,22 @@ def _target_batches(
         (row, model.vocabulary.encode(caption, max_length=model.max_length))
         for row, entry in enumerate(entries)
         for caption in entry.captions
-        if has_words(caption)
+        if model.vocabulary.known(caption)
     ]
     for first in range(0, len(pairs), batch_size):
         batch = pairs[first : first + batch_size]
         yield [row for row, _ in batch], torch.tensor([ids for _, ids in batch])
+
+
+def _unknown_words(model: ConditionalLM, entries: Sequence[Entry]) -> float:
+    """Return the share of the references' words without an id; 1 if it sees no words in them."""
+    captions = (caption for entry in entries for caption in entry.captions)
+    known = [word for caption in captions for word in model.vocabulary.known(caption)]
+    return 1 - sum(known) / max(1, len(known))
+
+
+def _is_empty(caption: Caption) -> bool:
+    return not is_caption(caption.text.replace(UNKNOWN, ""))
 
 
 def _judge(caption: str, entry: Entry) -> bool | None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 #: Metrics of which less is better; of all others more is.
-LOWER_IS_BETTER: Final = frozenset({"loss", "median_rank"})
+LOWER_IS_BETTER: Final = frozenset({"loss", "median_rank", "unknown_words", "empty_captions"})
 #: Counts beside the metrics; no version is better for them.
 COUNTS: Final = frozenset({"n", "exact_match_n"})
 

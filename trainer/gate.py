@@ -2,9 +2,14 @@
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 from streams.errors import SettingsError
 from trainer.evaluation import COUNTS, LOWER_IS_BETTER, Evaluation
+
+#: Share of empty captions that a candidate may have. A document with one is as good as lost: it
+#: has its output, and the output says nothing.
+_MOST_EMPTY: Final = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,7 +20,7 @@ class Gate:
         metric: Name of the metric that decides.
         min_gain: By how much it must be better than the serving version, in units of the metric.
             With 0 any improvement is enough; being equal never is.
-        is_forced: Whether it may serve whatever was measured.
+        is_forced: Whether it may serve whatever the metric is.
     """
 
     metric: str
@@ -51,17 +56,33 @@ class Verdict:
     reason: str
 
 
-def decide(gate: Gate, *, candidate: str, value: float, serving: Opponent | None) -> Verdict:
+def decide(
+    gate: Gate,
+    *,
+    candidate: str,
+    value: float,
+    serving: Opponent | None,
+    empty_captions: float = 0.0,
+) -> Verdict:
     """Compare a candidate with the version that serves.
+
+    One whose captions are empty does not pass, and is not to be forced either.
 
     Args:
         gate: What it must reach.
         candidate: Version of the candidate.
         value: Its value of the gate's metric.
         serving: The version that serves; None when none does.
+        empty_captions: Share of its captions that are empty.
     """
     if serving is not None and serving.version == candidate:
         return Verdict(is_promoted=False, reason="it serves already")
+    if empty_captions > _MOST_EMPTY:
+        reason = (
+            f"{empty_captions:.0%} of its captions are empty; look at the captions that it was"
+            " fitted on, and at --min-count and --normalization"
+        )
+        return Verdict(is_promoted=False, reason=reason)
     verdict = _compare(gate, value, serving)
     if gate.is_forced and not verdict.is_promoted:
         return Verdict(is_promoted=True, reason=f"forced, though {verdict.reason}")

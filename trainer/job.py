@@ -126,6 +126,8 @@ class Job:
         self._steps.remove_old()  # 2
         snapshot = self._steps.take_snapshot()
         manifest = snapshot.manifest
+        for remark in manifest.counts.remarks():
+            log.warning(remark, snapshot=manifest.snapshot_id)
         self._run = replace(
             self._run,
             documents=manifest.counts.included,
@@ -153,7 +155,10 @@ class Job:
         if found < self._min_documents:
             return f"{found} usable documents, at least {self._min_documents} are needed"
         empty = [fold for fold in ("train", "valid") if not snapshot.manifest.folds.get(fold)]
-        return f"no usable document in fold {empty[0]}" if empty else None
+        if not empty:
+            return None
+        left_out = snapshot.manifest.counts.left_out()
+        return f"no usable document in fold {empty[0]}" + (f" ({left_out})" if left_out else "")
 
     def _is_same(self, last: Run) -> bool:
         """Whether all that decides a job is as it was, what the version had to beat included."""

@@ -5,12 +5,15 @@ import json
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from streams.models.words import Normalization
+
 
 class FitOptions(BaseModel):
-    """All numbers that decide what comes out of a fit.
+    """All that decides what comes out of a fit, beside the snapshot.
 
     Attributes:
         seed: Of the first weights and of every draw.
+        normalization: What counts as a word of a caption.
         min_count: A word belongs to the vocabulary if it occurs more often than this in the train
             fold.
         max_length: Most words of a caption; longer ones are cut.
@@ -25,6 +28,7 @@ class FitOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int = Field(0, ge=0, lt=2**31)
+    normalization: Normalization = Normalization.UNICODE
     min_count: int = Field(5, ge=0)
     max_length: int = Field(15, ge=1, le=1000)
     batch_size: int = Field(50, ge=1)

@@ -181,7 +181,13 @@ def _compare(
 ) -> _Comparison:
     pointer = registry.pointer(candidate.model)
     serving = _opponent(registry, pointer, evaluate, gate.metric)
-    verdict = decide(gate, candidate=candidate.version, value=candidate.value, serving=serving)
+    verdict = decide(
+        gate,
+        candidate=candidate.version,
+        value=candidate.value,
+        serving=serving,
+        empty_captions=candidate.measured.metrics.get("empty_captions", 0.0),
+    )
     revision = pointer.revision if pointer else 0
     return _Comparison(revision=revision, serving=serving, verdict=verdict)
 

@@ -38,23 +38,49 @@ class Counts(BaseModel):
 
     Attributes:
         documents: All that were there.
-        included: Those with captions and a current vector.
+        included: Those with captions and a current vector, in the folds train and valid.
+        held_out: The same in the fold test, or in a frozen validation set: no fit sees them.
+        unknown_fold: The same with a `_fold` that names no fold.
         without_captions: Those with a current vector and no usable caption.
         without_vector: Those that CLIP was not applied to yet.
         other_version: Those whose vector is of another CLIP version than the serving one.
         failed: Those that CLIP could not be applied to.
         unreadable: Those whose vector is none, or of another length than the others'.
+        unusable_captions: No documents: the values in `captions` that are no text with a letter.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     documents: int = 0
     included: int = 0
+    held_out: int = 0
+    unknown_fold: int = 0
     without_captions: int = 0
     without_vector: int = 0
     other_version: int = 0
     failed: int = 0
     unreadable: int = 0
+    unusable_captions: int = 0
+
+    def left_out(self) -> str:
+        """Return how many documents are not included, by reason; "" when all are."""
+        reasons = self.model_dump(exclude={"documents", "included", "unusable_captions"})
+        return ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in reasons.items() if n)
+
+    def remarks(self) -> list[str]:
+        """Return what somebody has to put right, a sentence for each."""
+        found = []
+        if self.unknown_fold:
+            found.append(
+                f"{self.unknown_fold} documents are not used, because `_fold` is none of train,"
+                " valid and test"
+            )
+        if self.unusable_captions:
+            found.append(
+                f"{self.unusable_captions} values in `captions` are passed over, because they are"
+                " no text with a letter in it"
+            )
+        return found
 
 
 class SnapshotManifest(BaseModel):

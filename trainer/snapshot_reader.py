@@ -1,6 +1,6 @@
 """Reading a collection as it was at one moment, however long the reading takes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -10,8 +10,9 @@ from bson.timestamp import Timestamp
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 
-from streams.documents import CAPTIONS, CLIP, FOLD, decode_vector, fold_of, lookup
+from streams.documents import CAPTIONS, CLIP, decode_vector, lookup, usable_captions
 from streams.errors import StoreUnavailable
+from streams.folds import FOLD, fold_of
 from streams.ids import document_key
 from streams.mongo import Document, mongo_errors
 from streams.settings import MongoSettings
@@ -20,7 +21,15 @@ from streams.settings import MongoSettings
 _TOO_OLD: Final = frozenset((239, 246))
 _BATCH: Final = 1000
 
-Reason = Literal["without_captions", "without_vector", "other_version", "failed", "unreadable"]
+Reason = Literal[
+    "held_out",
+    "unknown_fold",
+    "without_captions",
+    "without_vector",
+    "other_version",
+    "failed",
+    "unreadable",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,37 +38,56 @@ class Row:
 
     Attributes:
         id: Canonical extended JSON of `_id`.
-        fold: "train" or "valid".
+        fold: Its fold; one of "test" is no row.
         captions: What people wrote; not empty.
         clip: Stored vector, float32 of shape (D,).
+        passed_over: Values in `captions` that are no captions.
     """
 
     id: str
-    fold: str
+    fold: Literal["train", "valid"]
     captions: tuple[str, ...]
     clip: np.ndarray
+    passed_over: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeftOut:
+    """One document that nothing is to be learned from.
+
+    Attributes:
+        reason: Why.
+        passed_over: Values in `captions` that are no captions.
+    """
+
+    reason: Reason
+    passed_over: int = 0
 
 
 def read_rows(
-    client: MongoClient[Document], settings: MongoSettings, *, at: Timestamp, clip_version: str
-) -> Iterator[Row | Reason]:
+    client: MongoClient[Document],
+    settings: MongoSettings,
+    *,
+    at: Timestamp,
+    clip_version: str,
+    held_out: Collection[str] = (),
+) -> Iterator[Row | LeftOut]:
     """Yield every document of the collection at one moment, in the order of `_id`.
 
-    A document that nothing can be learned from is yielded as the reason why. Images are not read.
+    Images are not read.
+
+    Args:
+        client: Client of the replica set.
+        settings: Which collection.
+        at: The moment.
+        clip_version: Version of the vectors to read.
+        held_out: Canonical extended JSON of the `_id`s that no fit may see, whatever their fold.
 
     Raises:
         StoreUnavailable: MongoDB does not answer, or kept no history since `at`.
     """
     for document in _documents(client, settings, at):
-        yield _row(document, clip_version)
-
-
-def usable_captions(document: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the captions that hold text; what is no text is passed over."""
-    stored = document.get(CAPTIONS)
-    if not isinstance(stored, list):
-        return ()
-    return tuple(text for text in stored if isinstance(text, str) and text.strip())
+        yield _row(document, clip_version, held_out)
 
 
 def current_vector(document: Mapping[str, Any], clip_version: str) -> np.ndarray | Reason:
@@ -83,19 +111,19 @@ def current_vector(document: Mapping[str, Any], clip_version: str) -> np.ndarray
     return vector if vector is not None and is_usable else "unreadable"
 
 
-def _row(document: Document, clip_version: str) -> Row | Reason:
+def _row(document: Document, clip_version: str, held_out: Collection[str]) -> Row | LeftOut:
     vector = current_vector(document, clip_version)
     if isinstance(vector, str):
-        return vector
-    captions = usable_captions(document)
+        return LeftOut(reason=vector)
+    captions, passed_over = usable_captions(document.get(CAPTIONS))
     if not captions:
-        return "without_captions"
-    return Row(
-        id=document_key(document["_id"]).decode(),
-        fold=fold_of(document),
-        captions=captions,
-        clip=vector,
-    )
+        return LeftOut(reason="without_captions", passed_over=passed_over)
+    name, fold = document_key(document["_id"]).decode(), fold_of(document)
+    if fold is None:
+        return LeftOut(reason="unknown_fold", passed_over=passed_over)
+    if fold == "test" or name in held_out:
+        return LeftOut(reason="held_out", passed_over=passed_over)
+    return Row(id=name, fold=fold, captions=captions, clip=vector, passed_over=passed_over)
 
 
 def _documents(

@@ -31,7 +31,8 @@ from trainer.snapshot import (
     SnapshotManifest,
     schema,
 )
-from trainer.snapshot_reader import Reason, Row, read_rows
+from trainer.snapshot_reader import LeftOut, Row, read_rows
+from trainer.validation_set import ValidationSets
 
 #: Beginning of the name of a snapshot that is not whole yet.
 TAKING: Final = ".taking."
@@ -46,7 +47,8 @@ def take_snapshot(
 ) -> Snapshot:
     """Freeze ids, folds, captions and stored CLIP vectors as they are at one moment.
 
-    CLIP is not run. The snapshot appears whole or not at all; of equal content one is kept, with
+    What versions are measured on is left out: the fold test, and every frozen validation set. CLIP
+    is not run. The snapshot appears whole or not at all; of equal content one is kept, with
     the latest moment at which it was true.
 
     Args:
@@ -57,7 +59,7 @@ def take_snapshot(
 
     Raises:
         ModelNotFound: No CLIP version serves.
-        TooLittleData: No document has captions and a current vector.
+        TooLittleData: No document of the folds train and valid has captions and a current vector.
         TrainerError: The snapshot cannot be written.
         StoreUnavailable: MongoDB does not answer, or forgot the moment while it was read.
     """
@@ -70,7 +72,8 @@ def take_snapshot(
     except OSError as exc:
         raise _unwritable(parent, exc) from exc
     try:
-        rows = read_rows(client, settings, at=at, clip_version=clip_version)
+        held_out = ValidationSets(state_database(client, settings)).document_ids()
+        rows = read_rows(client, settings, at=at, clip_version=clip_version, held_out=held_out)
         content = _write(rows, aside / DOCUMENTS, clip_version, on_progress)
         manifest = SnapshotManifest(
             snapshot_id=content.hash.hexdigest()[:16],
@@ -117,7 +120,7 @@ class _Content:
 
 
 def _write(
-    rows: Iterable[Row | Reason],
+    rows: Iterable[Row | LeftOut],
     path: Path,
     clip_version: str,
     on_progress: Callable[[int], None],
@@ -126,8 +129,8 @@ def _write(
     good = _good_rows(rows, content, on_progress)
     first = next(good, None)
     if first is None:
-        told = ", ".join(f"{n} {reason}" for reason, n in content.counts.items())
-        msg = f"no document has captions and a current CLIP vector ({told or 'no documents'})"
+        told = Counts(**content.counts).left_out() or "no documents"
+        msg = f"no document of the folds train and valid can be learned from ({told})"
         raise TooLittleData(msg)
     columns = schema(content.dimension)
     with pq.ParquetWriter(
@@ -145,13 +148,14 @@ def _write(
 
 
 def _good_rows(
-    rows: Iterable[Row | Reason], content: _Content, on_progress: Callable[[int], None]
+    rows: Iterable[Row | LeftOut], content: _Content, on_progress: Callable[[int], None]
 ) -> Iterator[Row]:
     """Count everything, hash and yield what is written."""
     for row in rows:
         content.counts["documents"] += 1
-        if isinstance(row, str):
-            content.counts[row] += 1
+        content.counts["unusable_captions"] += row.passed_over
+        if isinstance(row, LeftOut):
+            content.counts[row.reason] += 1
             if content.counts["documents"] % GROUP_ROWS == 0:
                 on_progress(content.counts["documents"])
             continue

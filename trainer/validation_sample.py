@@ -2,18 +2,19 @@
 
 import hashlib
 import heapq
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from pymongo import MongoClient
 
-from streams.documents import CAPTIONS, CLIP, FOLD, fold_of
+from streams.documents import CAPTIONS, CLIP, usable_captions
 from streams.errors import InvalidValidationSet, TooLittleData
+from streams.folds import FOLD, fold_of
 from streams.ids import DocumentId, document_id_of, document_key
 from streams.mongo import Document, mongo_errors, state_database
 from streams.settings import MongoSettings
 from streams.store import DocumentStore
-from trainer.snapshot_reader import Reason, current_vector, usable_captions
+from trainer.snapshot_reader import Reason, current_vector
 from trainer.snapshot_writer import serving_clip
 from trainer.validation_set import Entry, ValidationSet, ValidationSets, digest_of
 
@@ -23,6 +24,9 @@ _BATCH: Final = 1000
 
 #: The pipeline will still give such a document a vector; whatever else is missing stays missing.
 _NOT_YET: Final = frozenset({"without_vector", "other_version"})
+
+_Found = tuple[Entry | Reason, int]
+"""An entry, or why there is none; and how many values in `captions` are no captions."""
 
 
 def create_validation_set(
@@ -37,9 +41,10 @@ def create_validation_set(
 ) -> ValidationSet:
     """Return the set of this name; draw and keep it if there is none.
 
-    The sample is drawn from documents of the fold `valid` that have captions and a current CLIP
-    vector. It follows from the seed and the ids alone. Stored vectors are used; CLIP is not run.
-    At a refresh, documents that are gone, failed or without captions by now leave the set.
+    The sample is drawn from documents of the fold `test` that have captions and a current CLIP
+    vector: no fit sees them, not for choosing its epoch either. It follows from the seed and the
+    ids alone. Stored vectors are used; CLIP is not run. At a refresh, documents that are gone,
+    failed or without captions by now leave the set.
 
     Args:
         client: Client of the replica set.
@@ -68,9 +73,10 @@ def create_validation_set(
     store = DocumentStore(client, settings)
     if stored is None:
         ids = _draw(store, clip_version, size=sample_size, seed=seed)
-        entries = _entries(_read(store, ids, clip_version, chunk_size))
+        found = list(_read(store, ids, clip_version, chunk_size))
     else:
-        entries = _renewed(store, stored, clip_version)
+        found = _renewed(store, stored, clip_version)
+    entries = tuple(entry for entry, _ in found if isinstance(entry, Entry))
     _check_any(entries)
     made = ValidationSet(
         name=name,
@@ -80,6 +86,7 @@ def create_validation_set(
         entries=entries,
         sample_size=sample_size,
         chunk_size=chunk_size,
+        passed_over=sum(passed_over for _, passed_over in found),
     )
     sets.keep(made)
     return made
@@ -103,9 +110,9 @@ def _check_refresh(stored: ValidationSet, clip_version: str, *, refresh: bool) -
         raise InvalidValidationSet(msg)
 
 
-def _check_complete(found: Sequence[Entry | Reason]) -> None:
+def _check_complete(found: Sequence[_Found]) -> None:
     """Refuse a refresh in the middle of a change of CLIP: the set would lose documents for good."""
-    waiting = sum(entry in _NOT_YET for entry in found if isinstance(entry, str))
+    waiting = sum(entry in _NOT_YET for entry, _ in found if isinstance(entry, str))
     if waiting:
         msg = (
             f"{waiting} documents of the validation set have no vector of the new CLIP"
@@ -117,8 +124,8 @@ def _check_complete(found: Sequence[Entry | Reason]) -> None:
 def _check_any(entries: Sequence[Entry]) -> None:
     if not entries:
         msg = (
-            "no document of the fold `valid` has captions and a current CLIP vector: insert some"
-            ' with `_fold: "valid"`, or wait until they are featurized'
+            "no document of the fold `test` has captions and a current CLIP vector: insert some"
+            ' with `_fold: "test"`, or wait until they are featurized'
         )
         raise TooLittleData(msg)
 
@@ -135,7 +142,7 @@ def _draw(store: DocumentStore, clip_version: str, *, size: int, seed: int) -> l
         found = (
             (_rank(document["_id"], seed), document["_id"])
             for document in store.collection.find(query, fields).batch_size(_BATCH)
-            if fold_of(document) == "valid" and usable_captions(document)
+            if fold_of(document) == "test" and usable_captions(document.get(CAPTIONS))[0]
         )
         return [item for _, item in heapq.nsmallest(size, found, key=lambda pair: pair[0])]
 
@@ -146,21 +153,17 @@ def _rank(document_id: DocumentId, seed: int) -> bytes:
     ).digest()
 
 
-def _renewed(store: DocumentStore, stored: ValidationSet, clip_version: str) -> tuple[Entry, ...]:
+def _renewed(store: DocumentStore, stored: ValidationSet, clip_version: str) -> list[_Found]:
     """Return the same documents with their new vectors, in the same order."""
     ids = [document_id_of(entry.id.encode()) for entry in stored.entries]
     found = list(_read(store, ids, clip_version, stored.chunk_size))
     _check_complete(found)
-    return _entries(found)
-
-
-def _entries(found: Iterable[Entry | Reason]) -> tuple[Entry, ...]:
-    return tuple(entry for entry in found if isinstance(entry, Entry))
+    return found
 
 
 def _read(
     store: DocumentStore, ids: Sequence[DocumentId], clip_version: str, chunk_size: int
-) -> Iterator[Entry | Reason]:
+) -> Iterator[_Found]:
     """Yield an entry, or why there is none, in the order of the ids; deleted ones are left out."""
     fields = {CAPTIONS: 1, SCENE: 1, CLIP.path: 1}
     for start in range(0, len(ids), chunk_size):
@@ -174,16 +177,18 @@ def _read(
                 yield _entry(document, clip_version)
 
 
-def _entry(document: Mapping[str, Any], clip_version: str) -> Entry | Reason:
-    captions, vector = usable_captions(document), current_vector(document, clip_version)
+def _entry(document: Mapping[str, Any], clip_version: str) -> _Found:
+    captions, passed_over = usable_captions(document.get(CAPTIONS))
+    vector = current_vector(document, clip_version)
     if not captions:
-        return "without_captions"
+        return "without_captions", passed_over
     if isinstance(vector, str):
-        return vector
+        return vector, passed_over
     scene = document.get(SCENE)
-    return Entry(
+    entry = Entry(
         id=document_key(document["_id"]).decode(),
         captions=captions,
         clip=vector,
         scene=scene if isinstance(scene, Mapping) else None,
     )
+    return entry, passed_over

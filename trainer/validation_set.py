@@ -50,6 +50,7 @@ class ValidationSet:
         entries: In the order of the sample.
         sample_size: How many were asked for; there may have been fewer.
         chunk_size: Entries that are stored together.
+        passed_over: Values in the entries' `captions` that are no captions.
     """
 
     name: str
@@ -59,6 +60,7 @@ class ValidationSet:
     entries: tuple[Entry, ...]
     sample_size: int = 0
     chunk_size: int = 0
+    passed_over: int = 0
 
 
 def digest_of(entries: Sequence[Entry]) -> str:
@@ -89,6 +91,18 @@ class ValidationSets:
         """
         with mongo_errors("listing validation sets"):
             return sorted(str(head["_id"]) for head in self._heads.find({}, {"_id": 1}))
+
+    def document_ids(self) -> frozenset[str]:
+        """Return canonical extended JSON of the `_id` of every document of every set.
+
+        Raises:
+            StoreUnavailable: MongoDB does not answer.
+        """
+        with mongo_errors("reading the validation sets"):
+            chunks = self._chunks.find({}, {"entries.id": 1})
+            return frozenset(
+                str(entry.get("id")) for chunk in chunks for entry in chunk.get("entries", ())
+            )
 
     def find(self, name: str) -> ValidationSet | None:
         """Return a set, None when there is none.
@@ -122,6 +136,7 @@ class ValidationSets:
             entries=entries,
             sample_size=head["sample_size"],
             chunk_size=head["chunk_size"],
+            passed_over=head["passed_over"],
         )
 
     def get(self, name: str) -> ValidationSet:
@@ -156,6 +171,7 @@ class ValidationSets:
             "clip_version": validation_set.clip_version,
             "digest": digest,
             "entries": len(validation_set.entries),
+            "passed_over": validation_set.passed_over,
             "created_at": datetime.now(UTC),
         }
         with mongo_errors("storing a validation set"):

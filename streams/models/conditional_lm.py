@@ -25,10 +25,13 @@ from streams.models.bundle import (
 from streams.models.decoding import decode_beam, decode_greedy
 from streams.models.manifest import UNCHANGED, Bundle, Feature, Golden
 from streams.models.stepping import Stepper
-from streams.models.vocabulary import NORMALIZATION, Vocabulary
+from streams.models.vocabulary import Vocabulary
+from streams.models.words import Normalization
 
 NAME: Final = "conditional_lm"
 _GOLDEN_COUNT: Final = 2
+#: Where a manifest says what counts as a word.
+_CAPTIONS: Final = "captions"
 #: Most words of a caption that any model may be asked for; decoding is one step for each.
 _MAX_LENGTH: Final = 1000
 
@@ -38,7 +41,7 @@ class Caption:
     """A generated sentence.
 
     Attributes:
-        text: Words, separated by spaces.
+        text: Its words, written out.
         tokens: Their ids, with the stop id if the model ended the sentence itself.
         score: Mean natural log-probability of these tokens.
     """
@@ -180,7 +183,7 @@ def to_bundle(
             "max_length": model.max_length,
         },
         features={feature: Feature(dimension=model.n_condition, version=clip_version)},
-        preprocessing={feature: UNCHANGED, "captions": NORMALIZATION},
+        preprocessing={feature: UNCHANGED, _CAPTIONS: model.vocabulary.normalization.value},
         vocabulary=list(model.vocabulary.words),
         metrics=metrics or {},
         snapshot_id=snapshot_id,
@@ -204,7 +207,8 @@ def from_bundle(bundle: Bundle) -> ConditionalLM:
     """
     manifest = bundle.manifest
     try:
-        vocabulary = Vocabulary(tuple(manifest.vocabulary or ()))
+        normalization = Normalization(manifest.preprocessing.get(_CAPTIONS, ""))
+        vocabulary = Vocabulary(tuple(manifest.vocabulary or ()), normalization)
     except ValueError as exc:
         msg = f"{manifest.name}: vocabulary is not valid: {exc}"
         raise InvalidBundle(msg) from exc

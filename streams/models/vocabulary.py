@@ -1,25 +1,14 @@
-"""Words and their ids. The same normalisation builds a vocabulary and encodes with it."""
+"""The words that a captioner knows, and their ids."""
 
-import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
+from streams.models.words import Normalization, fold_case, join_words, normalize, words_of
+
 UNKNOWN: Final = "<unk>"
-#: What `normalize` does, for manifests.
-NORMALIZATION: Final = "lower case, letters a to z only, split at white space"
-_OTHER_THAN_LETTERS: Final = re.compile(r"[^a-z ]")
-
-
-def normalize(text: str) -> list[str]:
-    """Return the words of a caption: lower case, letters a to z only, split at white space.
-
-    As the seed builds its vocabulary; its tokenizer meant to do the same but kept punctuation.
-    Unlike the seed, which knows only spaces, any white space separates words.
-    """
-    return _OTHER_THAN_LETTERS.sub("", " ".join(text.lower().split())).split()
 
 
 @dataclass(frozen=True)
@@ -27,22 +16,37 @@ class Vocabulary:
     """Words in the order of their ids; the last ids are for the start and the stop of a caption.
 
     Attributes:
-        words: V words, `<unk>` among them.
+        words: V words as they are written out, `<unk>` among them.
+        normalization: What counts as a word.
     """
 
     words: tuple[str, ...]
+    normalization: Normalization = Normalization.UNICODE
 
     def __post_init__(self) -> None:
-        if UNKNOWN not in self.words or len(set(self.words)) != len(self.words):
+        if UNKNOWN not in self.words or len(self._ids) != len(self.words):
             msg = f"a vocabulary needs {UNKNOWN!r} and no word twice"
             raise ValueError(msg)
 
     @classmethod
-    def from_captions(cls, captions: Iterable[str], *, min_count: int = 5) -> "Vocabulary":
-        """Return the words that occur more than `min_count` times, sorted, and `<unk>` behind."""
-        counts = Counter(word for caption in captions for word in normalize(caption))
-        words = sorted(word for word, count in counts.items() if count > min_count)
-        return cls((*words, UNKNOWN))
+    def from_captions(
+        cls,
+        captions: Iterable[str],
+        *,
+        min_count: int = 5,
+        normalization: Normalization = Normalization.UNICODE,
+    ) -> "Vocabulary":
+        """Return the words that occur more than `min_count` times, sorted, and `<unk>` behind.
+
+        A word of several spellings is written as most captions do.
+        """
+        spellings: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        for caption in captions:
+            for word in words_of(caption, normalization):
+                spellings[fold_case(word)][word] += 1
+        frequent = (found for found in spellings.values() if found.total() > min_count)
+        words = sorted(min(found, key=lambda word: (-found[word], word)) for found in frequent)
+        return cls((*words, UNKNOWN), normalization)
 
     def __len__(self) -> int:
         """Return V, the number of words."""
@@ -60,7 +64,11 @@ class Vocabulary:
 
     @cached_property
     def _ids(self) -> dict[str, int]:
-        return {word: number for number, word in enumerate(self.words)}
+        return {fold_case(word): number for number, word in enumerate(self.words)}
+
+    def known(self, caption: str) -> list[bool]:
+        """Return for each word of a caption whether it has an id of its own."""
+        return [word in self._ids for word in normalize(caption, self.normalization)]
 
     def encode(self, caption: str, *, max_length: int) -> list[int]:
         """Return `max_length` + 1 ids: at most `max_length` words, then stop ids, at least one.
@@ -71,7 +79,8 @@ class Vocabulary:
         all but the last of them.
         """
         unknown = self._ids[UNKNOWN]
-        ids = [self._ids.get(word, unknown) for word in normalize(caption)][:max_length]
+        words = normalize(caption, self.normalization)[:max_length]
+        ids = [self._ids.get(word, unknown) for word in words]
         return ids + [self.stop] * (max_length + 1 - len(ids))
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -82,4 +91,4 @@ class Vocabulary:
                 break
             if number < len(self.words):
                 words.append(self.words[number])
-        return " ".join(words)
+        return join_words(words)

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from streams.models.vocabulary import UNKNOWN, Vocabulary, normalize
+from streams.models.vocabulary import UNKNOWN, Vocabulary
+from streams.models.words import join_words, normalize, words_of
 from tests.unit.trainer.snapshots import write_snapshot
 from trainer.fit import fit
 from trainer.options import FitOptions
@@ -66,25 +67,22 @@ def about(images: Captions, max_length: int) -> dict[str, Any]:
 def vocabulary_row(train: Sequence[str], valid: Sequence[str], min_count: int) -> dict[str, Any]:
     """Return size, share of unknown words and round trips for one `min_count`."""
     vocabulary = Vocabulary.from_captions(train, min_count=min_count)
-    known = set(vocabulary.words)
     row: dict[str, Any] = {"min_count": min_count, "vocabulary": len(vocabulary)}
     for name, fold in (("train", train), ("valid", valid)):
-        texts = [normalize(text) for text in fold]
-        row[f"unknown_words_{name}"] = _share(word not in known for t in texts for word in t)
-        row[f"captions_with_unknown_{name}"] = _share(
-            any(word not in known for word in text) for text in texts
-        )
+        known = [vocabulary.known(text) for text in fold]
+        row[f"unknown_words_{name}"] = _share(not word for text in known for word in text)
+        row[f"captions_with_unknown_{name}"] = _share(not all(text) for text in known)
     row["round_trips_that_differ"] = sum(
-        not comes_back(text, vocabulary, known) for text in [*train, *valid]
+        not comes_back(text, vocabulary) for text in [*train, *valid]
     )
     return row
 
 
-def comes_back(text: str, vocabulary: Vocabulary, known: set[str]) -> bool:
+def comes_back(text: str, vocabulary: Vocabulary) -> bool:
     """Tell whether a caption survives encoding whole: known words as they are, others unknown."""
-    words = normalize(text)
+    words, known = words_of(text), vocabulary.known(text)
     ids = vocabulary.encode(text, max_length=len(words))
-    wanted = " ".join(word if word in known else UNKNOWN for word in words)
+    wanted = join_words(w if k else UNKNOWN for w, k in zip(words, known, strict=True))
     return vocabulary.decode(ids) == wanted and ids[len(words) :] == [vocabulary.stop]
 
 

@@ -42,14 +42,14 @@ def client(mongo_uri, mongo_database, monkeypatch, tmp_path):
 
 @pytest.fixture
 def registry(client, mongo_uri, mongo_database):
-    """The registry; documents of scenes have their vectors, every third is of the valid fold."""
+    """The registry; documents of scenes have their vectors, a third of them are in each fold."""
     settings = Settings(mongo=MongoSettings(uri=mongo_uri, database=mongo_database.name))
     encoder = ClipEncoder(ClipSettings(**CLIP))
     announce_clip(client, settings, encoder.version)
     scenes = list(make_scenes(SCENES, seed=8))
     store = DocumentStore(client, settings.mongo)
     store.collection.insert_many(
-        {"_id": i, "captions": scene.captions(), "_fold": "train" if i % 3 else "valid"}
+        {"_id": i, "captions": scene.captions(), "_fold": ("train", "valid", "test")[i % 3]}
         for i, scene in enumerate(scenes)
     )
     vectors = embed(encoder, scenes).numpy()

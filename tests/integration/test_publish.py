@@ -13,14 +13,14 @@ from streams.errors import (
     PointerConflict,
     SettingsError,
 )
-from streams.models.conditional_lm import from_bundle
+from streams.models.conditional_lm import from_bundle, to_bundle
 from streams.models.manifest import Bundle
 from streams.mongo import state_database
 from streams.registry import Registry
 from streams.settings import MongoSettings
 from streams.states import Recaption
 from tests.captioner import tiny_captioner
-from tests.fitted import CLIP_VERSION, fitted_bundle, scene_set
+from tests.fitted import CLIP_VERSION, fitted_bundle, mute_captioner, scene_set
 from trainer.decisions import Decisions
 from trainer.evaluate import evaluate_bundle
 from trainer.gate import Gate
@@ -110,6 +110,14 @@ def test_force_promotes_what_is_worse_and_tells_the_reconciler(send, registry):
     assert pointer.version == forced.decision.candidate
     assert pointer.recaption is Recaption.STALE
     assert "forced" in pointer.reason
+
+
+def test_empty_captions_do_not_serve_even_if_forced(send, registry):
+    """Fails without `empty_captions` in the gate: the first version served whatever it said."""
+    found = send(to_bundle(mute_captioner(), clip_version=CLIP_VERSION), is_forced=True)
+    assert found.candidate.metrics["empty_captions"] == 1
+    assert registry.pointer(NAME) is None
+    assert "100% of its captions are empty" in found.decision.reason
 
 
 def test_a_gain_below_the_least_one_is_not_enough(send):
@@ -215,4 +223,4 @@ def test_a_set_of_another_clip_than_the_one_that_serves_is_refused(send, registr
     with pytest.raises(FeatureMismatch, match="create another set"):
         send(tiny_captioner())
     registry.announce(CLIP.name, CLIP_VERSION, {})
-    assert send(tiny_captioner()).is_promoted
+    assert send(fitted_bundle(10)).is_promoted

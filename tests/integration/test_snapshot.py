@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from streams.documents import CLIP, OutputError, fold_of
+from streams.documents import CLIP, OutputError
 from streams.errors import (
     InvalidSnapshot,
     ModelNotFound,
@@ -15,6 +15,7 @@ from streams.errors import (
     TooLittleData,
     TrainerError,
 )
+from streams.folds import fold_of
 from streams.ids import document_key
 from streams.store import DocumentStore
 from streams.writes import OutputWrite
@@ -22,6 +23,7 @@ from tests.integration.trainer_data import SOURCE, announce_clip, clip_write, se
 from trainer import snapshot_writer
 from trainer.snapshot import DOCUMENTS, Snapshot, find_snapshot
 from trainer.snapshot_writer import take_snapshot
+from trainer.validation_sample import create_validation_set
 
 
 def rows_of(snapshot, **options):
@@ -29,13 +31,15 @@ def rows_of(snapshot, **options):
 
 
 def test_rows_are_the_documents_in_their_order(client, settings, documents, tmp_path):
-    ids = seed_documents(client, settings, 30)
+    of_all = {i: fold_of({"_id": i}) for i in seed_documents(client, settings, 60)}
+    ids = [i for i, fold in of_all.items() if fold != "test"]
     taken = take_snapshot(client, settings.mongo, tmp_path)
     rows = rows_of(taken)
+    assert set(of_all.values()) == {"train", "valid", "test"}
     assert [row["id"] for row in rows] == [document_key(i).decode() for i in ids]
-    assert [row["fold"] for row in rows] == [fold_of({"_id": i}) for i in ids]
-    assert rows[7]["captions"] == ["a picture of number 7", "a number"]
-    expected = np.random.default_rng(7).standard_normal(4).astype(np.float32)
+    assert [row["fold"] for row in rows] == [of_all[i] for i in ids]
+    assert rows[7]["captions"] == [f"a picture of number {ids[7]}", "a number"]
+    expected = np.random.default_rng(ids[7]).standard_normal(4).astype(np.float32)
     assert np.array_equal(np.array(rows[7]["clip"], np.float32), expected)
     folds = [row["fold"] for row in rows]
     assert taken.manifest.folds == {name: folds.count(name) for name in set(folds)}
@@ -44,16 +48,18 @@ def test_rows_are_the_documents_in_their_order(client, settings, documents, tmp_
 
 
 def test_what_cannot_be_learned_from_is_counted_by_reason(client, settings, documents, tmp_path):
-    seed_documents(client, settings, 3)
+    seed_documents(client, settings, 3, fold="train")
     documents.insert_many(
         [
+            {"_id": "held", "captions": ["x", None], "_fold": "Testing"},
+            {"_id": "typo", "captions": ["x"], "_fold": "trian"},
             {"_id": "raw", "captions": ["x"]},
             {"_id": "old", "captions": ["x"]},
             {"_id": "bad", "captions": ["x"]},
             {"_id": "mute"},
-            {"_id": "odd", "captions": [None, " ", 3]},
+            {"_id": "odd", "captions": [None, " ", 3, "42"]},
             {"_id": "text", "captions": "no list"},
-            {"_id": "mixed", "captions": [None, "a caption"]},
+            {"_id": "mixed", "captions": [None, "a caption", float("nan"), ["b"]], "_fold": "Val"},
             {"_id": "long", "captions": ["x"]},
             {"_id": "nan", "captions": ["x"]},
         ]
@@ -64,27 +70,46 @@ def test_what_cannot_be_learned_from_is_counted_by_reason(client, settings, docu
         [
             clip_write("old", vector, version="clip-old"),
             OutputWrite(document_id="bad", source=SOURCE, model=CLIP, input="", result=error),
-            *(clip_write(i, vector) for i in ("mute", "odd", "text", "mixed")),
+            *(clip_write(i, vector) for i in ("held", "typo", "mute", "odd", "text", "mixed")),
             clip_write("long", np.ones(5)),
             clip_write("nan", np.full(4, np.nan)),
         ]
     )
     manifest = take_snapshot(client, settings.mongo, tmp_path).manifest
+    assert manifest.folds == {"train": 3, "valid": 1}
     assert manifest.counts.model_dump() == {
-        "documents": 12,
+        "documents": 14,
         "included": 4,
+        "held_out": 1,
+        "unknown_fold": 1,
         "without_captions": 3,
         "without_vector": 1,
         "other_version": 1,
         "failed": 1,
         "unreadable": 2,
+        "unusable_captions": 9,
     }
+    assert [remark.split()[:2] for remark in manifest.counts.remarks()] == [
+        ["1", "documents"],
+        ["9", "values"],
+    ]
+
+
+def test_what_versions_are_measured_on_is_never_learned_from(client, settings, documents, tmp_path):
+    """Whatever becomes of its fold. Fails if only the fold is asked."""
+    seed_documents(client, settings, 5, fold="train")
+    frozen = seed_documents(client, settings, 4, fold="test", first_id=100)
+    create_validation_set(client, settings.mongo)
+    documents.update_many({"_id": {"$in": frozen}}, {"$set": {"_fold": "train"}})
+    taken = take_snapshot(client, settings.mongo, tmp_path)
+    assert [row["id"] for row in rows_of(taken)] == [document_key(i).decode() for i in range(5)]
+    assert taken.manifest.counts.held_out == 4
 
 
 def test_writes_during_the_snapshot_do_not_appear_in_it(
     client, settings, documents, tmp_path, monkeypatch
 ):
-    seed_documents(client, settings, 300)
+    seed_documents(client, settings, 300, fold="train")
     plain = take_snapshot(client, settings.mongo, tmp_path / "before").manifest
     monkeypatch.setattr("trainer.snapshot_reader._BATCH", 20)
     disturbed = False
@@ -96,7 +121,7 @@ def test_writes_during_the_snapshot_do_not_appear_in_it(
             disturbed = True
             documents.update_many({}, {"$set": {"captions": ["changed meanwhile"]}})
             documents.delete_many({"_id": {"$gte": 250}})
-            seed_documents(client, settings, 10, first_id=1000)
+            seed_documents(client, settings, 10, first_id=1000, fold="train")
         hash_row(row, digest)
 
     monkeypatch.setattr(snapshot_writer, "_hash", disturb)
@@ -108,7 +133,7 @@ def test_writes_during_the_snapshot_do_not_appear_in_it(
 
 
 def test_equal_content_has_an_equal_id_and_is_kept_once(client, settings, documents, tmp_path):
-    seed_documents(client, settings, 5)
+    seed_documents(client, settings, 5, fold="train")
     first = take_snapshot(client, settings.mongo, tmp_path)
     documents.update_many({}, {"$set": {"unrelated": 1}})
     again = take_snapshot(client, settings.mongo, tmp_path)
@@ -130,7 +155,7 @@ def test_equal_content_has_an_equal_id_and_is_kept_once(client, settings, docume
 def test_moment_that_the_server_forgot_names_the_parameter(
     client, settings, documents, tmp_path, monkeypatch
 ):
-    seed_documents(client, settings, 5)
+    seed_documents(client, settings, 5, fold="train")
     now = snapshot_writer.cluster_time(client)
     long_ago = type(now)(now.time - 100_000, 1)
     monkeypatch.setattr(snapshot_writer, "cluster_time", lambda _: long_ago)
@@ -143,20 +168,20 @@ def test_nothing_to_learn_from_is_a_clear_error(client, settings, documents, tmp
     with pytest.raises(ModelNotFound, match="no CLIP version serves"):
         take_snapshot(client, settings.mongo, tmp_path)
     announce_clip(client, settings)
-    with pytest.raises(TooLittleData, match="1 without_vector"):
+    with pytest.raises(TooLittleData, match="1 without vector"):
         take_snapshot(client, settings.mongo, tmp_path)
     assert list(tmp_path.glob("snapshots/*")) == []
 
 
 def test_directory_that_cannot_be_written_is_named(client, settings, documents, tmp_path):
-    seed_documents(client, settings, 5)
+    seed_documents(client, settings, 5, fold="train")
     (tmp_path / "snapshots").write_text("in the way")
     with pytest.raises(TrainerError, match="cannot write a snapshot"):
         take_snapshot(client, settings.mongo, tmp_path)
 
 
 def test_damaged_snapshot_is_refused(client, settings, documents, tmp_path):
-    seed_documents(client, settings, 50)
+    seed_documents(client, settings, 50, fold="train")
     taken = take_snapshot(client, settings.mongo, tmp_path)
     path = taken.directory / DOCUMENTS
     data = bytearray(path.read_bytes())
@@ -173,7 +198,7 @@ def test_damaged_snapshot_is_refused(client, settings, documents, tmp_path):
 
 
 def test_command_prints_the_manifest(client, settings, documents, tmp_path):
-    seed_documents(client, settings, 5)
+    seed_documents(client, settings, 5, fold="train")
     environment = {
         "PATH": "/usr/bin:/bin",
         "CAPTIONSTREAM_MONGO__URI": settings.mongo.uri.get_secret_value(),

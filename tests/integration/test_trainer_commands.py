@@ -35,6 +35,7 @@ from trainer.validation_sample import create_validation_set
 from trainer.validation_set import ValidationSets
 
 NAME = "conditional_lm"
+TRAIN = 6  # documents of the train fold
 POOR, FAIR, GOOD = 5, 10, 30  # steps
 
 
@@ -58,7 +59,10 @@ def client(settings):
 
 @pytest.fixture
 def scenes(client, settings):
-    """Documents of scenes with pictures and vectors, and the validation set of all of them."""
+    """Documents of scenes with pictures and vectors, and the validation set of all of them.
+
+    And twelve more of the same, to learn from.
+    """
     announce_clip(client, settings, CLIP_VERSION)
     store = DocumentStore(client, settings.mongo)
     ids = [f"scene-{number}" for number in range(len(SCENES))]
@@ -68,12 +72,20 @@ def scenes(client, settings):
             "img": scene.png(),
             "captions": scene.captions(),
             "scene": scene.as_document(),
-            "_fold": "valid",
+            "_fold": "test",
         }
         for key, scene in zip(ids, SCENES, strict=True)
     )
+    store.collection.insert_many(
+        {"_id": n, "captions": scene.captions(), "_fold": "train" if n < TRAIN else "valid"}
+        for n, scene in enumerate(SCENES)
+    )
     store.write_outputs(
-        [clip_write(key, vector_of(n), version=CLIP_VERSION) for n, key in enumerate(ids)]
+        [
+            clip_write(key, vector_of(n), version=CLIP_VERSION)
+            for number, name in enumerate(ids)
+            for key, n in ((name, number), (number, number))
+        ]
     )
     return create_validation_set(client, settings.mongo)
 
@@ -166,10 +178,6 @@ def test_a_bundle_of_another_model_is_refused(scenes, run_directory):
 def test_retraining_goes_from_documents_to_a_version_that_serves(
     scenes, client, settings, tmp_path
 ):
-    store = DocumentStore(client, settings.mongo)
-    store.collection.update_many(
-        {"_id": {"$in": ["scene-0", "scene-1"]}}, {"$set": {"_fold": "train"}}
-    )
     metrics = tmp_path / "trainer.prom"
     plan = Plan(model=NAME, gate=Gate(metric="exact_match"), min_documents=5, lease_seconds=30)
     seen = []
@@ -190,7 +198,8 @@ def test_retraining_goes_from_documents_to_a_version_that_serves(
 
     first = once()
     assert (first.outcome, first.documents) == (Outcome.PROMOTED, len(SCENES))
-    assert seen[0].folds == {"train": 2, "valid": len(SCENES) - 2}
+    assert seen[0].folds == {"train": TRAIN, "valid": len(SCENES) - TRAIN}
+    assert seen[0].counts.held_out == len(SCENES)
     assert Registry(state_database(client, settings.mongo)).pointer(NAME).version == first.version
     assert once().outcome is Outcome.NOTHING_NEW
     assert once(min_documents=13).outcome is Outcome.TOO_LITTLE_DATA
@@ -248,13 +257,13 @@ def test_retraining_after_a_change_of_clip_refreshes_the_validation_set(
     scenes, client, settings, tmp_path
 ):
     store = DocumentStore(client, settings.mongo)
-    store.collection.update_one({"_id": "scene-0"}, {"$set": {"_fold": "train"}})
     announce_clip(client, settings, "tiny-2")
     source = Timestamp(200, 1)
     store.write_outputs(
         [
-            clip_write(f"scene-{n}", vector_of(n), version="tiny-2", source=source)
+            clip_write(key, vector_of(n), version="tiny-2", source=source)
             for n in range(len(SCENES))
+            for key in (f"scene-{n}", n)
         ]
     )
     run = retrain(
@@ -272,8 +281,6 @@ def test_retraining_after_a_change_of_clip_refreshes_the_validation_set(
 
 def test_run_fits_what_serves_then_finds_nothing_new(scenes, client, settings, tmp_path):
     collection = DocumentStore(client, settings.mongo).collection
-    train = {"_id": {"$in": [f"scene-{n}" for n in range(6)]}}
-    collection.update_many(train, {"$set": {"_fold": "train"}})
     metrics = tmp_path / "trainer.prom"
     settled = [
         *("run", NAME, "--min-documents", 5, "--metric", "bleu4", "--metrics-file", metrics),
@@ -302,7 +309,7 @@ def test_run_fits_what_serves_then_finds_nothing_new(scenes, client, settings, t
 
     # Twice other data: what the first fit has left goes. Fails without `remove_old` in the job.
     for caption in ("one more", "and another"):
-        collection.update_one({"_id": "scene-0"}, {"$push": {"captions": caption}})
+        collection.update_one({"_id": 0}, {"$push": {"captions": caption}})
         trainer(*settled, "--keep", 1)
     assert not checkpoint.exists()
     for kind in ("snapshots", "runs"):  # the newest when the job began, and its own
@@ -320,9 +327,6 @@ def test_sigterm_ends_a_job_in_good_order(scenes, client, settings, monkeypatch)
         pytest.fail("the signal was ignored")
 
     monkeypatch.setattr("trainer.fit.fit", fit)
-    DocumentStore(client, settings.mongo).collection.update_one(
-        {"_id": "scene-0"}, {"$set": {"_fold": "train"}}
-    )
     try:
         with pytest.raises(SystemExit) as ended:
             trainer("run", NAME, "--min-documents", 5)

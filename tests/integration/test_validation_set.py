@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from streams.documents import CLIP, OutputError, fold_of
+from streams.documents import CLIP, OutputError
 from streams.errors import InvalidValidationSet, TooLittleData
+from streams.folds import fold_of
 from streams.ids import document_id_of, document_key
 from streams.mongo import state_database
 from streams.store import DocumentStore
@@ -23,17 +24,18 @@ def create(client, settings, **options):
     return create_validation_set(client, settings.mongo, sample_size=5, chunk_size=2, **options)
 
 
-def test_sample_is_of_the_valid_fold_frozen_and_read_again(client, settings, documents, sets):
+def test_sample_is_of_the_test_fold_frozen_and_read_again(client, settings, documents, sets):
     seed_documents(client, settings, 200)
-    seed_documents(client, settings, 20, fold="valid", first_id=500)
+    seed_documents(client, settings, 20, fold="test", first_id=500)
     seed_documents(client, settings, 20, fold="train", first_id=600)
+    seed_documents(client, settings, 20, fold="valid", first_id=650)
     documents.update_many({"_id": {"$gte": 500}}, {"$set": {"scene": {"relation": "above"}}})
     made = create(client, settings)
-    valid = [*range(500, 520), *(i for i in range(200) if fold_of({"_id": i}) == "valid")]
+    test = [*range(500, 520), *(i for i in range(200) if fold_of({"_id": i}) == "test")]
     assert len(made.entries) == 5
-    assert {entry.id for entry in made.entries} <= {document_key(i).decode() for i in valid}
+    assert {entry.id for entry in made.entries} <= {document_key(i).decode() for i in test}
     documents.update_many({}, {"$set": {"captions": ["changed"]}})
-    seed_documents(client, settings, 20, fold="valid", first_id=700)
+    seed_documents(client, settings, 20, fold="test", first_id=700)
     for found in (create(client, settings), sets.get("default")):
         assert found.digest == made.digest
         assert [e.id for e in found.entries] == [e.id for e in made.entries]
@@ -45,7 +47,7 @@ def test_sample_is_of_the_valid_fold_frozen_and_read_again(client, settings, doc
 
 
 def test_sample_follows_from_the_seed_and_not_from_the_order(client, settings, documents):
-    seed_documents(client, settings, 30, fold="valid")
+    seed_documents(client, settings, 30, fold="test")
     first = create(client, settings, name="a", seed=1)
     kept = list(documents.find())
     documents.drop()
@@ -55,26 +57,39 @@ def test_sample_follows_from_the_seed_and_not_from_the_order(client, settings, d
 
 
 def test_fewer_documents_than_asked_for_are_all_taken(client, settings, documents):
-    seed_documents(client, settings, 3, fold="valid")
+    seed_documents(client, settings, 3, fold="test")
     made = create(client, settings)
     assert (len(made.entries), made.sample_size) == (3, 5)
 
 
-def test_no_document_of_the_valid_fold_is_a_clear_error(client, settings, documents):
+def test_what_is_no_caption_is_passed_over_and_counted(client, settings, documents, sets):
+    seed_documents(client, settings, 3, fold="TEST")
+    odd = [None, float("nan"), 5, ["a", "b"], {"raw": "a"}, "", "42"]
+    documents.update_one({"_id": 0}, {"$push": {"captions": {"$each": odd}}})
+    documents.update_one({"_id": 1}, {"$set": {"captions": [None, "7"]}})
+    made = create(client, settings)
+    assert {entry.id for entry in made.entries} == {document_key(i).decode() for i in (0, 2)}
+    assert {caption for entry in made.entries for caption in entry.captions} == {
+        *("a picture of number 0", "a picture of number 2", "a number")
+    }
+    assert sets.get("default").passed_over == made.passed_over == len(odd)
+
+
+def test_no_document_of_the_test_fold_is_a_clear_error(client, settings, documents):
     seed_documents(client, settings, 3, fold="train")
     with pytest.raises(TooLittleData, match="_fold"):
         create(client, settings)
 
 
 def test_other_options_under_the_same_name_are_refused(client, settings, documents):
-    seed_documents(client, settings, 9, fold="valid")
+    seed_documents(client, settings, 9, fold="test")
     create(client, settings)
     with pytest.raises(InvalidValidationSet, match="--name"):
         create(client, settings, seed=7)
 
 
 def test_change_of_clip_needs_a_refresh_that_keeps_the_documents(client, settings, documents, sets):
-    seed_documents(client, settings, 9, fold="valid")
+    seed_documents(client, settings, 9, fold="test")
     before = create(client, settings)
     announce_clip(client, settings, "clip-test-2")
     with pytest.raises(InvalidValidationSet, match="--refresh"):
@@ -98,7 +113,7 @@ def test_change_of_clip_needs_a_refresh_that_keeps_the_documents(client, setting
 
 def test_what_will_never_have_a_new_vector_does_not_hold_a_refresh_up(client, settings, documents):
     """Fails without `_NOT_YET`: whatever was alive and gave no entry counted as to come."""
-    seed_documents(client, settings, 9, fold="valid")
+    seed_documents(client, settings, 9, fold="test")
     before = create(client, settings)
     announce_clip(client, settings, "clip-test-2")
     ids = [document_id_of(entry.id.encode()) for entry in before.entries]
@@ -120,7 +135,7 @@ def test_what_will_never_have_a_new_vector_does_not_hold_a_refresh_up(client, se
 def test_damaged_and_missing_sets_name_the_remedy(client, settings, documents, sets):
     with pytest.raises(InvalidValidationSet, match="validation-set create"):
         sets.get("default")
-    seed_documents(client, settings, 9, fold="valid")
+    seed_documents(client, settings, 9, fold="test")
     create(client, settings)
     chunks = state_database(client, settings.mongo)["validation_set_chunks"]
     chunks.update_one({"number": 1}, {"$set": {"entries.0.captions": ["forged"]}})

@@ -1,4 +1,4 @@
-"""Identity, folds, guards and states, without a server."""
+"""Identity, captions, guards and states, without a server."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,6 @@ from streams.documents import (
     decode_vector,
     encode_vector,
     fingerprint,
-    fold_of,
     output_fields,
     stored_output,
     usable_captions,
@@ -41,16 +40,6 @@ def test_what_is_no_vector_is_refused(value):
     """Fails without `struct.error` in `decode_vector`: MongoDB stores any bytes as a vector."""
     with pytest.raises(ValueError, match="BSON vector"):
         decode_vector(value)
-
-
-def test_given_fold_is_kept():
-    assert fold_of({"_id": 1, "_fold": "valid"}) == "valid"
-
-
-def test_fold_is_stable_and_about_five_percent_valid():
-    folds = [fold_of({"_id": number}) for number in range(4000)]
-    assert folds == [fold_of({"_id": number}) for number in range(4000)]
-    assert 0.03 < folds.count("valid") / 4000 < 0.07
 
 
 def test_only_texts_with_a_letter_are_captions():

@@ -11,6 +11,7 @@ import typer
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from streams.models.words import Normalization
 from trainer.commands.context import AsJson, DataDir, err, out, place_of
 from trainer.options import FitOptions
 from trainer.snapshot import find_snapshot
@@ -23,6 +24,17 @@ USUAL: Final = FitOptions()
 
 Seed = Annotated[
     int, typer.Option(min=0, max=2**31 - 1, help="Of the first weights and of every draw.")
+]
+Words = Annotated[
+    Normalization,
+    typer.Option(
+        "--normalization",
+        help="What counts as a word: letters of every script, and each character of those without"
+        " spaces; or the letters a to z only.",
+    ),
+]
+MaxLength = Annotated[
+    int, typer.Option(min=1, max=1000, help="Most words of a caption; longer ones are cut.")
 ]
 MinCount = Annotated[
     int, typer.Option(min=0, help="A word is known if it occurs more often in the train fold.")
@@ -50,7 +62,9 @@ def fit(  # noqa: PLR0913 - each is an option of the command
         str, typer.Option(help="Id of a snapshot, or a beginning of it.")
     ] = "latest",
     seed: Seed = USUAL.seed,
+    normalization: Words = USUAL.normalization,
     min_count: MinCount = USUAL.min_count,
+    max_length: MaxLength = USUAL.max_length,
     batch_size: BatchSize = USUAL.batch_size,
     rate: LearningRate = USUAL.rate,
     hidden: Hidden = USUAL.hidden,
@@ -77,7 +91,9 @@ def fit(  # noqa: PLR0913 - each is an option of the command
     found = find_snapshot(place.directory, snapshot)
     options = FitOptions(
         seed=seed,
+        normalization=normalization,
         min_count=min_count,
+        max_length=max_length,
         batch_size=batch_size,
         rate=rate,
         hidden=hidden,

@@ -46,7 +46,10 @@ def publish(  # noqa: PLR0913 - each is an option of the command
     validation_set: SetName = "default",
     metric: Metric = None,
     min_gain: MinGain = 0.0,
-    force: Annotated[bool, typer.Option("--force", help="Let it serve even if worse.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Let it serve even if worse, unless its captions are empty."),
+    ] = False,
     beam: Beam = None,
     recaption: Again = Recaption.ALL,
     data_dir: DataDir = None,

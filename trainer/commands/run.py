@@ -25,10 +25,12 @@ from trainer.commands.fit import (
     Hidden,
     LearningRate,
     MaxEpochs,
+    MaxLength,
     MinCount,
     Patience,
     Seed,
     Threads,
+    Words,
     shown,
 )
 from trainer.commands.measuring import Beam, Name, SetName
@@ -56,7 +58,9 @@ def run(  # noqa: PLR0913 - each is an option of the command
         int, typer.Option(min=1, help="With fewer usable documents nothing is fitted.")
     ] = 100,
     seed: Seed = USUAL.seed,
+    normalization: Words = USUAL.normalization,
     min_count: MinCount = USUAL.min_count,
+    max_length: MaxLength = USUAL.max_length,
     batch_size: BatchSize = USUAL.batch_size,
     rate: LearningRate = USUAL.rate,
     hidden: Hidden = USUAL.hidden,
@@ -68,7 +72,8 @@ def run(  # noqa: PLR0913 - each is an option of the command
     metric: Metric = None,
     min_gain: MinGain = 0.0,
     force: Annotated[
-        bool, typer.Option("--force", help="Fit and let it serve whatever is found.")
+        bool,
+        typer.Option("--force", help="Fit, and let it serve whatever is found but empty captions."),
     ] = False,
     beam: Beam = None,
     recaption: Again = Recaption.ALL,
@@ -96,7 +101,9 @@ def run(  # noqa: PLR0913 - each is an option of the command
     """
     options = FitOptions(
         seed=seed,
+        normalization=normalization,
         min_count=min_count,
+        max_length=max_length,
         batch_size=batch_size,
         rate=rate,
         hidden=hidden,

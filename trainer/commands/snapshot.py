@@ -13,8 +13,9 @@ from trainer.snapshot_writer import take_snapshot
 def snapshot(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Freeze captions and stored CLIP vectors as they are now, for fitting.
 
-    Documents without captions or without a current vector are counted and left out. What is
-    written while it is taken does not appear in it.
+    Documents without captions or without a current vector are counted and left out, and so are
+    those that versions are measured on (the fold test, frozen validation sets). What is written
+    while it is taken does not appear in it.
 
     Example: captionstream-trainer snapshot --data-dir .captionstream/stack
     """
@@ -44,11 +45,14 @@ def snapshot(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
 def _show(taken: Snapshot) -> None:
     manifest = taken.manifest
-    counts = manifest.counts.model_dump()
-    total, included = counts.pop("documents"), counts.pop("included")
-    left_out = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in counts.items() if n)
+    counts = manifest.counts
     folds = ", ".join(f"{n} {fold}" for fold, n in sorted(manifest.folds.items()))
-    out.print(f"snapshot {manifest.snapshot_id}: {included} of {total} documents ({folds})")
-    if left_out:
-        out.print(f"left out: {left_out}")
+    out.print(
+        f"snapshot {manifest.snapshot_id}: {counts.included} of {counts.documents} documents"
+        f" ({folds})"
+    )
+    if counts.left_out():
+        out.print(f"left out: {counts.left_out()}")
+    for remark in counts.remarks():
+        out.print(remark, markup=False)
     out.print(f"CLIP {manifest.clip_version}, {manifest.dimension} numbers; {taken.directory}")

@@ -30,7 +30,9 @@ def create(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw documents of the fold `valid` and freeze them; once drawn, they stay.
+    """Draw documents of the fold `test` and freeze them; once drawn, they stay.
+
+    No fit sees them, even if their `_fold` is changed later.
 
     Example: captionstream-trainer validation-set create --sample-size 500 --chunk-size 100
     """
@@ -78,6 +80,7 @@ def _show(shown: ValidationSet, *, as_json: bool) -> None:
         "seed": shown.seed,
         "clip_version": shown.clip_version,
         "digest": shown.digest,
+        "unusable_captions": shown.passed_over,
     }
     if as_json:
         typer.echo(json.dumps(row))
@@ -87,3 +90,9 @@ def _show(shown: ValidationSet, *, as_json: bool) -> None:
         f"validation set {shown.name}: {len(shown.entries)} documents{few}, digest {shown.digest},"
         f" vectors of CLIP {shown.clip_version}"
     )
+    if shown.passed_over:
+        out.print(
+            f"{shown.passed_over} values in their `captions` are passed over, because they are no"
+            " text with a letter in it",
+            markup=False,
+        )

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -20,6 +20,7 @@ from rich.table import Table
 from streams.commands.entry import run_app
 from streams.errors import SettingsError, TrainerError
 from streams.local.scenes import Scene, make_scenes
+from trainer.commands.context import place_of
 from trainer.demo.feed import (
     CAPTIONED,
     CAPTIONED_OR_FAILED,
@@ -35,14 +36,18 @@ from trainer.demo.page import demo_page
 from trainer.demo.stack import environment, running_stack
 from trainer.report.page import write_page
 from trainer.scene_judge import is_right
+from trainer.validation_sample import create_validation_set
 
 app = typer.Typer(
     name="demo", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
 )
 console = Console(highlight=False, soft_wrap=True)
 
-#: Share of the documents that come in the second wave, and that the captioner never learns from.
+#: Share of the documents that come in the second wave. Nothing is fitted, stopped, measured or
+#: chosen on them before the end.
 _SECOND: Final = 0.15
+#: Folds of twenty documents of the first wave.
+_FOLDS: Final = (*["train"] * 18, "valid", "test")
 #: Of the second wave: how fast while the trainer runs, and when a captioner serves.
 _TRICKLE_PER_SECOND: Final = 1.0
 _STEADY_PER_SECOND: Final = 10.0
@@ -59,7 +64,7 @@ def demo(
     ),
     documents: Annotated[int, typer.Option(min=100, help="How many pictures.")] = 2000,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the stack running.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Decides the pictures.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the pictures.")] = 27,
 ) -> None:
     """Start a stack, insert generated pictures, train a captioner under load, show the captions."""
     started = time.monotonic()
@@ -74,6 +79,8 @@ def demo(
         feed = Feed(collection)
         rate = _first_wave(collection, feed, first)
         _say(started, f"{len(first)} pictures embedded and projected; training a captioner")
+        # Now, so that the gate measures on pictures of the first wave only.
+        create_validation_set(client, place_of(directory).settings.mongo)
         with feed.watching():
             promoted_at = _second_wave(collection, feed, second, directory)
             _say(started, "all captions are there")
@@ -124,8 +131,8 @@ def _first_wave(collection: Documents, feed: Feed, scenes: list[Scene]) -> float
     with _progress() as progress:
         inserting = progress.add_task("inserted", total=len(scenes))
         done = progress.add_task("embedded and projected", total=len(scenes))
-        for scene in scenes:
-            feed.insert(scene)
+        for scene, fold in zip(scenes, cycle(_FOLDS), strict=False):
+            feed.insert(scene, fold=fold)
             progress.advance(inserting)
         _await(
             collection,
@@ -142,7 +149,7 @@ def _second_wave(collection: Documents, feed: Feed, scenes: list[Scene], directo
     # However long the training takes, most of the wave comes when a captioner serves.
     early = islice(rest, len(scenes) // 3)
     total = len(feed.scenes) + len(scenes)
-    with trickling(feed, early, per_second=_TRICKLE_PER_SECOND, fold="valid"):
+    with trickling(feed, early, per_second=_TRICKLE_PER_SECOND, fold="test"):
         _train(directory)
         _await(collection, CAPTIONED, 1)
     promoted_at = time.monotonic()
@@ -150,7 +157,7 @@ def _second_wave(collection: Documents, feed: Feed, scenes: list[Scene], directo
         task = progress.add_task("captioned", total=total)
         for scene in rest:
             time.sleep(1 / _STEADY_PER_SECOND)
-            feed.insert(scene, fold="valid")
+            feed.insert(scene, fold="test")
             progress.update(task, completed=len(feed.captioned_at))
         _await(
             collection,

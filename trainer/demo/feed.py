@@ -43,16 +43,15 @@ class Feed:
         self.inserted_at: dict[ObjectId, float] = {}
         self.captioned_at: dict[ObjectId, float] = {}
 
-    def insert(self, scene: Scene, *, fold: str | None = None) -> None:
+    def insert(self, scene: Scene, *, fold: str) -> None:
         """Insert one document, as a producer does."""
         row: dict[str, Any] = {
             "_id": ObjectId(),
             "img": scene.png(),
             "captions": scene.captions(),
             "scene": scene.as_document(),
+            "_fold": fold,
         }
-        if fold is not None:
-            row["_fold"] = fold
         self.scenes[row["_id"]] = scene
         self.inserted_at[row["_id"]] = time.monotonic()
         self._documents.insert_one(row)

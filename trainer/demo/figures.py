@@ -21,7 +21,7 @@ class Figures:
         documents: Documents in the collection.
         captioned: Those with a caption.
         failed: Those with an error of any model.
-        scored: Scenes that the captioner never saw, and that were scored.
+        scored: Scenes that nothing was fitted, stopped or chosen on, and that were scored.
         exact_match: Share of these whose caption is right.
         bleu4: BLEU-4 of these, from 0 to 1.
         cider: CIDEr-D of these, from 0 to 10.

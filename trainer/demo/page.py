@@ -23,7 +23,7 @@ def demo_page(
     sections = [
         Section(title="In short", body=tiles(_tiles(figures))),
         Section(
-            title="Pictures that the captioner never saw",
+            title="Pictures that no fit and no choice ever saw",
             note=f"The first {len(shown)} of {len(scenes)}; nothing was chosen.",
             body=gallery([_picture(i, scene, captions) for i, scene in shown.items()]),
         ),

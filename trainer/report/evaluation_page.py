@@ -38,6 +38,12 @@ _METRICS: Final = {
         label="CIDEr-D", meaning="Agreement with all references, rare words count more; 0 to 10"
     ),
     "loss": _Metric(label="Loss", meaning="Nats per word of the references; less is better"),
+    "unknown_words": _Metric(
+        label="Unknown words", meaning="Share of the references' words that it does not know"
+    ),
+    "empty_captions": _Metric(
+        label="Empty captions", meaning="Share of its captions without a word that it knows"
+    ),
     "recall1": _Metric(label="Recall at 1", meaning="A caption's own image is the nearest"),
     "recall5": _Metric(label="Recall at 5", meaning="It is among the five nearest"),
     "recall10": _Metric(label="Recall at 10", meaning="It is among the ten nearest"),
@@ -72,7 +78,7 @@ def evaluation_page(
         Section(
             title="All metrics",
             body=table(metric_rows(evaluation.metrics)),
-            note="n is the number of images. Words are lower case, letters only, so that figures"
+            note="n is the number of images. Words are letters without case, so that figures"
             " compare with each other rather than with published ones.",
         ),
     ]

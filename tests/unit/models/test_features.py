@@ -15,9 +15,8 @@ OWN = {"conditional_lm": Feature(dimension=DIMENSION)}
 
 
 def test_manifest_tells_how_inputs_are_prepared():
-    words = "lower case, letters a to z only, split at white space"
     read = {"clip": "unchanged"}
-    assert tiny_captioner().manifest.preprocessing == {**read, "captions": words}
+    assert tiny_captioner().manifest.preprocessing == {**read, "captions": "unicode"}
     bundle = projection.to_bundle(orthogonal_projection(4, 2, seed=0))
     assert bundle.manifest.preprocessing == read
 

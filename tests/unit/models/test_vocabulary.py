@@ -1,10 +1,13 @@
 """Words, ids and back."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.models.vocabulary import UNKNOWN, Vocabulary, normalize
+from streams.models.vocabulary import UNKNOWN, Vocabulary
+from streams.models.words import Normalization, normalize
 
 WORDS = Vocabulary(("a", "cat", "mat", "on", UNKNOWN))
 
@@ -51,7 +54,20 @@ def test_known_words_survive_a_round_trip(words):
     assert WORDS.decode(WORDS.encode(" ".join(words), max_length=10)) == " ".join(words)
 
 
-@pytest.mark.parametrize("words", [("a",), ("a", "a", UNKNOWN)])
+def test_spellings_of_a_word_are_one_and_it_is_written_as_most_captions_do():
+    captions = ["Straße", "eine straße", "STRASSE", "strasse", "Straße", "σκύλος", "ΣΚΎΛΟΣ ΣΚΎΛΟΙ"]
+    vocabulary = Vocabulary.from_captions(captions, min_count=1)
+    assert vocabulary.words == ("straße", "σκύλος", UNKNOWN)
+    for spelling in ("Strasse", "STRASSE", "straße"):
+        assert vocabulary.decode(vocabulary.encode(spelling, max_length=2)) == "straße"
+
+
+def test_which_words_are_known_follows_the_normalization():
+    assert WORDS.known("A cat, 猫") == [True, True, False]
+    assert replace(WORDS, normalization=Normalization.SEED).known("A cat, 猫") == [True, True]
+
+
+@pytest.mark.parametrize("words", [("a",), ("a", "a", UNKNOWN), ("straße", "strasse", UNKNOWN)])
 def test_vocabulary_without_unk_or_with_twins_is_refused(words):
     with pytest.raises(ValueError, match="no word twice"):
         Vocabulary(words)

@@ -1,5 +1,6 @@
 """Evaluations of captioners that know little, something and everything."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -8,8 +9,17 @@ import torch
 
 from streams.errors import FeatureMismatch, SettingsError
 from streams.models.projection import Projection, to_bundle
+from streams.models.vocabulary import UNKNOWN
+from streams.models.words import Normalization
 from tests.captioner import tiny_captioner
-from tests.fitted import SCENES, captioner, fitted_bundle, scene_set, vector_of
+from tests.fitted import (
+    SCENES,
+    captioner,
+    fitted_bundle,
+    mute_captioner,
+    scene_set,
+    vector_of,
+)
 from tests.tiny import DIMENSION
 from trainer.evaluate import evaluate_bundle, evaluate_captioner, evaluate_projection
 
@@ -69,6 +79,35 @@ def test_entries_without_a_word_are_left_out():
     assert evaluate_captioner(captioner(10), validation_set).metrics["n"] == len(others)
     with pytest.raises(SettingsError, match="caption with a word"):
         evaluate_captioner(captioner(10), dataclasses.replace(validation_set, entries=(silent,)))
+
+
+def test_shares_of_empty_captions_and_of_unknown_words_are_measured():
+    assert evaluate_captioner(captioner(PERFECT_STEPS), scene_set()).metrics["empty_captions"] == 0
+    mute = evaluate_captioner(mute_captioner(), scene_set()).metrics
+    assert mute["empty_captions"] == 1
+    first = scene_set().entries[0]
+    french = dataclasses.replace(first, captions=("a garçon", "42"))
+    found = evaluate_captioner(captioner(10), dataclasses.replace(scene_set(), entries=(french,)))
+    assert found.metrics["unknown_words"] == 0.5
+
+
+def test_references_without_a_word_for_the_model_are_unknown_and_cost_it_no_loss():
+    """As a version with `--normalization seed` sees Chinese: fails if their loss is taken."""
+    model = copy.deepcopy(captioner(10))
+    model.vocabulary = dataclasses.replace(model.vocabulary, normalization=Normalization.SEED)
+    chinese = dataclasses.replace(scene_set().entries[0], captions=("一只猫",))
+    found = evaluate_captioner(model, dataclasses.replace(scene_set(), entries=(chinese,)))
+    assert found.metrics["unknown_words"] == 1
+    assert "loss" not in found.metrics
+
+
+def test_caption_of_unknown_words_alone_is_empty():
+    model = copy.deepcopy(captioner(10))
+    vocabulary = model.vocabulary
+    model.prediction.bias[vocabulary.words.index(UNKNOWN)] = 1000.0
+    found = evaluate_captioner(model, scene_set())
+    assert found.captions[0].text.split() == [UNKNOWN] * model.max_length
+    assert found.metrics["empty_captions"] == 1
 
 
 def test_beam_search_is_passed_on():

@@ -3,9 +3,11 @@
 import json
 import math
 import shutil
+import unicodedata
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -23,11 +25,12 @@ from streams.models import conditional_lm, projection
 from streams.models.bundle import from_directory
 from streams.models.conditional_lm import ConditionalLM
 from streams.models.vocabulary import Vocabulary
+from streams.models.words import Normalization
 from tests.unit.trainer.snapshots import WORDS, colour_rows, write_snapshot
 from trainer import captioner, projector
 from trainer.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from trainer.dataset import Examples, read_fold
-from trainer.fit import BUNDLE, fit
+from trainer.fit import BUNDLE, fit, material_of
 from trainer.fitting import HISTORY
 from trainer.options import FitOptions
 from trainer.plugs import Task
@@ -191,6 +194,59 @@ def test_vocabulary_knows_the_train_fold_only(tmp_path):
     result = fit("conditional_lm", write_snapshot(tmp_path, rows), OPTIONS, tmp_path)
     assert "hapax" not in result.bundle.manifest.vocabulary
     assert "thing" in result.bundle.manifest.vocabulary
+
+
+def language_rows(*captions):
+    """Images of the captions in turn; the vector says which."""
+    for row in colour_rows(100):
+        number = int(row.id) % len(captions)
+        vector = row.clip * 0
+        vector[number] = 1
+        yield replace(row, captions=(captions[number],), clip=vector)
+
+
+def test_every_word_survives_training_in_any_language(tmp_path):
+    captions = {
+        "l'été, un Garçon à vélo": "lété un garçon à vélo",
+        "一只猫坐在桌上": None,
+        "Vögel auf der Straße": "vögel auf der straße",
+        "एक कुत्ता दौड़ रहा है": None,
+    }
+    options = OPTIONS.model_copy(update={"max_length": 10, "max_epochs": 12})
+    snapshot = write_snapshot(tmp_path, language_rows(*captions))
+    bundle = fit("conditional_lm", snapshot, options, tmp_path).bundle
+    model = conditional_lm.from_bundle(bundle)  # as a stage loads it
+    said = [caption.text for caption in model.generate(torch.eye(8)[: len(captions)])]
+    wanted = [written or caption for caption, written in captions.items()]
+    assert said == [unicodedata.normalize("NFC", text) for text in wanted]
+
+
+COUNTS = (("train", 40), ("valid", 10))  # of each of two captions
+
+
+def test_captions_without_a_word_are_no_lesson_and_counted(tmp_path, monkeypatch):
+    """Fails without `_with_words`: half of the pictures teach the empty caption."""
+    log = Mock()
+    monkeypatch.setattr(captioner, "log", log)
+    options = OPTIONS.model_copy(update={"normalization": Normalization.SEED})
+    snapshot = write_snapshot(tmp_path, language_rows("一只猫", "a red thing of seven whole words"))
+    material = material_of(snapshot, options, tmp_path, None)
+    task = captioner.make_task(material)
+    assert len(task.train) == len(task.train.targets) == 40
+    assert bool((task.train.vectors[:, 1] == 1).all())
+    assert not bool((task.train.targets[:, 0] == task.model.vocabulary.stop).any())
+    told = {(c.args[0], *c.kwargs.values()) for c in log.warning.call_args_list}
+    assert told == {
+        *(("captions without a word are passed over", fold, n) for fold, n in COUNTS),
+        *(("captions are cut to --max-length", fold, n) for fold, n in COUNTS),
+    }
+
+
+def test_only_captions_without_a_word_name_the_remedy(tmp_path):
+    snapshot = write_snapshot(tmp_path, language_rows("一只猫"))
+    options = OPTIONS.model_copy(update={"normalization": Normalization.SEED})
+    with pytest.raises(TooLittleData, match="take `unicode`"):
+        fit("conditional_lm", snapshot, options, tmp_path)
 
 
 def test_same_seed_and_snapshot_give_the_same_version(snapshot, tmp_path):

@@ -80,3 +80,13 @@ def test_a_metric_that_was_not_measured_is_refused_with_those_that_were():
     for metric in ("n", "exact_match"):
         with pytest.raises(SettingsError, match="there is cider"):
             metric_value(evaluation, metric)
+
+
+@pytest.mark.parametrize("forced", [False, True])
+@pytest.mark.parametrize(
+    ("share", "passes"), [(0.0, True), (0.1, True), (0.11, False), (1.0, False)]
+)
+def test_empty_captions_never_pass(share, passes, forced):
+    gate = Gate(metric="cider", is_forced=forced)
+    found = decide(gate, candidate="new", value=9.0, serving=None, empty_captions=share)
+    assert found.is_promoted is passes
