@@ -16,6 +16,7 @@ from streams.commands.ids import parse_id
 from streams.commands.images import check_size, read_images
 from streams.documents import CAPTIONS, MODELS, decode_vector, lookup
 from streams.errors import CaptionstreamError, SettingsError
+from streams.folds import fold_named
 from streams.mongo import mongo_errors
 from streams.store import DocumentStore
 
@@ -54,15 +55,18 @@ def insert(
 def import_coco(
     annotations: Annotated[Path, typer.Option(help="COCO captions file (JSON).")],
     images: Annotated[Path, typer.Option(help="Directory of the image files.")],
-    fold: Annotated[str | None, typer.Option(help="`train` or `valid` for all of them.")] = None,
+    fold: Annotated[
+        str | None, typer.Option(help="`train`, `valid` or `test` for all of them.")
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Import annotated COCO images; running it again changes nothing.
 
     Example: captionstream import-coco --annotations captions_val2017.json --images val2017
     """
-    if fold not in (None, "train", "valid"):
-        msg = f"--fold must be train or valid, got {fold!r}"
+    named = fold_named(fold)
+    if fold is not None and named is None:
+        msg = f"--fold must be train, valid or test, got {fold!r}"
         raise SettingsError(msg)
     settings = settings_of(data_dir)
     client, _ = open_state(settings)
@@ -73,7 +77,7 @@ def import_coco(
     for start in track(starts, description="importing", console=err, disable=not err.is_terminal):
         writes = []
         for row in rows[start : start + _BATCH]:
-            document = row.document(fold)
+            document = row.document(named)
             try:
                 check_size(str(row.path), document)
             except SettingsError as exc:

@@ -2,6 +2,8 @@
 
 import pytest
 
+from streams.commands.documents import import_coco
+from streams.errors import SettingsError
 from streams.folds import fold_of
 
 
@@ -27,3 +29,8 @@ def test_fold_is_stable_and_about_five_percent_are_valid_and_five_are_test():
     assert 0.03 < folds.count("valid") / 4000 < 0.07
     assert 0.03 < folds.count("test") / 4000 < 0.07
     assert folds.count("train") + folds.count("valid") + folds.count("test") == 4000
+
+
+def test_an_import_into_a_fold_that_there_is_not_is_refused(tmp_path):
+    with pytest.raises(SettingsError, match="train, valid or test, got 'trian'"):
+        import_coco(tmp_path / "absent.json", tmp_path, fold="trian")
