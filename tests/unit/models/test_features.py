@@ -4,8 +4,11 @@ import pytest
 
 from streams.errors import InvalidBundle
 from streams.models import conditional_lm, projection
+from streams.models.conditional_lm import ConditionalLM
 from streams.models.manifest import Bundle, Feature
 from streams.models.projection import orthogonal_projection
+from streams.models.vocabulary import UNKNOWN, Vocabulary
+from streams.models.words import Normalization
 from tests.captioner import tiny_captioner
 from tests.tiny import DIMENSION
 
@@ -19,6 +22,16 @@ def test_manifest_tells_how_inputs_are_prepared():
     assert tiny_captioner().manifest.preprocessing == {**read, "captions": "unicode"}
     bundle = projection.to_bundle(orthogonal_projection(4, 2, seed=0))
     assert bundle.manifest.preprocessing == read
+
+
+@pytest.mark.parametrize("normalization", Normalization)
+def test_what_counts_as_a_word_belongs_to_the_version(normalization):
+    vocabulary = Vocabulary(("a", UNKNOWN), normalization)
+    bundle = conditional_lm.to_bundle(ConditionalLM(vocabulary, n_condition=4), clip_version=None)
+    assert conditional_lm.from_bundle(bundle).vocabulary == vocabulary
+    unsaid = bundle.manifest.model_copy(update={"preprocessing": {"clip": "unchanged"}})
+    with pytest.raises(InvalidBundle, match="not a valid Normalization"):
+        conditional_lm.from_bundle(Bundle(manifest=unsaid, weights=bundle.weights))
 
 
 @pytest.mark.parametrize(
