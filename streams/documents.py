@@ -17,7 +17,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import numpy as np
 from bson.binary import Binary, BinaryVectorDtype
@@ -114,6 +114,31 @@ def url_of(document: Mapping[str, Any]) -> str | None:
     image = document.get(IMAGE)
     url = image.get("url") if isinstance(image, Mapping) else None
     return url if isinstance(url, str) else None
+
+
+def is_caption(value: object) -> TypeGuard[str]:
+    """Whether something can be learned from a value: a text with a letter of any script."""
+    if not isinstance(value, str) or not any(map(str.isalpha, value)):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half a character, which neither BSON nor Parquet can hold
+        return False
+    return True
+
+
+def usable_captions(value: object) -> tuple[tuple[str, ...], int]:
+    """Return the usable ones of what stands in `captions`, and how many others there were.
+
+    Nothing but a list of texts is read: null, NaN, a number, a list or a text without a letter in
+    it is counted, and so is anything else than a list. A field that is absent or null is empty.
+    """
+    if value is None:
+        return (), 0
+    if not isinstance(value, list | tuple):
+        return (), 1
+    usable = tuple(item for item in value if is_caption(item))
+    return usable, len(value) - len(usable)
 
 
 def fold_of(document: Mapping[str, Any]) -> str:

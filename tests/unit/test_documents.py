@@ -18,6 +18,7 @@ from streams.documents import (
     fold_of,
     output_fields,
     stored_output,
+    usable_captions,
 )
 from streams.guards import error_guard
 from streams.states import DocumentState, Serving, document_state
@@ -50,6 +51,19 @@ def test_fold_is_stable_and_about_five_percent_valid():
     folds = [fold_of({"_id": number}) for number in range(4000)]
     assert folds == [fold_of({"_id": number}) for number in range(4000)]
     assert 0.03 < folds.count("valid") / 4000 < 0.07
+
+
+def test_only_texts_with_a_letter_are_captions():
+    odd = [None, float("nan"), 5, True, ["a", "b"], {"raw": "a"}, "", "  ", "42 !", "🐈", "a\ud800"]
+    good = ["a cat", "一只猫", "एक कुत्ता", "é"]
+    assert usable_captions([*odd, *good]) == (tuple(good), len(odd))
+
+
+@pytest.mark.parametrize(
+    ("value", "passed_over"), [(None, 0), ([], 0), ("a cat", 1), ({"a": 1}, 1)]
+)
+def test_what_is_no_list_of_captions_is_counted_as_one(value, passed_over):
+    assert usable_captions(value) == ((), passed_over)
 
 
 def test_error_of_an_unknown_version_may_not_replace_a_result_of_the_same_change():
