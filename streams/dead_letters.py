@@ -12,7 +12,7 @@ from typing import Final
 from bson.timestamp import Timestamp
 
 from streams.documents import OutputError
-from streams.errors import InvalidEvent
+from streams.errors import InvalidEvent, bounded
 from streams.events import Headers, Record
 from streams.ids import DocumentId, document_id_of
 from streams.wire import parse_source
@@ -69,7 +69,7 @@ def dead_letter_record(
         "position": position,
         "model": model,
         "error_type": error.type,
-        "error_message": error.message[:2000],  # keeps headers far below any broker's limit
+        "error_message": bounded(error.message),  # headers stay far below any broker's limit
         "attempts": str(error.attempts),
         "retryable": "true" if error.is_retryable else "false",
         "version": error.version,

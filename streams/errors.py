@@ -29,14 +29,37 @@ CaptionstreamError
     └── BrokerUnavailable     Kafka
 """
 
+from typing import Final
+
+#: Most characters of one message, wherever it goes: a terminal, a document, a Kafka header, a log.
+LONGEST_MESSAGE: Final = 1000
+_LEFT_OUT: Final = " [...] "
+
+
+def bounded(message: str, longest: int = LONGEST_MESSAGE) -> str:
+    """Return a message of at most `longest` characters.
+
+    What comes from outside, a file or another program's error, may be of any length. Begin and end
+    stay: the begin says what failed, the end what to do.
+    """
+    if len(message) <= longest:
+        return message
+    tail = longest // 4
+    return message[: longest - tail - len(_LEFT_OUT)] + _LEFT_OUT + message[-tail:]
+
 
 class CaptionstreamError(Exception):
     """Base of all errors that this package raises on purpose.
 
-    The message says what failed, what was expected and what to do.
+    The message says what failed, what was expected and what to do, in at most `LONGEST_MESSAGE`
+    characters.
     """
 
     is_retryable: bool = False
+
+    def __init__(self, message: str = "") -> None:
+        """Bound the message here, so that nobody who shows or stores it has to."""
+        super().__init__(bounded(message))
 
 
 class SettingsError(CaptionstreamError):

@@ -2,14 +2,19 @@
 
 import logging
 import sys
+from typing import Final
 
 import structlog
 
+from streams.errors import bounded
 from streams.settings import LogSettings
 
 #: Libraries that log a line for each record or request below warning level. That of httpx holds the
 #: whole URL, with the keys in its query.
 _CHATTY = ("faust", "aiokafka", "kafka", "mode", "pymongo", "PIL", "asyncio", "httpx", "httpcore")
+
+#: Of a traceback, where the innermost frames and the error stand last.
+_LONGEST_TRACEBACK: Final = 10_000
 
 
 def configure_logging(settings: LogSettings, *, process: str) -> None:
@@ -27,14 +32,15 @@ def configure_logging(settings: LogSettings, *, process: str) -> None:
     )
     structlog.contextvars.bind_contextvars(process=process)
     last: list[structlog.typing.Processor] = (
-        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        [structlog.processors.format_exc_info, _bound, structlog.processors.JSONRenderer()]
         if settings.format == "json"
         else [
+            _bound,
             structlog.dev.ConsoleRenderer(
                 colors=sys.stderr.isatty(),
                 # Others draw the local variables of each frame: passwords would be among them.
                 exception_formatter=structlog.dev.plain_traceback,
-            )
+            ),
         ]
     )
     handler = logging.StreamHandler(sys.stderr)
@@ -62,3 +68,15 @@ def configure_command_logging(name: str) -> None:
     configure_logging(LogSettings(format="console", level="warning"), process=name)
     for library in _CHATTY:
         logging.getLogger(library).setLevel(logging.CRITICAL)
+
+
+def _bound(_: object, __: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Bound every text of a line: errors of libraries may hold whole documents or files."""
+    return {
+        name: bounded(value, _LONGEST_TRACEBACK)
+        if name == "exception"
+        else bounded(value)
+        if isinstance(value, str)
+        else value
+        for name, value in line.items()
+    }

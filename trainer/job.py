@@ -12,7 +12,7 @@ from typing import Any
 
 from structlog import get_logger
 
-from streams.errors import TooLittleData
+from streams.errors import TooLittleData, bounded
 from streams.models.manifest import Bundle
 from streams.pointers import Pointer
 from trainer.lease import JobLease
@@ -117,7 +117,7 @@ class Job:
                 self._record_failure("stopped by a signal")
                 raise
             except BaseException as exc:
-                self._record_failure(f"{type(exc).__name__}: {exc}")
+                self._record_failure(bounded(f"{type(exc).__name__}: {exc}"))
                 raise
             self._runs.record(run)
             return run

@@ -2,7 +2,7 @@
 
 import atexit
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from pymongo import MongoClient
@@ -26,6 +26,9 @@ DataDir = Annotated[
         show_default=False,
     ),
 ]
+#: More would hide what is said before them.
+_MOST_NAMED: Final = 20
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
@@ -61,3 +64,31 @@ def open_documents(settings: Settings, client: MongoClient[dict[str, Any]]) -> D
     if not is_empty:
         store.prepare()
     return store
+
+
+class PassedOver:
+    """What a command cannot do while it goes on: named, up to a number, and counted."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def note(self, what: object) -> None:
+        """Print what is passed over and why, unless there were many already."""
+        self._count += 1
+        if self._count <= _MOST_NAMED:
+            _complain(what)
+
+    def end(self) -> None:
+        """Print how many there were, and end the command with exit code 2; do nothing if none.
+
+        Raises:
+            typer.Exit: There were some.
+        """
+        if self._count:
+            unnamed = self._count - _MOST_NAMED
+            _complain(f"passed over: {self._count}{f', {unnamed} unnamed' * (unnamed > 0)}")
+            raise typer.Exit(2)
+
+
+def _complain(what: object) -> None:
+    err.print(f"captionstream: {what}", markup=False, soft_wrap=True)

@@ -7,13 +7,21 @@ from typing import Annotated, Any, Final, cast
 
 import typer
 from bson import Binary, json_util
-from pymongo import UpdateOne
 from rich.progress import track
 
 from streams.coco import read_annotations
-from streams.commands.context import AsJson, DataDir, err, open_state, out, settings_of
+from streams.commands.coco_import import CocoImport
+from streams.commands.context import (
+    AsJson,
+    DataDir,
+    PassedOver,
+    err,
+    open_state,
+    out,
+    settings_of,
+)
 from streams.commands.ids import parse_id
-from streams.commands.images import check_size, read_images
+from streams.commands.images import read_images
 from streams.documents import CAPTIONS, MODELS, decode_vector, lookup
 from streams.errors import CaptionstreamError, SettingsError
 from streams.folds import fold_named
@@ -31,25 +39,24 @@ def insert(
 ) -> None:
     """Insert images as new documents and print their ids.
 
-    What cannot be read is named, the others are inserted; exit code 2 then. URLs are fetched under
-    the limits and rules that `featurize` has for those in documents.
+    Directories are gone through with all that is in them. What cannot be read, or is no image by
+    its name, is named and passed over, the others are inserted; exit code 2 then. URLs are fetched
+    under the limits and rules that `featurize` has for those in documents.
 
     Example: captionstream insert photo.jpg holiday/ https://example.org/cat.png
     """
     settings = settings_of(data_dir)
     client, _ = open_state(settings)
     collection = DocumentStore(client, settings.mongo).collection
-    has_failed = False
+    passed_over = PassedOver()
     for name, image in read_images(sources, settings):
         if isinstance(image, CaptionstreamError):
-            _complain(image)
-            has_failed = True
+            passed_over.note(image)
             continue
         with mongo_errors(f"inserting {name}"):
             document_id = collection.insert_one({"img": image, "name": name}).inserted_id
         out.print(f"{document_id}  {name}", markup=False)
-    if has_failed:
-        raise typer.Exit(2)
+    passed_over.end()
 
 
 def import_coco(
@@ -58,9 +65,15 @@ def import_coco(
     fold: Annotated[
         str | None, typer.Option(help="`train`, `valid` or `test` for all of them.")
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Also where a document differs from the files.")
+    ] = False,
     data_dir: DataDir = None,
 ) -> None:
     """Import annotated COCO images; running it again changes nothing.
+
+    A document that has the id of an image already is left as it is. If it differs, it is named, as
+    is whatever cannot be used of the files; exit code 2 then.
 
     Example: captionstream import-coco --annotations captions_val2017.json --images val2017
     """
@@ -70,27 +83,21 @@ def import_coco(
         raise SettingsError(msg)
     settings = settings_of(data_dir)
     client, _ = open_state(settings)
-    collection = DocumentStore(client, settings.mongo).collection
-    rows = read_annotations(annotations, images)
-    added = failed = 0
-    starts = range(0, len(rows), _BATCH)
+    file = read_annotations(annotations, images)
+    passed_over = PassedOver()
+    for problem in file.passed_over:
+        passed_over.note(problem)
+    importer = CocoImport(
+        DocumentStore(client, settings.mongo).collection,
+        fold=named,
+        may_replace=replace,
+        pass_over=passed_over.note,
+    )
+    starts = range(0, len(file.images), _BATCH)
     for start in track(starts, description="importing", console=err, disable=not err.is_terminal):
-        writes = []
-        for row in rows[start : start + _BATCH]:
-            document = row.document(named)
-            try:
-                check_size(str(row.path), document)
-            except SettingsError as exc:
-                _complain(exc)
-                failed += 1
-                continue
-            writes.append(UpdateOne({"_id": row.image_id}, {"$set": document}, upsert=True))
-        if writes:
-            with mongo_errors("importing"):
-                added += collection.bulk_write(writes, ordered=False).upserted_count
-    out.print(f"{len(rows) - failed} images, {added} of them new")
-    if failed:
-        raise typer.Exit(2)
+        importer.add(file.images[start : start + _BATCH])
+    out.print(f"{importer.present} images, {importer.added} of them new")
+    passed_over.end()
 
 
 def show(
@@ -120,10 +127,6 @@ def show(
         out.print(f"reference {caption}", markup=False)
     for model in MODELS:
         out.print(f"{model.name:15s} {_describe(lookup(document, model.path))}", markup=False)
-
-
-def _complain(exc: CaptionstreamError) -> None:
-    err.print(f"captionstream: {exc}", markup=False, soft_wrap=True)
 
 
 def _describe(stored: Any) -> str:

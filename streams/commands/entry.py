@@ -5,7 +5,7 @@ import traceback
 
 import typer
 
-from streams.errors import CaptionstreamError
+from streams.errors import CaptionstreamError, bounded
 
 
 def run_app(app: typer.Typer) -> None:
@@ -38,7 +38,7 @@ def _usage(exc: Exception, name: str | None) -> str:
         return message
     context = getattr(exc, "ctx", None)
     help_ = f"; see `{context.command_path} --help`" if context else ""
-    return f"{name}: {' '.join(message.split()).rstrip('.')}{help_}"
+    return f"{name}: {bounded(' '.join(message.split()).rstrip('.'))}{help_}"
 
 
 def _bug(exc: Exception) -> str:
@@ -46,5 +46,5 @@ def _bug(exc: Exception) -> str:
     where = traceback.extract_tb(exc.__traceback__)[-1]
     return (
         f"internal error at {where.filename}:{where.lineno}:"
-        f" {type(exc).__name__}: {exc}; please report it"
+        f" {type(exc).__name__}: {bounded(str(exc))}; please report it"
     )

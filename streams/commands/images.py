@@ -11,9 +11,9 @@ from bson.errors import InvalidDocument
 
 from streams.errors import CaptionstreamError, SettingsError
 from streams.fetching.fetcher import Fetcher
+from streams.models.image import image_suffixes
 from streams.settings import Settings
 
-_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 #: What MongoDB stores in one document, less room for the outputs.
 _MOST_BYTES: Final = (16 << 20) - (64 << 10)
 
@@ -22,6 +22,8 @@ def read_images(
     sources: list[str], settings: Settings
 ) -> Iterator[tuple[str, bytes | CaptionstreamError]]:
     """Yield name and bytes of each image, or what is wrong with it.
+
+    The name of an image in a directory is its path from there.
 
     URLs are fetched as the stage fetches those in documents: from public addresses only, within
     limits of bytes, seconds and redirects.
@@ -32,16 +34,13 @@ def read_images(
         return Fetcher(settings.fetch, max_bytes=settings.image.max_bytes)
 
     for source in sources:
-        if source.startswith(("http://", "https://")):
+        path = Path(source)
+        if "://" in source:  # the fetcher knows which schemes there are, in any case
             yield _attempt(source, partial(fetcher().fetch, source))
-            continue
-        try:
-            files = _files(Path(source))
-        except SettingsError as exc:
-            yield source, exc
-            continue
-        for file in files:
-            yield _attempt(file.name, partial(_read, file))
+        elif path.is_dir():
+            yield from _directory(path)
+        else:
+            yield _attempt(path.name, partial(_read, path))
 
 
 def check_size(name: str, document: Mapping[str, Any]) -> None:
@@ -73,23 +72,40 @@ def _attempt(name: str, read: Callable[[], bytes]) -> tuple[str, bytes | Caption
     return name, image
 
 
-def _files(path: Path) -> list[Path]:
-    """Return the images in a directory, or the file itself.
+def _directory(top: Path) -> Iterator[tuple[str, bytes | CaptionstreamError]]:
+    """Yield all images below a directory, by name, and an error for whatever else is there.
 
-    Raises:
-        SettingsError: The directory cannot be read or has no images.
+    Hidden files are left out, as everywhere. Links to directories are not followed: they may lead
+    round in a circle.
     """
-    try:
-        found = sorted(path.iterdir()) if path.is_dir() else None
-    except OSError as exc:
-        raise _unreadable(path, exc) from exc
-    if found is None:
-        return [path]
-    images = [file for file in found if file.suffix.lower() in _SUFFIXES]
-    if not images:
-        msg = f"no images in {path} (by their names: {', '.join(sorted(_SUFFIXES))})"
-        raise SettingsError(msg)
-    return images
+    suffixes = image_suffixes()
+    problems: list[SettingsError] = []
+    is_empty = True
+
+    def note(exc: OSError) -> None:
+        problems.append(_unreadable(Path(exc.filename), exc))
+
+    for place, directories, files in os.walk(top, onerror=note):
+        here = Path(place)
+        directories[:] = sorted(name for name in directories if not name.startswith("."))
+        links = [name for name in directories if (here / name).is_symlink()]
+        problems.extend(SettingsError(f"{here / n} is a link to a directory") for n in links)
+        for name in sorted(name for name in files if not name.startswith(".")):
+            is_empty = False
+            file = here / name
+            if file.suffix.lower() in suffixes:
+                yield _attempt(str(file.relative_to(top)), partial(_read, file))
+            else:
+                yield _attempt(str(file), partial(_refuse, file))
+    yield from ((str(top), problem) for problem in problems)
+    if is_empty and not problems:
+        yield str(top), SettingsError(f"no images in {top}")
+
+
+def _refuse(file: Path) -> bytes:
+    ending = f"its name ends in {file.suffix}" if file.suffix else "its name has no ending"
+    msg = f"{file} is no image that can be read: {ending}; name it alone to insert it all the same"
+    raise SettingsError(msg)
 
 
 def _read(file: Path) -> bytes:

@@ -75,6 +75,12 @@ def decode_image(value: object, limits: ImageSettings) -> Image.Image:
         raise InvalidImage(msg) from exc
 
 
+def image_suffixes() -> frozenset[str]:
+    """Return how names of image files end, for every format that can be decoded here."""
+    names = _formats()
+    return frozenset(end for end, name in Image.registered_extensions().items() if name in names)
+
+
 def scale_to_centre(
     image: Image.Image, height: int, width: int, resample: Image.Resampling
 ) -> Image.Image:

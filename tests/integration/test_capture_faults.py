@@ -2,6 +2,7 @@
 
 import threading
 from datetime import UTC, datetime
+from functools import partial
 
 import numpy as np
 import pytest
@@ -218,14 +219,16 @@ def test_requested_copy_keeps_what_was_acknowledged_before(
 
 
 class BrokenCallback(EventProducer):
-    """Calls back into code that has a fault."""
+    """Calls back into code that has a fault, once."""
 
-    has_failed = False
+    def __init__(self, settings, has_failed):
+        super().__init__(settings)
+        self._has_failed = has_failed  # outlives this producer: another follows
 
     def send(self, topic, record, done):
         def broken(error):
-            if record.key == b'{"$numberInt":"7"}' and not BrokenCallback.has_failed:
-                BrokenCallback.has_failed = True
+            if record.key == b'{"$numberInt":"7"}' and not self._has_failed.is_set():
+                self._has_failed.set()
                 msg = "scripted"
                 raise RuntimeError(msg)
             done(error)
@@ -235,13 +238,16 @@ class BrokenCallback(EventProducer):
 
 def test_fault_in_a_callback_is_no_silent_stall(settings, client, documents, published):
     """Fails without `check` in `Term._follow`."""
-    with publishing(settings, client, connect_producer=lambda: BrokenCallback(settings.kafka)):
+    has_failed = threading.Event()
+    connect = partial(BrokenCallback, settings.kafka, has_failed)
+    with publishing(settings, client, connect_producer=connect):
         documents.insert_many([{"_id": number, "img": b"x"} for number in range(20)])
         mark(documents, published)
         wait_until(
             lambda: published.of(7).count("live") + published.of(7).count("copy") >= 2,
             doing="the record with the broken callback to be read again",
         )
+    assert has_failed.is_set()
 
 
 # --- reconciler ---------------------------------------------------------------------------------
@@ -326,7 +332,7 @@ LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 def test_error_that_comes_again_is_not_retried_in_every_scan(settings, client, store, published):
-    """Fails without the look at `_retried` in `Retries.take_chunk`."""
+    """Fails without the look at `_retried` in `Retries.choose`."""
     store.collection.insert_one({"_id": 1, "img": b"x"})
     fail(store, [1], at=LONG_AGO)
     fast = limited(settings, interval_seconds=0.1, retry_after_seconds=600.0)
@@ -351,7 +357,7 @@ def test_error_of_a_clock_that_went_ahead_is_retried(settings, client, store, pu
 def test_one_scan_retries_one_chunk_at_most(settings, client, store, published):
     """A stored error looks settled, so settling cannot throttle retries.
 
-    Fails without the limit in `Retries.take_chunk`.
+    Fails without the limit in `Retries.choose`.
     """
     store.collection.insert_many([{"_id": number, "img": b"x"} for number in range(30)])
     fail(store, range(30), at=LONG_AGO)

@@ -45,7 +45,7 @@ def commit(group, topic, offset):
 
 @pytest.mark.parametrize(("offset", "lost"), [(80, 1), (10, 0), (3, 0)])
 def test_only_a_position_beyond_the_end_is_set_back(settings, topic, group, offset, lost):
-    """Fails without the comparison with the end in `_lost_partitions`."""
+    """Fails without the comparison with the end in `reset_lost_offsets`."""
     commit(group, topic, offset)
     found = reset_lost_offsets(settings.kafka.prefix + GROUP, [topic], settings.kafka)
     assert found == lost

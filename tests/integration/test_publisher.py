@@ -1,9 +1,11 @@
 """From MongoDB to Kafka: what is published, what is not, and what a failure does to it."""
 
+import itertools
 import threading
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 from bson import Int64, ObjectId
@@ -130,14 +132,15 @@ def test_clean_stop_repeats_nothing(settings, client, documents, published):
 
 
 class LossyProducer(EventProducer):
-    """Loses the record of one document, as a broker that is cut off does."""
+    """Loses the record of one document once, as a broker that is cut off does."""
 
-    lost_id = b'{"$numberInt":"7"}'
-    has_lost = False
+    def __init__(self, settings, has_lost):
+        super().__init__(settings)
+        self._has_lost = has_lost  # outlives this producer: another follows after a loss
 
     def send(self, topic, record, done):
-        if record.key == self.lost_id and not LossyProducer.has_lost:
-            LossyProducer.has_lost = True
+        if record.key == b'{"$numberInt":"7"}' and not self._has_lost.is_set():
+            self._has_lost.set()
             done(KafkaTimeoutError("scripted"))
             return
         super().send(topic, record, done)
@@ -147,23 +150,25 @@ def test_lost_record_is_read_again_although_later_ones_were_acknowledged(
     settings, client, documents, published
 ):
     """Fails without `fail` in `Sender.send`; what is safe then is shown in unit/capture."""
-    connect = lambda: LossyProducer(settings.kafka)  # noqa: E731
+    has_lost = threading.Event()
+    connect = partial(LossyProducer, settings.kafka, has_lost)
     with publishing(settings, client, connect_producer=connect):
         documents.insert_many([{"_id": number, "img": b"x"} for number in range(20)])
         published.wait_for(7, ["live"])
         mark(documents, published)
-    assert LossyProducer.has_lost
+    assert has_lost.is_set()
     assert published.ids() >= set(range(20))
 
 
 class BreakingProducer(EventProducer):
-    """Is cut off from the broker after so many records, once."""
+    """Is cut off from the broker at the twentieth record, once."""
 
-    left = 20
+    def __init__(self, settings, numbers):
+        super().__init__(settings)
+        self._numbers = numbers  # they go on in the producer that follows
 
     def send(self, topic, record, done):
-        BreakingProducer.left -= 1
-        if BreakingProducer.left == 0:
+        if next(self._numbers) == 20:
             done(KafkaTimeoutError("scripted"))
             return
         super().send(topic, record, done)
@@ -181,14 +186,15 @@ def test_transaction_torn_in_the_middle_is_finished(settings, client, documents,
             )
         }
     )
-    connect = lambda: BreakingProducer(settings.kafka)  # noqa: E731
+    numbers = itertools.count(1)
+    connect = partial(BreakingProducer, settings.kafka, numbers)
     documents.insert_one({"_id": "first", "img": b"x"})
     with publishing(often, client, connect_producer=connect):
         with client.start_session() as session, session.start_transaction():
             rows = [{"_id": number, "img": b"x"} for number in range(50)]
             documents.insert_many(rows, session=session)
         published.wait_for(49, ["live"])
-    assert BreakingProducer.left < 0
+    assert next(numbers) > 20
     assert published.ids() >= set(range(50))
     assert published.of(0) == ["live"], "it went on in the middle"
 

@@ -120,7 +120,7 @@ def test_error_that_may_pass_is_replaced_by_the_next_one_of_its_version(store, v
 
 
 def test_deleted_document_is_not_brought_back(store):
-    """Fails with `upsert=True` in `_update`."""
+    """Fails with `upsert=True` in `update_of`."""
     report = store.write_outputs([write(1, output())])
     assert report.ignored == 1
     assert store.collection.count_documents({}) == 0

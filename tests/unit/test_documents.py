@@ -55,6 +55,19 @@ def test_what_is_no_list_of_captions_is_counted_as_one(value, passed_over):
     assert usable_captions(value) == ((), passed_over)
 
 
+def test_only_texts_with_a_letter_are_captions():
+    odd = [None, float("nan"), 5, True, ["a", "b"], {"raw": "a"}, "", "  ", "42 !", "🐈", "a\ud800"]
+    good = ["a cat", "一只猫", "एक कुत्ता", "é"]
+    assert usable_captions([*odd, *good]) == (tuple(good), len(odd))
+
+
+@pytest.mark.parametrize(
+    ("value", "passed_over"), [(None, 0), ([], 0), ("a cat", 1), ({"a": 1}, 1)]
+)
+def test_what_is_no_list_of_captions_is_counted_as_one(value, passed_over):
+    assert usable_captions(value) == ((), passed_over)
+
+
 def test_error_of_an_unknown_version_may_not_replace_a_result_of_the_same_change():
     known = error_guard(CLIP, source=T1, version="v1")["$or"]
     unknown = error_guard(CLIP, source=T1, version="")["$or"]

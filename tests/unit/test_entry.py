@@ -5,6 +5,7 @@ import typer
 
 import streams.cli
 import trainer.cli
+from streams.errors import LONGEST_MESSAGE, SettingsError
 from tests.command_line import CommandLine
 
 CLIS = {"captionstream": streams.cli.app, "captionstream-trainer": trainer.cli.app}
@@ -62,6 +63,20 @@ def test_exit_code_of_a_command_is_that_of_the_process(monkeypatch, capsys, end,
 
     done = made_of(command, monkeypatch, capsys)()
     assert (done.code, done.err) == (code, "")
+
+
+@pytest.mark.parametrize("kind", [ValueError, SettingsError])
+def test_message_of_any_length_is_bounded_and_keeps_its_end(monkeypatch, capsys, kind):
+    """Fails without `bounded` where the error is made, or where a bug is printed."""
+
+    def command():
+        raise kind("x" * 100_000 + "; the remedy")
+
+    done = made_of(command, monkeypatch, capsys)()
+    assert done.code == 2
+    [line] = done.err.splitlines()
+    assert len(line) < LONGEST_MESSAGE + 200
+    assert line.removesuffix("; please report it").endswith("; the remedy")
 
 
 def test_bug_is_one_line_that_says_where(monkeypatch, capsys):

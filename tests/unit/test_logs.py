@@ -5,6 +5,7 @@ import logging
 import pytest
 import structlog
 
+from streams.errors import LONGEST_MESSAGE
 from streams.logs import configure_command_logging, configure_logging
 from streams.settings import LogSettings
 
@@ -42,6 +43,17 @@ def test_traceback_shows_no_values(text_format, capsys):
     assert "no route for 7 letters" in said
     assert "fail_with" in said
     assert PASSWORD not in said
+
+
+@pytest.mark.parametrize("text_format", ["json", "console"])
+def test_line_is_bounded_whatever_an_error_of_a_library_holds(text_format, capsys):
+    """Fails without `_bound`."""
+    configure_logging(LogSettings(format=text_format), process="up")
+    structlog.get_logger("streams.tests").warning("failed", error="x" * 100_000 + "the end")
+    logging.getLogger("pymongo").warning("y" * 100_000)
+    lines = capsys.readouterr().err.splitlines()
+    assert all(len(line) < 2 * LONGEST_MESSAGE for line in lines)
+    assert "the end" in lines[0]
 
 
 def test_command_speaks_for_itself_libraries_do_not(capsys):
