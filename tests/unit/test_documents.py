@@ -19,7 +19,6 @@ from streams.documents import (
     output_fields,
     stored_output,
 )
-from streams.guards import error_guard
 from streams.states import DocumentState, Serving, document_state
 
 T1 = Timestamp(100, 1)
@@ -50,13 +49,6 @@ def test_fold_is_stable_and_about_five_percent_valid():
     folds = [fold_of({"_id": number}) for number in range(4000)]
     assert folds == [fold_of({"_id": number}) for number in range(4000)]
     assert 0.03 < folds.count("valid") / 4000 < 0.07
-
-
-def test_error_of_an_unknown_version_may_not_replace_a_result_of_the_same_change():
-    known = error_guard(CLIP, source=T1, version="v1")["$or"]
-    unknown = error_guard(CLIP, source=T1, version="")["$or"]
-    assert len(known) == 4
-    assert len(unknown) == 3
 
 
 @pytest.mark.parametrize(("width", "stored"), [(1, None), (5, 5)])
