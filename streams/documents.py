@@ -9,7 +9,7 @@
                                   beam_width?} } } }
 
 Pure functions only; nothing here talks to a server. `_outputs` is the one field that this system
-writes, one whole sub-object for each model. Who may overwrite it is the matter of `guards.py`.
+writes, one whole sub-object for each model. Who may overwrite it is the matter of `writes.py`.
 """
 
 import hashlib
@@ -55,6 +55,18 @@ CONDITIONAL_LM: Final = Model(name="conditional_lm", key="_base", reads=("clip",
 #: Every model that the pipeline runs, upstream first.
 MODELS: Final = (CLIP, CLIP_PROJECTION, CONDITIONAL_LM)
 MODEL_BY_NAME: Final = {model.name: model for model in MODELS}
+
+
+def upstream_of(model: Model) -> tuple[Model, ...]:
+    """Return every model that this one depends on: those that it reads, and that those read."""
+    read = [MODEL_BY_NAME[name] for name in model.reads]
+    names = {name for one in read for name in (one.name, *(m.name for m in upstream_of(one)))}
+    return tuple(one for one in MODELS if one.name in names)
+
+
+def readers_of(model: Model) -> tuple[Model, ...]:
+    """Return every model that depends on this one: an error of it stops these, and no other."""
+    return tuple(reader for reader in MODELS if model in upstream_of(reader))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from streams.documents import CLIP, MODELS, Model, lookup
+from streams.documents import MODELS, Model, lookup, upstream_of
 
 
 class DocumentState(StrEnum):
@@ -74,8 +74,8 @@ class Serving:
 def document_state(document: Mapping[str, Any], serving: Serving) -> DocumentState:
     """Classify a document by its `_outputs` and the serving versions.
 
-    Pending means that running the pipeline again would change something. A final error of an
-    upstream model makes the document failed, whatever stands downstream.
+    Pending means that running the pipeline again would change something. An error makes the
+    document failed: those that read its output wait for nothing.
     """
     if pending_model(document, serving) is not None:
         return DocumentState.PENDING
@@ -87,14 +87,15 @@ def document_state(document: Mapping[str, Any], serving: Serving) -> DocumentSta
 
 
 def pending_model(document: Mapping[str, Any], serving: Serving) -> Model | None:
-    """Return the first model that has to run for the document; None when none has to."""
+    """Return the first model that has to run for the document; None when none has to.
+
+    An error stops what reads it, directly or through others, and nothing else.
+    """
     for model in MODELS:
-        if not serving.can_run(model):
+        if not serving.can_run(model) or not _has_to_run(document, model, serving):
             continue
-        if _has_to_run(document, model, serving):
+        if not any(serving.can_run(m) and _has_error(document, m) for m in upstream_of(model)):
             return model
-        if model is CLIP and _has_error(document, model):  # nothing downstream can have been made
-            return None
     return None
 
 

@@ -4,6 +4,7 @@ Every failure of MongoDB that waiting can heal becomes `StoreUnavailable`. Knows
 topics or models' insides.
 """
 
+from collections.abc import Collection as Positions
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -16,18 +17,29 @@ from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
-from streams.documents import IMAGE, OUTPUTS
+from streams.documents import IMAGE, OUTPUTS, lookup
 from streams.ids import DocumentId, document_key, split_ids
-from streams.mending import MEND, malformed
 from streams.mongo import Document, cluster_time, mongo_errors
 from streams.settings import MongoSettings
 from streams.states import STATE_PATHS, DocumentState, Serving, document_state
-from streams.writes import OutputWrite, WriteReport, drops_of, rejections, update_of
+from streams.writes import (
+    MEND,
+    OutputWrite,
+    WriteReport,
+    drops_of,
+    fields_of,
+    malformed,
+    rejections,
+    update_of,
+)
 
 STATE_INDEX: Final = "captionstream_state"
 
 #: CannotIndexParallelArrays: a document whose `_outputs` is not ours has two.
 _PARALLEL_ARRAYS: Final = 171
+
+#: Fields that tell one write from any other.
+_MARKS: Final = ("at", "source", "version", "input")
 
 #: InvalidOptions: a read is to include a time that the cluster has not reached.
 _AHEAD: Final = 72
@@ -126,18 +138,19 @@ class DocumentStore:
     def write_outputs(self, writes: Sequence[OutputWrite]) -> WriteReport:
         """Write outputs and errors, each under its guard, acknowledged by a majority.
 
-        What was made from the image before, and not yet again, goes: a caption of another image
-        must not stay when no version serves that could make the new one.
+        What they do not bear beside them goes: a caption of another image must not stay when no
+        version serves that could make the new one.
 
-        Never inserts a document, never touches anything but the given models' outputs. Repeating a
-        call changes nothing.
+        Never inserts a document, never touches anything but outputs. Repeating a call changes
+        nothing.
 
         Raises:
             StoreUnavailable: MongoDB does not answer; some writes may have been done.
         """
         if not writes:
-            return WriteReport(written=0, ignored=0, rejected={})
-        requests = [update_of(write) for write in writes]
+            return WriteReport(done=(), kept_away=(), rejected={})
+        fields = [fields_of(write) for write in writes]
+        requests = [update_of(write, f) for write, f in zip(writes, fields, strict=True)]
         rejected: dict[int, str] = {}
         with mongo_errors("writing outputs"):
             try:
@@ -145,10 +158,34 @@ class DocumentStore:
             except BulkWriteError as exc:
                 written = int(exc.details.get("nModified", 0))
                 rejected = rejections(exc)
+            done = set(range(len(writes))) - rejected.keys()
+            if written < len(done):
+                done = self._stored(writes, fields, done)
             if outdated := [drop for write in writes for drop in drops_of(write)]:
                 self._collection.bulk_write(outdated, ordered=False)
-        ignored = len(writes) - written - len(rejected)
-        return WriteReport(written=written, ignored=ignored, rejected=rejected)
+        kept_away = set(range(len(writes))) - done - rejected.keys()
+        return WriteReport(done=done, kept_away=kept_away, rejected=rejected)
+
+    def _stored(
+        self,
+        writes: Sequence[OutputWrite],
+        fields: Sequence[Mapping[str, Any]],
+        positions: Positions[int],
+    ) -> set[int]:
+        """Return which writes are stored: MongoDB tells only how many. Each says when it was."""
+        marks = {f"{write.model.path}.{name}": 1 for write in writes for name in _MARKS}
+        ids = [writes[i].document_id for i in positions]
+        rows = {
+            document_key(row["_id"]): row
+            for piece in split_ids(ids)
+            for row in self._collection.find({"_id": {"$in": piece}}, marks)
+        }
+        return {
+            i
+            for i in positions
+            if (row := rows.get(document_key(writes[i].document_id))) is not None
+            and _is_stored(lookup(row, writes[i].model.path), fields[i])
+        }
 
     def count_states(self, serving: Serving) -> dict[DocumentState, int]:
         """Count documents by state, from the state index alone.
@@ -180,6 +217,12 @@ class DocumentStore:
         for piece in split_ids(document_ids):
             with mongo_errors("scanning documents"):
                 yield from self._collection.find({"_id": {"$in": piece}}, projection)
+
+
+def _is_stored(found: Any, fields: Mapping[str, Any]) -> bool:
+    at = fields["at"]
+    wanted = {**fields, "at": at.replace(microsecond=at.microsecond // 1000 * 1000)}
+    return isinstance(found, Mapping) and all(found.get(m) == wanted.get(m) for m in _MARKS)
 
 
 def _nest(flat: Mapping[str, Any]) -> Document:

@@ -82,9 +82,6 @@ def problem_of_errors(
 def _is_told(
     document: Mapping[str, Any], model: Model, kind: str, told: Collection[Failure]
 ) -> bool:
-    """Whether a dead letter is about this error.
-
-    A model's letter is also about those that read it; the sink's names no model.
-    """
+    """Whether a dead letter is about this error; the sink's names no model."""
     key, source = document_key(document["_id"]), lookup(document, f"{model.path}.source")
-    return any(Failure(key, name, kind, source) in told for name in (model.name, *model.reads, ""))
+    return any(Failure(key, name, kind, source) in told for name in (model.name, ""))

@@ -13,7 +13,7 @@ from bson import MinKey
 from pymongo.collection import Collection
 
 from streams.capture.retries import Failure
-from streams.documents import CLIP, MODELS, Model, lookup
+from streams.documents import MODELS, Model, lookup, upstream_of
 from streams.ids import document_key
 from streams.mongo import Document, mongo_errors
 from streams.states import STATE_PATHS, Recaption, Serving, pending_model
@@ -91,8 +91,9 @@ def _unfinished(model: Model, serving: Serving) -> list[dict[str, Any]]:
         for name in model.reads
         for made_from in [serving.versions.get(name)]
     ]
-    if model is not CLIP and serving.can_run(CLIP):  # a failed image has nothing downstream
-        queries = [{f"{CLIP.path}.error.retryable": _IS_NO_ERROR, **query} for query in queries]
+    for upstream in filter(serving.can_run, upstream_of(model)):  # an error stops what reads it
+        no_error = {f"{upstream.path}.error.retryable": _IS_NO_ERROR}
+        queries = [no_error | query for query in queries]
     return [_ANYTHING | query for query in queries]
 
 

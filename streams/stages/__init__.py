@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from streams import events
-from streams.documents import CLIP, CLIP_PROJECTION, CONDITIONAL_LM, Model
+from streams.documents import CLIP, CLIP_PROJECTION, CONDITIONAL_LM, MODELS, Model, readers_of
 from streams.topics import TOPICS, dead_letter_topic
 
 
@@ -26,6 +26,14 @@ class StageSpec:
     inputs: tuple[str, ...]
     output: str | None
     model: Model | None
+
+    @property
+    def is_only_on_the_way(self) -> bool:
+        """Whether a model behind this stage does not read its model, so that it needs no output."""
+        if self.model is None:
+            return False
+        behind = set(MODELS[MODELS.index(self.model) + 1 :])
+        return bool(behind - set(readers_of(self.model)))
 
 
 FEATURIZE: Final = StageSpec(

@@ -12,10 +12,11 @@ from typing import cast
 
 import numpy as np
 import torch
+from bson.timestamp import Timestamp
 
 from streams import metrics
 from streams.decoding.pool import DecodePool
-from streams.documents import CLIP, MODELS, Output, stored_output
+from streams.documents import CLIP, MODELS, Output, lookup, stored_output
 from streams.errors import DocumentError, InvalidEvent, InvalidImage, ModelFailed
 from streams.events import DocumentDeleted, ImageChanged, ModelApplied
 from streams.ids import document_key
@@ -113,9 +114,22 @@ def _applied(event: Input, image: FoundImage, output: Output) -> ModelApplied:
             outputs.setdefault(model.name, stored)
     return ModelApplied(
         document_id=event.document_id,
-        source=event.source,
+        source=_source(event, image),
         origin=event.origin,
         input=image.digest,
         model=CLIP.name,
         outputs=outputs,
     )
+
+
+def _source(event: ImageChanged, image: FoundImage) -> Timestamp:
+    """Return the change that was read: that of the event, or the earliest one that may follow it.
+
+    What is stored was made for the event's change of another image, so there is a later change,
+    whose event is lost or still to come. A late record of the other image must not win over this
+    one, nor this one over what is made for the later change.
+    """
+    stored = {name: lookup(image.document, f"{CLIP.path}.{name}") for name in ("source", "input")}
+    if stored["source"] != event.source or stored["input"] in (None, image.digest):
+        return event.source
+    return Timestamp(event.source.time, event.source.inc + 1)

@@ -5,15 +5,14 @@ from dataclasses import dataclass
 
 from structlog import get_logger
 
-from streams import metrics
 from streams.dead_letters import dead_letter_record
 from streams.documents import OutputError
 from streams.errors import CaptionstreamError, InvalidEvent
-from streams.events import Headers, Record
+from streams.events import Event, Headers, ModelApplied, Record
 from streams.stages import StageSpec
-from streams.stages.outcome import Failed, Ok, Outcome
+from streams.stages.outcome import Failed, Ok, Outcome, Result
 from streams.topics import TOPICS, dead_letter_topic
-from streams.wire import encode_event
+from streams.wire import decode_event, encode_event
 
 log = get_logger(__name__)
 
@@ -43,23 +42,38 @@ class RecordMaker:
         self._tenant = tenant
 
     def make(self, message: Message, outcome: Outcome) -> tuple[Outcome, Delivery]:
-        """Return the record to send for an outcome, if any, and the outcome.
+        """Return the records to send for an outcome, and the outcome.
 
         That is a failure when the event cannot be encoded: what others have stored in a document
-        may travel with it.
+        may travel with it. A failure, or waiting for a version, stops what reads the model: where a
+        model behind it does not, the event goes on as it came.
         """
-        if isinstance(outcome, Ok):
-            if outcome.event is None or self._spec.output is None:
-                return outcome, []
+        sent: list[tuple[str, Record]] = []
+        if isinstance(outcome, Ok) and outcome.event is not None:
             try:
-                record = encode_event(
-                    outcome.event, event_type=self._spec.output, tenant=self._tenant
-                )
+                sent += self._output(outcome.event)
             except Exception as exc:  # a foreign value may break an encoder in any way
                 outcome = Failed(error=InvalidEvent(f"the event cannot be encoded: {exc!r}"))
-            else:
-                return outcome, [(self._spec.output, record)]
-        return outcome, self.dead_letter(message, outcome)
+        if isinstance(outcome, Failed) or outcome.result is Result.AWAITING_MODEL:
+            sent += self._passed_on(message)
+        if isinstance(outcome, Failed):
+            sent += self.dead_letter(message, outcome)
+        return outcome, sent
+
+    def _output(self, event: Event) -> Delivery:
+        if self._spec.output is None:
+            return []
+        record = encode_event(event, event_type=self._spec.output, tenant=self._tenant)
+        return [(self._spec.output, record)]
+
+    def _passed_on(self, message: Message) -> Delivery:
+        if not self._spec.is_only_on_the_way:
+            return []
+        try:
+            event = decode_event(message.key, message.value, message.headers, tenant=self._tenant)
+        except InvalidEvent:
+            return []
+        return self._output(event) if isinstance(event, ModelApplied) else []
 
     def dead_letter(self, message: Message, failed: Failed, *, is_bare: bool = False) -> Delivery:
         """Return the dead letter of a message; none for one that is a dead letter already.
@@ -69,13 +83,11 @@ class RecordMaker:
             failed: Why.
             is_bare: Leave out the value, which is too large.
         """
-        reason = type(failed.error).__name__
-        metrics.DEAD_LETTERS.labels(self._spec.name, reason).inc()
         log.warning(
             "event failed",
             stage=self._spec.name,
             key=(message.key or b"")[:100].decode(errors="replace"),
-            error=reason,
+            error=type(failed.error).__name__,
             message=str(failed.error),
             attempts=failed.attempts,
         )

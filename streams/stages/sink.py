@@ -9,7 +9,7 @@ from structlog import get_logger
 
 from streams import metrics
 from streams.dead_letters import DeadLetter
-from streams.documents import MODEL_BY_NAME, MODELS, OutputError
+from streams.documents import MODEL_BY_NAME, OutputError
 from streams.errors import InvalidEvent, WriteRejected
 from streams.events import DocumentDeleted, ModelApplied, Origin
 from streams.stages.outcome import Failed, Input, Ok, Outcome, Result
@@ -32,23 +32,20 @@ class Sink:
     def run(self, events: Sequence[Input]) -> list[Outcome]:
         """Return one outcome for each event, after a majority has acknowledged its write."""
         planned = [_plan(event) for event in events]
-        placed = [
-            (i, write) for i, item in enumerate(planned) if isinstance(item, list) for write in item
-        ]
+        placed = [(i, item) for i, item in enumerate(planned) if isinstance(item, OutputWrite)]
         report = self._write([write for _, write in placed])
         metrics.WRITES.labels("written").inc(report.written)
         metrics.WRITES.labels("ignored").inc(report.ignored)
-        outcomes = [
-            Ok(event=None, result=Result.DONE) if isinstance(item, list) else item
+        outcomes: list[Outcome] = [
+            item if isinstance(item, Ok | Failed) else Ok(event=None, result=Result.DONE)
             for item in planned
         ]
         for position, reason in report.rejected.items():
             msg = f"MongoDB refused the output: {reason}"
             outcomes[placed[position][0]] = Failed(error=WriteRejected(msg))
-        if not report.ignored:  # nobody tells which writes the guard has kept away
-            for event, outcome in zip(events, outcomes, strict=True):
-                _observe(event, outcome)
-        return list(outcomes)
+        for position in report.done:
+            _observe(events[placed[position][0]])
+        return outcomes
 
     def _write(self, writes: Sequence[OutputWrite]) -> WriteReport:
         """Write; try those that MongoDB refuses once more when what is in their way is gone.
@@ -69,8 +66,8 @@ class Sink:
             [_refusal(refused[i], reason) for i, reason in second.rejected.items()]
         )
         return WriteReport(
-            written=first.written + second.written,
-            ignored=first.ignored + second.ignored,
+            done={*first.done, *(positions[i] for i in second.done)},
+            kept_away={*first.kept_away, *(positions[i] for i in second.kept_away)},
             rejected={positions[i]: reason for i, reason in second.rejected.items()},
         )
 
@@ -94,28 +91,24 @@ def _refusal(write: OutputWrite, reason: str) -> OutputWrite:
     return replace(write, input="", result=error)
 
 
-def _plan(event: Input) -> list[OutputWrite] | Outcome:
+def _plan(event: Input) -> OutputWrite | Outcome:
     if isinstance(event, DocumentDeleted):
         return Ok(event=None, result=Result.DELETED)
     if isinstance(event, DeadLetter):
         return _plan_error(event)
     if not isinstance(event, ModelApplied) or event.model not in MODEL_BY_NAME:
         return Failed(error=InvalidEvent(f"sink cannot store a {type(event).__name__}"))
-    write = OutputWrite(
+    return OutputWrite(
         document_id=event.document_id,
         source=event.source,
         model=MODEL_BY_NAME[event.model],
         input=event.input,
         result=event.outputs[event.model],
     )
-    return [write]
 
 
-def _plan_error(letter: DeadLetter) -> list[OutputWrite] | Outcome:
-    """An error is stored where its output would be, if the record says where that is.
-
-    And where the outputs would be that are made of it: a caption of the image before must not stay.
-    """
+def _plan_error(letter: DeadLetter) -> OutputWrite | Outcome:
+    """An error is stored where its output would be, if the record says where that is."""
     model = MODEL_BY_NAME.get(letter.model)
     try:
         document_id = letter.document_id
@@ -123,21 +116,13 @@ def _plan_error(letter: DeadLetter) -> list[OutputWrite] | Outcome:
         return Ok(event=None, result=Result.IGNORED)
     if model is None or letter.source is None:
         return Ok(event=None, result=Result.IGNORED)
-    error = letter.error
-    results = {model: error}
-    results |= {
-        reader: replace(error, version="") for reader in MODELS if model.name in reader.reads
-    }
-    return [
-        OutputWrite(
-            document_id=document_id, source=letter.source, model=place, input="", result=result
-        )
-        for place, result in results.items()
-    ]
+    return OutputWrite(
+        document_id=document_id, source=letter.source, model=model, input="", result=letter.error
+    )
 
 
-def _observe(event: Input, outcome: Outcome) -> None:
+def _observe(event: Input) -> None:
     """Latency of live changes; copies and repeats would measure their own waiting."""
-    if isinstance(event, ModelApplied) and isinstance(outcome, Ok) and event.origin is Origin.LIVE:
+    if isinstance(event, ModelApplied) and event.origin is Origin.LIVE:
         seconds = max(0.0, time.time() - event.source.time)
         metrics.END_TO_END_SECONDS.labels(event.model).observe(seconds)

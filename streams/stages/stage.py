@@ -132,16 +132,34 @@ class Stage:
         made = [self._records.make(m, o) for m, o in zip(messages, outcomes, strict=True)]
         final = [outcome for outcome, _ in made]
         sent = [(i, record) for i, (_, records) in enumerate(made) for record in records]
-        bare: list[tuple[str, Record]] = []
-        for position in await self._deliver([record for _, record in sent]):
-            error = InvalidEvent("what was made of this record is too large for Kafka")
-            failed = Failed(error=error)
-            i = sent[position][0]
-            final[i] = failed
-            bare += self._records.dead_letter(messages[i], failed, is_bare=True)
-        if await self._deliver(bare):
+        refused = await self._deliver([record for _, record in sent])
+        bare: list[tuple[int, tuple[str, Record]]] = []
+        for i in dict.fromkeys(sent[position][0] for position in refused):
+            failed = final[i]
+            if isinstance(failed, Ok):
+                error = InvalidEvent("what was made of this record is too large for Kafka")
+                failed = final[i] = Failed(error=error)
+            letters = self._records.dead_letter(messages[i], failed, is_bare=True)
+            bare += [(i, letter) for letter in letters]
+        left_out = await self._deliver([record for _, record in bare])
+        if left_out:
             log.error("dead letter too large for Kafka, left out", stage=self.spec.name)
+        self._count_letters(sent, refused, final)
+        self._count_letters(bare, left_out, final)
         return final
+
+    def _count_letters(
+        self,
+        sent: Sequence[tuple[int, tuple[str, Record]]],
+        refused: Sequence[int],
+        outcomes: Sequence[Outcome],
+    ) -> None:
+        """Count the dead letters that the broker has taken, by what happened."""
+        for position, (i, (topic, _)) in enumerate(sent):
+            outcome = outcomes[i]
+            if topic not in TOPICS and position not in refused and isinstance(outcome, Failed):
+                reason = type(outcome.error).__name__
+                metrics.DEAD_LETTERS.labels(self.spec.name, reason).inc()
 
 
 class Progress:

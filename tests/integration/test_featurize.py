@@ -141,6 +141,24 @@ def test_same_image_and_version_reuse_the_stored_output(step, store, source):
     assert model_calls() == before + 1
 
 
+def test_image_whose_change_was_never_seen_wins_over_late_records_of_the_one_before(
+    step, store, source
+):
+    """Fails without `_source` in `featurize`: a replay would bring the old embedding back."""
+    store.collection.insert_one({"_id": 1, "img": picture(10)})
+    [first] = step.run([changed(1, source)])
+    store.write_outputs([write(1, CLIP, first.event, source)])
+    store.collection.update_one({"_id": 1}, {"$set": {"img": picture(11)}})
+    repeat = ImageChanged(document_id=1, source=source, origin=Origin.RECONCILE)
+    [second] = step.run([repeat])
+    assert source < second.event.source <= now(store), "that of the change, or earlier"
+    sink = Sink(store)
+    sink.run([second.event])
+    sink.run([first.event])
+    stored = store.collection.find_one({"_id": 1})["_outputs"]["img"]["clip"]
+    assert stored["input"] == fingerprint(picture(11))
+
+
 def test_valid_outputs_downstream_travel_with_the_event(step, store, source):
     store.collection.insert_one({"_id": 1, "img": picture(10)})
     [first] = step.run([changed(1, source)])
@@ -297,7 +315,7 @@ def test_server_that_is_away_fails_its_own_document_and_may_pass(step, store, so
 def test_id_that_is_deleted_and_used_again_gets_the_outputs_of_its_last_image(
     settings, client, documents, published, step, store
 ):
-    """Fails without the order of sources in `output_guard`, or with `upsert`.
+    """Fails without the order of sources in `update_of`, or with `upsert`.
 
     From MongoDB to `sink`; what was made before the delete arrives at any time after it.
     """

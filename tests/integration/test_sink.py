@@ -71,17 +71,22 @@ def test_outputs_and_errors_of_a_batch_land_in_their_documents(store):
 
 
 def test_failure_of_an_image_takes_the_caption_of_the_image_before(store):
-    """Fails without the readers in `_plan_error`: the caption would stay, of an image gone by."""
+    """Fails without `drops_of` for errors: the caption would stay, of an image gone by."""
     store.collection.insert_one({"_id": 1})
     before = applied(1, "a cat", model="conditional_lm", source=Timestamp(SOURCE.time - 1, 1))
     Sink(store).run([before, applied(1, np.ones(2, np.float32), source=before.source)])
     Sink(store).run([letter(1)])
-    made = outputs(store, 1)
-    for found in (*made["img"].values(), *made["_base"].values()):
-        assert (found["error"]["type"], found["source"]) == ("InvalidImage", SOURCE)
+    found = outputs(store, 1)
+    assert (found["img"].keys(), found["_base"]) == ({"clip"}, {})
+    assert (found["img"]["clip"]["error"]["type"], found["img"]["clip"]["source"]) == (
+        "InvalidImage",
+        SOURCE,
+    )
+    assert document_state(store.collection.find_one({"_id": 1}), SERVING) is DocumentState.FAILED
     Sink(store).run([before])
-    assert "error" in outputs(store, 1)["_base"]["conditional_lm"], "a late one does not come back"
-    Sink(store).run([applied(1, "a dog", model="conditional_lm")])
+    assert outputs(store, 1)["_base"] == {}, "a late one does not come back"
+    later = Timestamp(SOURCE.time + 1, 1)
+    Sink(store).run([applied(1, "a dog", model="conditional_lm", source=later)])
     assert outputs(store, 1)["_base"]["conditional_lm"]["value"] == "a dog"
 
 

@@ -64,7 +64,7 @@ def test_output_is_stored_as_a_bson_vector_with_its_lineage(store):
 
 
 def test_repeated_write_changes_nothing(store):
-    """Fails without `differs` in `output_guard`."""
+    """Fails without `_differs`."""
     store.collection.insert_one({"_id": 1})
     store.write_outputs([write(1, output())])
     before = stored(store)
@@ -74,7 +74,7 @@ def test_repeated_write_changes_nothing(store):
 
 
 def test_older_result_never_beats_a_newer_one(store):
-    """Fails with `$ne` in place of `$lt` in `output_guard`."""
+    """Fails with `$ne` in place of `$lt` in `update_of`."""
     store.collection.insert_one({"_id": 1})
     store.write_outputs([write(1, output(2), source=NEW)])
     assert store.write_outputs([write(1, output(1), source=OLD)]).ignored == 1
@@ -83,7 +83,7 @@ def test_older_result_never_beats_a_newer_one(store):
 
 
 def test_another_version_replaces_a_result_of_the_same_change(store):
-    """Fails without the version in `differs`."""
+    """Fails without the version in `_differs`."""
     store.collection.insert_one({"_id": 1})
     store.write_outputs([write(1, output(1, "v1"))])
     assert store.write_outputs([write(1, output(2, "v2"))]).written == 1
@@ -110,7 +110,7 @@ def test_success_replaces_an_error_and_an_error_does_not_replace_a_success(store
 
 @pytest.mark.parametrize("version", ["v1", ""], ids=["known version", "unknown version"])
 def test_error_that_may_pass_is_replaced_by_the_next_one_of_its_version(store, version):
-    """Fails without the error in `error_guard`: a retry that ends for good is not noted."""
+    """Fails without `passing` in `_differs`: a retry that ends for good is not noted."""
     store.collection.insert_one({"_id": 1})
     passing = replace(error(version), is_retryable=True)
     assert store.write_outputs([write(1, passing)]).written == 1
@@ -127,7 +127,7 @@ def test_deleted_document_is_not_brought_back(store):
 
 
 def test_any_order_of_the_same_writes_ends_the_same(store):
-    """Fails with `$ne` in place of `$lt` in `output_guard`."""
+    """Fails with `$ne` in place of `$lt` in `update_of`."""
     writes = [
         write(1, output(1, "v1"), source=OLD),
         write(1, output(2, "v1"), source=NEW),

@@ -211,12 +211,7 @@ def test_error_that_is_not_true_is_found(world):
 
 
 def test_true_errors_are_right(world):
-    """Fails when `_check` reads outputs of what is no image, or without `model.reads`.
-
-    For sink stores the error of CLIP also where captions belong.
-    """
-    error = OutputError(type="InvalidImage", message="wrong", attempts=1, is_retryable=False)
-    world.write("bad", MODELS[2], error)
+    """Fails when `_check` reads outputs of what is no image."""
     for change in ({"$set": {"img": 5}}, {"$unset": {"img": 1}}):
         world.documents.update_one({"_id": "bad"}, change)
         assert world.findings() == {}

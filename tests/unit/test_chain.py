@@ -23,3 +23,8 @@ def test_outputs_of_models_are_the_events_that_the_wire_knows_and_the_sink_store
     assert tuple(stage.output for stage in making) == MODEL_APPLIED
     assert set(MODEL_APPLIED) <= set(sink.inputs)
     assert all(after.inputs == (before.output,) for before, after in pairwise(making))
+
+
+def test_only_the_projection_is_not_read_by_a_model_behind_it():
+    """Fails when `is_only_on_the_way` goes by the order of stages: a failed image would go on."""
+    assert [stage.name for stage in CHAIN if stage.is_only_on_the_way] == ["project"]

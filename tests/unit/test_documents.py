@@ -19,7 +19,6 @@ from streams.documents import (
     stored_output,
     usable_captions,
 )
-from streams.guards import error_guard
 from streams.states import DocumentState, Serving, document_state
 
 T1 = Timestamp(100, 1)
@@ -66,13 +65,6 @@ def test_only_texts_with_a_letter_are_captions():
 )
 def test_what_is_no_list_of_captions_is_counted_as_one(value, passed_over):
     assert usable_captions(value) == ((), passed_over)
-
-
-def test_error_of_an_unknown_version_may_not_replace_a_result_of_the_same_change():
-    known = error_guard(CLIP, source=T1, version="v1")["$or"]
-    unknown = error_guard(CLIP, source=T1, version="")["$or"]
-    assert len(known) == 4
-    assert len(unknown) == 3
 
 
 @pytest.mark.parametrize(("width", "stored"), [(1, None), (5, 5)])

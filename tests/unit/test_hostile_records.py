@@ -10,12 +10,13 @@ import pytest
 from bson.timestamp import Timestamp
 
 from streams import events
-from streams.documents import CLIP_PROJECTION, Output, output_fields
+from streams.documents import CLIP_PROJECTION, Output
 from streams.errors import InvalidEvent
 from streams.events import ModelApplied, Origin
 from streams.stages.outcome import Failed, Ok
 from streams.stages.sink import _plan
 from streams.wire import decode_event, encode_event
+from streams.writes import OutputWrite, fields_of
 from tests.unit.stages.test_apply import loaded, run
 from tests.unit.test_hostile_files import places, replaced
 
@@ -53,10 +54,9 @@ def check(good, value, event_type):
     except InvalidEvent:
         return
     planned = _plan(event)
-    assert isinstance(planned, list | Failed)
-    for write in planned if isinstance(planned, list) else ():
-        fields = output_fields(write.result, source=write.source, input_fingerprint=write.input)
-        bson.encode({write.model.path: fields})
+    assert isinstance(planned, OutputWrite | Failed)
+    if isinstance(planned, OutputWrite):
+        bson.encode({planned.model.path: fields_of(planned)})
     [outcome], _ = run(loaded(), [event])
     assert isinstance(outcome, Ok | Failed)
     if event_type != events.CAPTION_GENERATED and isinstance(outcome, Ok) and outcome.event:

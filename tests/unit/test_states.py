@@ -2,7 +2,14 @@
 
 import pytest
 
-from streams.documents import CLIP, CLIP_PROJECTION, CONDITIONAL_LM
+from streams.documents import (
+    CLIP,
+    CLIP_PROJECTION,
+    CONDITIONAL_LM,
+    Model,
+    readers_of,
+    upstream_of,
+)
 from streams.states import DocumentState, Recaption, Serving, document_state, pending_model
 
 ALL, STALE, NONE = Recaption.ALL, Recaption.STALE, Recaption.NONE
@@ -77,3 +84,41 @@ def test_model_that_reads_vectors_of_another_length_is_awaited_not_pending():
     """Fails when `can_run` does not look at `misfits`."""
     unfit = Serving(versions=serving(ALL).versions, misfits=frozenset({"conditional_lm"}))
     assert document_state(document(OLD), unfit) is DocumentState.AWAITING_MODEL
+
+
+def failed(model, *without):
+    """A document with a final error of a model, and without the outputs of some others."""
+    found = document(NEW)
+    outputs = found["_outputs"]
+    outputs[model.key][model.name] = {"version": serving(ALL).versions[model.name], "error": FINAL}
+    for other in without:
+        del outputs[other.key][other.name]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        (failed(CLIP, CLIP_PROJECTION, CONDITIONAL_LM), None),
+        (failed(CLIP_PROJECTION), None),
+        (failed(CLIP_PROJECTION, CONDITIONAL_LM), CONDITIONAL_LM),
+        (failed(CONDITIONAL_LM), None),
+        (failed(CONDITIONAL_LM, CLIP_PROJECTION), CLIP_PROJECTION),
+    ],
+    ids=["image", "projection", "projection, no caption", "caption", "caption, no projection"],
+)
+def test_error_stops_what_reads_it_and_nothing_else(stored, expected):
+    """Fails without the look at `upstream_of`, or when any error before a model stops it."""
+    assert pending_model(stored, serving(ALL)) is expected
+    state = DocumentState.PENDING if expected else DocumentState.FAILED
+    assert document_state(stored, serving(ALL)) is state
+
+
+def test_error_stops_also_what_reads_it_through_others(monkeypatch):
+    """Fails when `upstream_of` goes one step."""
+    last = Model(name="clip_projection", key="img", reads=("conditional_lm",))
+    chain = (CLIP, CONDITIONAL_LM, last)
+    monkeypatch.setattr("streams.documents.MODELS", chain)
+    monkeypatch.setattr("streams.documents.MODEL_BY_NAME", {model.name: model for model in chain})
+    assert upstream_of(last) == (CLIP, CONDITIONAL_LM)
+    assert readers_of(CLIP) == (CONDITIONAL_LM, last)

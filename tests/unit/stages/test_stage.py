@@ -8,14 +8,14 @@ import pytest
 from bson import ObjectId
 from bson.timestamp import Timestamp
 
-from streams import events
+from streams import events, metrics
 from streams.dead_letters import dead_letter_record, parse_dead_letter, replay_mark
 from streams.documents import Output, OutputError
-from streams.errors import InvalidImage, Unavailable
+from streams.errors import InvalidImage, ModelFailed, Unavailable
 from streams.events import DocumentDeleted, ImageChanged, ModelApplied, Origin
 from streams.ids import document_key
 from streams.settings import StageSettings
-from streams.stages import FEATURIZE, SINK
+from streams.stages import FEATURIZE, PROJECT, SINK
 from streams.stages.outcome import Failed, Ok, Result
 from streams.stages.records import Message
 from streams.stages.stage import Stage, newest_by_document
@@ -170,6 +170,65 @@ def test_what_is_too_large_for_kafka_becomes_a_dead_letter_without_value():
 def test_dead_letter_that_is_too_large_is_left_out():
     """Fails when it is sent again and again."""
     assert len(handle([message(changed("a"))], is_too_large=lambda *_: True)) == 2
+
+
+@pytest.mark.parametrize(
+    ("is_too_large", "count"),
+    [
+        (lambda *_: False, 1),
+        (lambda _, record: record.value, 1),  # it goes without its value
+        (lambda *_: True, 0),
+    ],
+    ids=["fits", "too large with its value", "too large"],
+)
+def test_dead_letter_that_was_sent_is_counted_once_and_keeps_its_reason(is_too_large, count):
+    """Fails when what is made is counted, not what is sent, or when the size becomes the reason."""
+
+    def counted():
+        return {
+            tuple(sample.labels.values()): sample.value
+            for sample in next(iter(metrics.DEAD_LETTERS.collect())).samples
+            if sample.name.endswith("_total")
+        }
+
+    before = counted()
+    delivered = handle([message(changed("bad"))], is_too_large=is_too_large)
+    new = {labels: n - before.get(labels, 0) for labels, n in counted().items()}
+    assert {labels: n for labels, n in new.items() if n} == (
+        {("featurize", "InvalidImage"): count} if count else {}
+    )
+    letters = [parse_dead_letter(record.key, record.headers) for _, record in delivered]
+    assert {letter.error.type for letter in letters} == {"InvalidImage"}
+
+
+class NoProjection(EchoStep):
+    """A projection that has no version, or fails."""
+
+    def _one(self, event):
+        if isinstance(event, DocumentDeleted):
+            return super()._one(event)
+        if event.document_id == "awaits":
+            return Ok(event=None, result=Result.AWAITING_MODEL)
+        return Failed(error=ModelFailed("it raises"), version="p1")
+
+
+def test_what_fails_on_the_way_or_awaits_a_version_does_not_stop_what_does_not_read_it():
+    """Fails without `_passed_on`: a document would wait for its caption for ever."""
+    events_in = [applied("awaits"), applied("fails")]
+    delivered = handle(
+        [message(event, topic=events.IMAGE_FEATURIZED) for event in events_in],
+        spec=PROJECT,
+        step=NoProjection(),
+    )
+    letter = f"{events.IMAGE_FEATURIZED}.dlq"
+    assert [topic for topic, _ in delivered] == [
+        events.IMAGE_PROJECTED,
+        events.IMAGE_PROJECTED,
+        letter,
+    ]
+    for event, (_, record) in zip(events_in, delivered, strict=False):
+        again = decode_event(record.key, record.value, record.headers, tenant=TENANT)
+        assert (again.document_id, again.outputs.keys()) == (event.document_id, {"clip"})
 
 
 class ForeignStep(EchoStep):
