@@ -5,7 +5,6 @@ from functools import partial
 import pytest
 from pymongo import MongoClient
 
-from streams.documents import CLIP
 from streams.errors import (
     FeatureMismatch,
     InvalidBundle,
