@@ -4,6 +4,7 @@ A process is `publisher` or a stage of `stages.CHAIN`. Every process serves its 
 before anything else, so that a slow start can be watched, and waits for neighbours that are away.
 """
 
+import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
@@ -31,6 +32,8 @@ log = get_logger(__name__)
 T = TypeVar("T")
 
 _SHARE_OF_STALL: Final = 0.8
+#: How often a process that is not ready looks whether it may begin.
+_LOOK_SECONDS: Final = 0.2
 
 
 def run_process(name: str, settings: Settings) -> None:
@@ -59,6 +62,7 @@ class StageProcess:
         self._spec = spec
         self._settings = settings
         self._stage: Stage | None = None
+        self._waits_for: Callable[[], str] = lambda: ""
         self._worker = StageWorker(spec, settings.kafka, settings.stage)
         self._rate = Rate()
 
@@ -68,7 +72,8 @@ class StageProcess:
         1. Serve the endpoints: not ready yet.
         2. Build the step (loads the model); wait while MongoDB or the broker is away.
         3. Report to the state database.
-        4. Consume.
+        4. Wait as long as the process itself is not ready: others get its share of the work.
+        5. Consume.
 
         Raises:
             SettingsError: A setting is wrong.
@@ -79,7 +84,8 @@ class StageProcess:
             self._settings.http, health=self.health, readiness=self.readiness
         )
         client = connect(self._settings.mongo)
-        step = wait_for(lambda: build_step(self._spec, client, self._settings))  # 2
+        built = wait_for(lambda: build_step(self._spec, client, self._settings))  # 2
+        step, self._waits_for = built.step, built.waits_for
         if self._spec.model is not None:
             step = self._watch(step, Suspects(state_database(client, self._settings.mongo), name))
         stage = Stage(
@@ -96,7 +102,8 @@ class StageProcess:
         reporter.start()
         log.info("stage starts", stage=name, versions=dict(step.versions()))
         try:
-            self._worker.run(stage)  # 4
+            self._wait_until_ready(stage)  # 4
+            self._worker.run(stage)  # 5
         finally:
             reporter.stop()
             endpoints.close()
@@ -109,6 +116,11 @@ class StageProcess:
         seconds = _SHARE_OF_STALL * self._settings.stage.stall_seconds
         Watchdog(careful, suspects, seconds=seconds).start()
         return careful
+
+    def _wait_until_ready(self, stage: Stage) -> None:
+        while self._waits_for():
+            stage.progress.beat()
+            time.sleep(_LOOK_SECONDS)
 
     def _beat(self) -> None:
         if self._stage is not None:
@@ -137,6 +149,8 @@ class StageProcess:
         """Whether the stage has its model, its partitions, and its neighbours."""
         if self._stage is None:
             return Check(is_ok=False, reason="loading")
+        if reason := self._waits_for():
+            return Check(is_ok=False, reason=reason)
         if not self._worker.has_assignment:
             return Check(is_ok=False, reason="joining the consumer group")
         if not self._worker.has_broker:
@@ -156,7 +170,7 @@ class StageProcess:
             documents=stage.progress.finished,
             rate=self._rate.update(stage.progress.finished),
             versions=dict(stage.step.versions()),
-            models=[self._spec.model.name] if self._spec.model else [],
+            models=[self._spec.model.name] if self._spec.model and not self._waits_for() else [],
             in_flight=stage.progress.in_flight,
         )
 

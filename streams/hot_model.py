@@ -1,10 +1,12 @@
 """The serving version of one model in memory: polled, verified, swapped between batches.
 
-A version that does not hold is refused, counted and noted beside the pointer; the one before serves
-on, in every process: in those that had taken the refused one and in those that start later.
+A version whose content does not hold is refused, counted and noted beside the pointer; the one
+before serves on, in every process: in those that had taken the refused one and in those that start
+later. Any other trouble with it is this process's own: it says nothing about the version, so this
+process alone keeps what it has, is not ready, and tries again.
 """
 
-import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, Generic, TypeVar
@@ -12,7 +14,8 @@ from typing import Final, Generic, TypeVar
 from structlog import get_logger
 
 from streams import metrics
-from streams.errors import ModelError, StoreUnavailable, Unavailable
+from streams.errors import InvalidBundle, ModelError, ModelNotFound, Unavailable
+from streams.following import Follower
 from streams.models.manifest import Bundle, Manifest
 from streams.pointers import Pointer
 from streams.registry import Registry
@@ -21,8 +24,13 @@ from streams.states import Recaption
 
 log = get_logger(__name__)
 
-#: How long `stop` waits for a load that is under way.
-_STOP_SECONDS: Final = 5.0
+#: What shows that the content of a version is wrong. All else (memory, files, a driver, a bug of
+#: ours) would be no better with another version, or better in another process.
+_REFUSALS: Final = (InvalidBundle, ModelNotFound)
+#: Longest pause before a version is tried again by a process that has trouble of its own.
+_LONGEST_PAUSE_SECONDS: Final = 60.0
+#: Longest text of an error in a reason.
+_MOST_CHARACTERS: Final = 300
 
 M = TypeVar("M")
 
@@ -42,6 +50,20 @@ class Loaded(Generic[M]):
     model: M
     manifest: Manifest
     recaption: Recaption = Recaption.ALL
+
+
+class _OwnTrouble(Exception):
+    """This process cannot load a version, which may be as it should be."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Trouble:
+    """What keeps this process from a move of the pointer, and when it is tried again."""
+
+    state: tuple[int, bool]
+    reason: str
+    pause_seconds: float
+    again_at: float
 
 
 class HotModel(Generic[M]):
@@ -75,13 +97,18 @@ class HotModel(Generic[M]):
         self._settings = settings
         self._current: tuple[Loaded[M], Bundle] | None = None
         self._seen: tuple[int, bool] | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._poll, name=f"{name}-reload", daemon=True)
+        self._trouble: _Trouble | None = None
+        self._follower = Follower(self.refresh, name=name, seconds=settings.poll_interval_seconds)
 
     def current(self) -> Loaded[M] | None:
         """Return the version that serves; None while there is none."""
         current = self._current
         return current[0] if current else None
+
+    def waits_for(self) -> str:
+        """Return what keeps this process from the version that serves; "" when nothing does."""
+        trouble = self._trouble
+        return trouble.reason if trouble else ""
 
     def start(self) -> None:
         """Load the serving version if there is one, then follow the pointer.
@@ -90,49 +117,40 @@ class HotModel(Generic[M]):
             StoreUnavailable: MongoDB does not answer.
         """
         self.refresh()
-        self._thread.start()
+        self._follower.start()
 
     def stop(self) -> None:
         """Stop following; the version in memory stays."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(_STOP_SECONDS)
+        self._follower.stop()
 
     def refresh(self) -> None:
         """Look at the pointer once; if it moved, load that version aside and swap it in.
 
-        1. Nothing has changed since the last look: done.
+        1. Nothing has changed since the last look, or a trouble of ours has its pause: done.
         2. Take the version that the pointer names.
-        3. It is refused: say so beside the pointer, and which version serves on. A refused version
-           is not tried again until the pointer moves.
+        3. It does not hold: say so beside the pointer, and which version serves on. A refused
+           version is not tried again until the pointer moves.
         4. It was refused, here or elsewhere: the version that serves on is the same everywhere,
            and where there is none, no process keeps the refused one.
+        5. This process cannot load it: keep what is in memory and try again, ever more seldom.
 
         Raises:
             StoreUnavailable: MongoDB does not answer; the version in memory stays.
         """
         self._prepare()
         pointer = self._registry.pointer(self._name)
-        while pointer is not None and self._seen != pointer.state:  # 1
-            problem = None if pointer.refusal is not None else self._take(pointer.version)  # 2
-            if problem is None:
-                self._settle(pointer)
-            else:
-                # What comes back may be a later move already, which is followed as well.
+        while pointer is not None and self._is_due(pointer):  # 1
+            try:
+                problem = None if pointer.refusal is not None else self._take(pointer.version)  # 2
+                if problem is None:
+                    self._settle(pointer)
+                    continue
                 last = self._last_good(pointer)
-                pointer = self._registry.refuse(pointer, reason=problem, serving=last)  # 3
-
-    def _settle(self, pointer: Pointer) -> None:
-        """Serve what this move says, and remember that it was followed."""
-        if pointer.refusal is not None:  # 4
-            problem = self._take(pointer.serving) if pointer.serving else "nothing serves on"
-            if problem is not None:
-                self._drop()
-        if self._current is not None:
-            recaption = pointer.recaption if pointer.refusal is None else Recaption.NONE
-            loaded, bundle = self._current
-            self._current = (replace(loaded, recaption=recaption), bundle)
-        self._seen = pointer.state
+            except _OwnTrouble as exc:  # 5
+                self._note_trouble(pointer, str(exc))
+                continue
+            # What comes back may be a later move already, which is followed as well.
+            pointer = self._registry.refuse(pointer, reason=problem, serving=last)  # 3
 
     def self_test(self) -> bool:
         """Whether the serving version still computes its golden output; true when there is none."""
@@ -145,8 +163,51 @@ class HotModel(Generic[M]):
             return False
         return True
 
+    def _is_due(self, pointer: Pointer) -> bool:
+        trouble = self._trouble
+        if trouble is not None and trouble.state == pointer.state:
+            return time.monotonic() >= trouble.again_at
+        return self._seen != pointer.state
+
+    def _settle(self, pointer: Pointer) -> None:
+        """Serve what this move says, and remember that it was followed."""
+        if pointer.refusal is not None:  # 4
+            problem = self._take(pointer.serving) if pointer.serving else "nothing serves on"
+            if problem is not None:
+                self._drop()
+        if self._current is not None:
+            recaption = pointer.recaption if pointer.refusal is None else Recaption.NONE
+            loaded, bundle = self._current
+            self._current = (replace(loaded, recaption=recaption), bundle)
+        self._seen, self._trouble = pointer.state, None
+
+    def _note_trouble(self, pointer: Pointer, error: str) -> None:
+        """Keep what is in memory, unless it is the very version that was refused."""
+        current = self.current()
+        if current is not None and pointer.refusal is not None:
+            if current.version == pointer.version:
+                self._drop()
+                current = None
+        pause = self._settings.poll_interval_seconds
+        if self._trouble is not None and self._trouble.state == pointer.state:
+            pause = min(2 * self._trouble.pause_seconds, _LONGEST_PAUSE_SECONDS)
+        self._trouble = _Trouble(
+            state=pointer.state,
+            reason=f"{error}; that is this process's own trouble: it tries again, and until then"
+            f" serves {current.version if current else 'no version'}",
+            pause_seconds=pause,
+            again_at=time.monotonic() + pause,
+        )
+        log.error("model version not loaded", model=self._name, reason=self._trouble.reason)
+
     def _take(self, version: str) -> str | None:
-        """Let a version serve if it does not already; return why it is refused."""
+        """Let a version serve if it does not already; return why it does not hold.
+
+        A process whose own version computes something else by now is no judge of another one.
+
+        Raises:
+            _OwnTrouble: It cannot be loaded here, which says nothing about it.
+        """
         current = self.current()
         if current is not None and current.version == version:
             return None
@@ -154,17 +215,26 @@ class HotModel(Generic[M]):
             self._swap(self._registry.fetch(self._name, version))
         except Unavailable:
             raise
-        except Exception as exc:  # whatever a version breaks, the one before serves on
-            metrics.REFUSED_RELOADS.labels(self._name, type(exc).__name__).inc()
-            log.error(
-                "model version refused",
-                model=self._name,
-                version=version,
-                serving=current.version if current else None,
-                error=str(exc),
-            )
-            return str(exc)
+        except Exception as exc:
+            if isinstance(exc, _REFUSALS) and self.self_test():
+                self._log_refusal(version, exc)
+                return str(exc)
+            metrics.FAILED_RELOADS.labels(self._name, type(exc).__name__).inc()
+            what = f"{type(exc).__name__}: {exc}"[:_MOST_CHARACTERS]
+            msg = f"{self._name} {version} cannot be loaded ({what})"
+            raise _OwnTrouble(msg) from exc
         return None
+
+    def _log_refusal(self, version: str, error: Exception) -> None:
+        current = self.current()
+        metrics.REFUSED_RELOADS.labels(self._name, type(error).__name__).inc()
+        log.error(
+            "model version refused",
+            model=self._name,
+            version=version,
+            serving=current.version if current else None,
+            error=str(error),
+        )
 
     def _last_good(self, refused: Pointer) -> str | None:
         """Return the version that serves on: a process that has just started has none in memory."""
@@ -197,12 +267,3 @@ class HotModel(Generic[M]):
             metrics.MODEL_VERSION.remove(self._name, before.version)
         metrics.MODEL_VERSION.labels(self._name, loaded.version).set(1)
         log.info("model version serves", model=self._name, version=loaded.version)
-
-    def _poll(self) -> None:
-        while not self._stop.wait(self._settings.poll_interval_seconds):
-            try:
-                self.refresh()
-            except StoreUnavailable as exc:
-                log.warning("pointer not read", model=self._name, error=str(exc))
-            except Exception:  # a thread that ends would follow the pointer never again
-                log.exception("pointer not followed", model=self._name)

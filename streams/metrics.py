@@ -83,6 +83,11 @@ RELOADS = Counter("captionstream_model_reloads", "Versions swapped in.", ["model
 REFUSED_RELOADS = Counter(
     "captionstream_model_refused_reloads", "Versions that failed verification.", ["model", "reason"]
 )
+FAILED_RELOADS = Counter(
+    "captionstream_model_failed_reloads",
+    "Attempts to load a version that failed through this process's own trouble.",
+    ["model", "error"],
+)
 
 # --- capture ------------------------------------------------------------------------------------
 CHANGES = Counter("captionstream_changes", "Changes read from the change stream.", ["operation"])

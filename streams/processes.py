@@ -45,7 +45,8 @@ class Report:
         documents: Documents finished since it started.
         rate: Documents per second over the last half minute.
         versions: Version of each model it serves, by name.
-        models: Names of the models that it applies, with a version or without.
+        models: Names of the models that it applies, with a version or without; none while it is
+            itself the reason that it is not ready.
         in_flight: Records taken and not acknowledged.
     """
 

@@ -1,19 +1,22 @@
 """Model versions and which of them serves: GridFS for weights, one pointer document for each model.
 
 A version appears when all of it is stored, and never changes. A pointer is moved by
-compare-and-set, and every move is kept. CLIP's weights do not live here; it is only announced.
+compare-and-set, and every move is kept. CLIP's weights do not live here; it is only announced, and
+the operator says which announced version serves.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from gridfs import GridFS, NoFile
 from gridfs.errors import CorruptGridFile
+from pymongo import ReturnDocument
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
 
-from streams.errors import InvalidBundle, ModelNotFound
+from streams.errors import InvalidBundle, ModelNotFound, PointerConflict
 from streams.models.manifest import WEIGHTS, Bundle, parse_manifest
 from streams.mongo import mongo_errors
 from streams.pointers import Pointer, Pointers
@@ -23,6 +26,8 @@ from streams.versions import VersionInfo, version_info
 
 _VERSIONS: Final = "model_versions"
 _FILES: Final = "model_files"
+#: Golden outputs of an announced version are read by those who announce it, and long.
+_WITHOUT_GOLDEN: Final = {"details.golden": 0}
 
 
 class Registry:
@@ -69,8 +74,11 @@ class Registry:
                 self._files.delete(file_id)
         return version
 
-    def announce(self, name: str, version: str, details: Mapping[str, Any]) -> None:
-        """Record a version whose weights live elsewhere, and let it serve.
+    def announce(self, name: str, version: str, details: Mapping[str, Any]) -> VersionInfo:
+        """Record a version whose weights live elsewhere; the first of its model serves at once.
+
+        Any other one waits to be promoted. What is returned are the details with which this version
+        was announced first, by whichever process.
 
         Raises:
             StoreUnavailable: MongoDB does not answer.
@@ -83,12 +91,17 @@ class Registry:
             "details": dict(details),
         }
         with mongo_errors(f"announcing {name}"):
-            self._versions.update_one(
-                {"_id": _key(name, version)}, {"$setOnInsert": row}, upsert=True
+            stored: dict[str, Any] = self._versions.find_one_and_update(  # type: ignore[assignment]
+                {"_id": _key(name, version)},
+                {"$setOnInsert": row},
+                upsert=True,
+                return_document=ReturnDocument.AFTER,
             )
-        pointer = self.pointer(name)
-        if pointer is None or pointer.version != version:
-            self.promote(name, version, reason="announced by its process")
+        with suppress(PointerConflict):  # a version serves already
+            self._pointers.move(
+                name, version, reason="the first that was announced", expected_revision=0
+            )
+        return version_info(stored)
 
     def fetch(self, name: str, version: str) -> Bundle:
         """Return a version with its weights, checked against its manifest and its id.
@@ -138,7 +151,8 @@ class Registry:
         """
         query = {} if name is None else {"name": name}
         with mongo_errors("listing model versions"):
-            rows = list(self._versions.find(query).sort([("name", 1), ("created_at", 1)]))
+            found = self._versions.find(query, _WITHOUT_GOLDEN)
+            rows = list(found.sort([("name", 1), ("created_at", 1)]))
         return [version_info(row) for row in rows]
 
     def describe(self, name: str, version: str) -> VersionInfo:
@@ -252,10 +266,8 @@ class Registry:
     def _infos(self, versions: Mapping[str, str]) -> dict[str, VersionInfo]:
         keys = [_key(name, version) for name, version in versions.items()]
         with mongo_errors("reading serving versions"):
-            return {
-                row["name"]: version_info(row)
-                for row in self._versions.find({"_id": {"$in": keys}})
-            }
+            rows = list(self._versions.find({"_id": {"$in": keys}}, _WITHOUT_GOLDEN))
+        return {row["name"]: version_info(row) for row in rows}
 
     def _not_found(self, name: str, version: str) -> ModelNotFound:
         known = ", ".join(info.version for info in self.versions(name)[-5:]) or "none"

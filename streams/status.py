@@ -54,7 +54,8 @@ class Status:
     def _stage(self, name: str) -> dict[str, Any]:
         mine = [report for report in self.reports if report.stage == name]
         lags = [report.lag for report in mine]
-        versions = {model: version for r in mine for model, version in r.versions.items()}
+        by_readiness = sorted(mine, key=lambda report: report.is_ready)  # the ready ones count
+        versions = {model: version for r in by_readiness for model, version in r.versions.items()}
         return {
             "processes": len(mine),
             "ready": sum(report.is_ready for report in mine),

@@ -2,11 +2,11 @@
 
 # ruff: noqa: PLC0415 - see above
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from pymongo import MongoClient
 
-from streams import metrics
 from streams.documents import CLIP, CLIP_PROJECTION, CONDITIONAL_LM
 from streams.mongo import state_database
 from streams.settings import Settings
@@ -17,7 +17,21 @@ from streams.store import DocumentStore
 Client = MongoClient[dict[str, Any]]
 
 
-def build_step(spec: StageSpec, client: Client, settings: Settings) -> Step:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Built:
+    """The step of a stage.
+
+    Attributes:
+        step: The step.
+        waits_for: Says why this process is not ready whatever its neighbours do, with the remedy;
+            "" when it is.
+    """
+
+    step: Step
+    waits_for: Callable[[], str] = lambda: ""
+
+
+def build_step(spec: StageSpec, client: Client, settings: Settings) -> Built:
     """Return the step of a stage, with its model loaded or watched.
 
     Raises:
@@ -28,30 +42,38 @@ def build_step(spec: StageSpec, client: Client, settings: Settings) -> Step:
     return STEPS[spec.name](client, settings)
 
 
-def _featurize(client: Client, settings: Settings) -> Step:
+def _featurize(client: Client, settings: Settings) -> Built:
     import torch
 
     from streams.decoding.pool import DecodePool
     from streams.fetching.fetcher import Fetcher
     from streams.models.clip import ClipEncoder
+    from streams.models.clip_golden import encode_golden, golden_difference
     from streams.registry import Registry
+    from streams.stages.announced import AnnouncedStep
     from streams.stages.featurize import Featurize
     from streams.stages.images import ImageSource
 
     if settings.stage.torch_threads:
         torch.set_num_threads(settings.stage.torch_threads)
-    encoder = ClipEncoder(settings.clip)
-    Registry(state_database(client, settings.mongo)).announce(
-        CLIP.name, encoder.version, {"dimension": encoder.dimension}
-    )
-    metrics.MODEL_VERSION.labels(CLIP.name, encoder.version).set(1)
+    encoder = ClipEncoder(settings.clip)  # from here on nothing waits: it is loaded once
     store = DocumentStore(client, settings.mongo)
     decoders = DecodePool(settings.image, workers=settings.stage.decode_workers)
     fetcher = Fetcher(settings.fetch, max_bytes=settings.image.max_bytes)
-    return Featurize(ImageSource(store, fetcher, settings.image), encoder, decoders)
+    step = AnnouncedStep(
+        CLIP.name,
+        Featurize(ImageSource(store, fetcher, settings.image), encoder, decoders),
+        Registry(state_database(client, settings.mongo)),
+        settings.models,
+        details={"dimension": encoder.dimension, "golden": encode_golden(encoder.golden())},
+        compare=lambda first: golden_difference(encoder.golden(), first["golden"]),
+        remedy="correct CAPTIONSTREAM_CLIP__MODEL and CAPTIONSTREAM_CLIP__PRETRAINED",
+    )
+    step.start()
+    return Built(step=step, waits_for=step.waits_for)
 
 
-def _project(client: Client, settings: Settings) -> Step:
+def _project(client: Client, settings: Settings) -> Built:
     import torch
 
     from streams.hot_model import HotModel
@@ -72,10 +94,10 @@ def _project(client: Client, settings: Settings) -> Step:
         prepare=seeded.ensure,
     )
     model.start()
-    return Project(model)
+    return Built(step=Project(model), waits_for=model.waits_for)
 
 
-def _caption(client: Client, settings: Settings) -> Step:
+def _caption(client: Client, settings: Settings) -> Built:
     import torch
 
     from streams.hot_model import HotModel
@@ -93,19 +115,20 @@ def _caption(client: Client, settings: Settings) -> Step:
         settings.models,
     )
     model.start()
-    return Caption(model, beam_width=settings.models.beam_width)
+    step = Caption(model, beam_width=settings.models.beam_width)
+    return Built(step=step, waits_for=model.waits_for)
 
 
-def _sink(client: Client, settings: Settings) -> Step:
+def _sink(client: Client, settings: Settings) -> Built:
     from streams.stages.sink import Sink
 
     store = DocumentStore(client, settings.mongo)
     store.prepare()
-    return Sink(store)
+    return Built(step=Sink(store))
 
 
 #: By name of the stage.
-STEPS: Final[Mapping[str, Callable[[Client, Settings], Step]]] = {
+STEPS: Final[Mapping[str, Callable[[Client, Settings], Built]]] = {
     FEATURIZE.name: _featurize,
     PROJECT.name: _project,
     CAPTION.name: _caption,

@@ -29,6 +29,16 @@ class VersionInfo:
     details: Mapping[str, Any]
     problem: str | None = None
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """Name and version."""
+        return self.name, self.version
+
+    @property
+    def is_announced(self) -> bool:
+        """Whether its weights live elsewhere: only processes that were started with it have it."""
+        return self.manifest is None and self.problem is None
+
     def as_json(self) -> dict[str, Any]:
         """Return what a person wants to see; long lists are left out."""
         shown: dict[str, Any] = {

@@ -24,6 +24,12 @@ def tiny_captioner(*, seed: int = 0, clip_version: str | None = None) -> Bundle:
     return to_bundle(model.eval(), clip_version=clip_version, note="for tests")
 
 
+def serve_clip(registry: Registry, version: str, dimension: int = DIMENSION) -> None:
+    """Announce a CLIP version, and let it serve as an operator does."""
+    registry.announce(CLIP.name, version, {"dimension": dimension})
+    registry.promote(CLIP.name, version, reason="test")
+
+
 def promote_tiny_captioner(registry: Registry, *, seed: int = 0) -> str:
     """Publish a captioner for the CLIP that serves, let it serve, and return its version."""
     clip = registry.pointer(CLIP.name)

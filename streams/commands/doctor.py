@@ -163,7 +163,7 @@ def _clip_versions(state: Any) -> list[str]:
         reports = read_reports(state)
     except StoreUnavailable:
         return []
-    clips = {report.versions.get(CLIP.name) for report in reports if CLIP.name in report.models}
+    clips = {report.versions.get(CLIP.name) for report in reports}
     return sorted(version for version in clips if version)
 
 

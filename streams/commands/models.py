@@ -1,12 +1,15 @@
 """Commands about model versions: list, show, promote, rollback."""
 
 import json
-from typing import Annotated
+from collections import Counter
+from typing import Annotated, Any
 
 import typer
+from pymongo.database import Database
 
-from streams.commands.context import AsJson, DataDir, open_state, out, settings_of
-from streams.errors import SettingsError
+from streams.commands.context import AsJson, DataDir, err, open_state, out, settings_of
+from streams.pointers import Pointer
+from streams.processes import read_reports
 from streams.registry import Registry
 from streams.states import Recaption
 
@@ -23,28 +26,28 @@ Again = Annotated[
 Name = Annotated[str, typer.Argument(help="Name of the model, for example conditional_lm.")]
 
 
-def _registry(data_dir: DataDir) -> Registry:
-    return Registry(open_state(settings_of(data_dir))[1])
-
-
 @models.command("list")
 def models_list(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """List every version; a star marks the one that serves.
+    """List every version, and how many processes have it; a star marks the one that serves.
 
     Example: captionstream models list
     """
-    registry = _registry(data_dir)
+    _, state = open_state(settings_of(data_dir))
+    registry = Registry(state)
     pointers = registry.pointers()
+    has = _processes_with(state)
     for info in registry.versions():
         pointer = pointers.get(info.name)
         is_serving = pointer is not None and pointer.serving == info.version
         if as_json:
             row = {"name": info.name, "version": info.version, "serving": is_serving}
-            typer.echo(json.dumps({**row, "created_at": info.created_at.isoformat()}))
+            row |= {"created_at": info.created_at.isoformat(), "processes": has[info.key]}
+            typer.echo(json.dumps(row))
             continue
         mark = "*" if is_serving else " "
         created = f"{info.created_at:%Y-%m-%d %H:%M:%S}"
-        out.print(f"{mark} {info.name:16s} {info.version:40s} {created}", markup=False)
+        line = f"{mark} {info.name:16s} {info.version:40s} {created}  {_told(has[info.key])}"
+        out.print(line.rstrip(), markup=False)
 
 
 @models.command("show")
@@ -57,7 +60,7 @@ def models_show(
 
     Example: captionstream models show conditional_lm
     """
-    registry = _registry(data_dir)
+    registry = Registry(open_state(settings_of(data_dir))[1])
     pointer = registry.pointer(name)
     # Where none serves, the refused one and its history say why.
     usual = (pointer.serving or pointer.version) if pointer else ""
@@ -84,10 +87,9 @@ def models_promote(
 
     Example: captionstream models promote conditional_lm 3f2a --recaption stale
     """
-    registry = _registry(data_dir)
-    _check_is_movable(registry, name)
-    pointer = registry.promote(name, version, reason=reason, recaption=recaption)
-    out.print(f"{name} now serves {pointer.version} (before: {pointer.previous or 'none'})")
+    _, state = open_state(settings_of(data_dir))
+    pointer = Registry(state).promote(name, version, reason=reason, recaption=recaption)
+    _tell(pointer, state)
 
 
 @models.command("rollback")
@@ -101,18 +103,27 @@ def models_rollback(
 
     Example: captionstream models rollback conditional_lm
     """
-    registry = _registry(data_dir)
-    _check_is_movable(registry, name)
-    pointer = registry.rollback(name, reason=reason, recaption=recaption)
-    out.print(f"{name} now serves {pointer.version} (before: {pointer.previous or 'none'})")
+    _, state = open_state(settings_of(data_dir))
+    pointer = Registry(state).rollback(name, reason=reason, recaption=recaption)
+    _tell(pointer, state)
 
 
-def _check_is_movable(registry: Registry, name: str) -> None:
-    """A process announces what it has loaded; to move that pointer would load nothing else."""
-    pointer = registry.pointer(name)
-    if pointer is not None and registry.describe(name, pointer.version).manifest is None:
-        msg = (
-            f"the weights of {name} are not in the registry: set CAPTIONSTREAM_CLIP__MODEL and"
-            " CAPTIONSTREAM_CLIP__PRETRAINED, and start `featurize` again"
+def _tell(pointer: Pointer, state: Database[dict[str, Any]]) -> None:
+    name, version = pointer.name, pointer.version
+    out.print(f"{name} now serves {version} (before: {pointer.previous or 'none'})")
+    is_elsewhere = Registry(state).describe(name, version).is_announced
+    if is_elsewhere and not _processes_with(state)[name, version]:
+        err.print(
+            f"no running process has {name} {version}: start one with the settings that give it,"
+            " for clip CAPTIONSTREAM_CLIP__MODEL and CAPTIONSTREAM_CLIP__PRETRAINED",
+            markup=False,
         )
-        raise SettingsError(msg)
+
+
+def _processes_with(state: Database[dict[str, Any]]) -> Counter[tuple[str, str]]:
+    """Return how many processes that are alive have each version in memory, serving or not."""
+    return Counter(item for report in read_reports(state) for item in report.versions.items())
+
+
+def _told(processes: int) -> str:
+    return f"{processes} process{'es' if processes > 1 else ''}" if processes else ""

@@ -1,6 +1,7 @@
 """Asks the processes of a stack how they are, from a thread. Decides nothing."""
 
 import http.client
+import json
 import threading
 import time
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from typing import Final
 _PAUSE_SECONDS: Final = 0.3
 _TIMEOUT_SECONDS: Final = 3.0
 _OK: Final = 200
+#: Of an answer, so much is read.
+_MOST_BYTES: Final = 4096
 
 
 @dataclass(kw_only=True, slots=True)
@@ -22,6 +25,8 @@ class Health:
         answered_at: When it answered for the first time, in whatever way.
         healthy_at: When /healthz was last 200.
         is_ready: Whether /readyz was 200 when it was last asked.
+        reason: Why it was not; "" when it was, or said nothing.
+        reason_since: Since when it gives that reason.
     """
 
     host: str
@@ -30,6 +35,8 @@ class Health:
     answered_at: float | None = None
     healthy_at: float | None = None
     is_ready: bool = False
+    reason: str = ""
+    reason_since: float = 0.0
 
     def unhealthy_since(self) -> float | None:
         """Return since when it has not been healthy; None before its first answer."""
@@ -72,7 +79,7 @@ class Prober:
 
 
 def _ask(health: Health) -> None:
-    status = _status(health, "/healthz")
+    status, _ = _answer(health, "/healthz")
     if status is None:
         health.is_ready = False
         return
@@ -81,16 +88,31 @@ def _ask(health: Health) -> None:
         health.healthy_at = now
     if health.answered_at is None:
         health.answered_at = now
-    health.is_ready = status == _OK and _status(health, "/readyz") == _OK
+    readiness, reason = _answer(health, "/readyz")
+    health.is_ready = status == readiness == _OK
+    reason = "" if health.is_ready else reason
+    if reason != health.reason:
+        health.reason, health.reason_since = reason, now
 
 
-def _status(health: Health, path: str) -> int | None:
-    """Return the HTTP status, None without an answer. No proxy of the environment is asked."""
+def _answer(health: Health, path: str) -> tuple[int | None, str]:
+    """Return the HTTP status, None without an answer, and the reason that is given for it.
+
+    No proxy of the environment is asked.
+    """
     connection = http.client.HTTPConnection(health.host, health.port, timeout=_TIMEOUT_SECONDS)
     try:
         connection.request("GET", path)
-        return connection.getresponse().status
+        response = connection.getresponse()
+        return response.status, _reason(response.read(_MOST_BYTES))
     except (OSError, http.client.HTTPException):
-        return None
+        return None, ""
     finally:
         connection.close()
+
+
+def _reason(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["reason"])
+    except (ValueError, KeyError, TypeError):
+        return ""

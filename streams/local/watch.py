@@ -61,6 +61,7 @@ class Supervisor:
         self._workers: list[Worker] = []
         self._stop = threading.Event()
         self._written: StackInfo | None = None
+        self._is_ready = False
         self._complaint = ""
         self._ask_copy_at: float | None = None
 
@@ -155,25 +156,26 @@ class Supervisor:
             self._ask_copy_at = None
 
     def _announce(self) -> None:
-        """Say once that all is ready; afterwards keep the file true."""
-        if self._written is None:
+        """Keep the file true, and say once that all is ready.
+
+        The file comes first: a process may wait for a command of its user.
+        """
+        if not self._is_ready:
             self._give_up_if_hopeless()
-            if not all(worker.is_ready() for worker in self._workers):
-                return
         info = self._describe()
-        if info == self._written:
-            return
-        try:
-            write_stack(self._directory, info)
-        except OSError as exc:  # a full disk; it is tried again at the next tick
-            if self._complaint != str(exc):
-                self._complaint = str(exc)
-                say(f"cannot say who runs here: {exc}")
-            return
-        if self._written is None:
+        if info != self._written:
+            try:
+                write_stack(self._directory, info)
+            except OSError as exc:  # a full disk; it is tried again at the next tick
+                if self._complaint != str(exc):
+                    self._complaint = str(exc)
+                    say(f"cannot say who runs here: {exc}")
+                return
+            self._written = info
+        if not self._is_ready and all(worker.is_ready() for worker in self._workers):
+            self._is_ready = True
             say(f"ready; logs are in {self._directory / 'logs'}")
             print(info.announcement(), file=self._out, flush=True)
-        self._written = info
 
     def _give_up_if_hopeless(self) -> None:
         for worker in self._workers:

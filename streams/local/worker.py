@@ -11,6 +11,8 @@ from streams.settings import LocalSettings, Settings, child_environment
 
 #: A process that ran for so long is well; its next end is a first one again.
 _WELL_SECONDS: Final = 30.0
+#: A process that is not ready for the same reason for so long says it.
+_LONG_SECONDS: Final = 5.0
 #: Exit code of our commands for a mistake that waiting does not heal.
 USAGE_EXIT_CODE: Final = 2
 _ANY_ADDRESS: Final = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
@@ -63,6 +65,7 @@ class Worker:
             environment=environment,
         )
         self._health: Health | None = None
+        self._said = ""
         self._start_at: float | None = None
         self._kill_at: float | None = None
         self._pause = 0.0
@@ -97,6 +100,7 @@ class Worker:
     def start(self) -> None:
         """Start it now; `tick` tries again after a pause if memory, disk or the like are short."""
         self._start_at = self._kill_at = self._health = None
+        self._said = ""
         try:
             self._child.start()
         except OSError as exc:
@@ -120,6 +124,8 @@ class Worker:
             self._say(f"{self.name} is not healthy: it is ended and started again")
             self._child.terminate()
             self._kill_at = now + self._local.grace_seconds
+        else:
+            self._say_why_it_waits(now)
 
     def terminate(self) -> None:
         """Ask it to end; it is not started again unless `tick` or `start` is called."""
@@ -143,6 +149,16 @@ class Worker:
         if since is None:
             return now - self._health.started_at > self._local.start_timeout_seconds
         return now - since > self._local.unhealthy_seconds
+
+    def _say_why_it_waits(self, now: float) -> None:
+        """Say once what keeps it from being ready, if that takes long: it may need its user."""
+        health = self._health
+        if health is None or health.reason == self._said:
+            return
+        if not health.reason or now - health.reason_since > _LONG_SECONDS:
+            self._said = health.reason
+            if self._said:
+                self._say(f"{self.name} is not ready: {self._said}")
 
     def _note_end(self, now: float) -> None:
         """Say how it ended, and when it starts again."""

@@ -12,16 +12,20 @@ from typing import Any, Final
 import numpy as np
 import open_clip
 import torch
+from open_clip.transformer import QuickGELU
 from PIL import Image
 from torchvision.transforms import CenterCrop
 
 from streams.errors import InvalidImage, SettingsError
+from streams.models.clip_golden import golden_images
 from streams.models.clip_weights import check_weights, create_model, register_model
-from streams.models.image import scale_to_centre
+from streams.models.image import DECODER, scale_to_centre
 from streams.settings import ClipSettings
 
 #: Convolutions on a CPU run about a quarter faster in this layout; the numbers are the same.
 _LAYOUT: Final = torch.channels_last
+#: Of weights and of what is computed with them.
+_PRECISION: Final = "float32"
 #: Texts that go through the model at once.
 _TEXTS: Final = 256
 #: Of an image whose long edge is more than so many short ones only the centre is scaled.
@@ -40,18 +44,20 @@ class ClipEncoder:
         self._device = _device(settings.device)
         self._settings = settings
         self._texts: _TextTower | None = None
+        self._golden: np.ndarray | None = None
         self._name = name = register_model(settings.model)
         model, preprocess = create_model(name, settings)
         tower = _ImageTower(model).to(self._device).to(memory_format=_LAYOUT)
         self._model = tower.eval().requires_grad_(False)
         self._preprocess = preprocess
+        self._preprocessing = dict(open_clip.get_model_preprocess_cfg(model))
         size = model.visual.image_size
         self._size: tuple[int, int] = size if isinstance(size, tuple) else (size, size)
         self._test_image = torch.linspace(-1, 1, 3 * self._size[0] * self._size[1]).view(
             1, 3, *self._size
         )
         self.dimension = int(self.encode(self._test_image).shape[1])
-        self.version = f"{check_weights(settings).label}-{self._digest(name)}"
+        self.version = f"{check_weights(settings).label}-{self._digest()}"
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """Return an RGB image as the model wants it: float32 of shape (3, H, W).
@@ -107,12 +113,40 @@ class ClipEncoder:
         except RuntimeError:
             return False
 
-    def _digest(self, name: str) -> str:
-        """Return a hash over all that decides an embedding: weights, config, preprocessing."""
+    def golden(self) -> np.ndarray:
+        """Return the embeddings of the golden images, of shape (N, D).
+
+        Raises:
+            SettingsError: They are not finite; such weights are announced to nobody.
+        """
+        if self._golden is None:
+            pixels = [self.preprocess(image) for image in golden_images()]
+            golden = self.encode(torch.stack(pixels))  # (N, 3, H, W) -> (N, D)
+            if not np.isfinite(golden).all():
+                msg = (
+                    f"CLIP {self.version} gives numbers that are not finite; set"
+                    " CAPTIONSTREAM_CLIP__PRETRAINED to other weights"
+                )
+                raise SettingsError(msg)
+            self._golden = golden
+        return self._golden
+
+    def _digest(self) -> str:
+        """Return a hash over all that decides an embedding, but for device and runtime.
+
+        Of those the golden images tell. Nothing here is worded by a library, so that another
+        release of it does not make another version of the same numbers.
+        """
         digest = hashlib.blake2b(digest_size=6)
-        config = open_clip.get_model_config(name)
-        digest.update(json.dumps(config, sort_keys=True, default=str).encode())
-        digest.update(repr(self._preprocess).encode())
+        decides = {
+            "config": open_clip.get_model_config(self._name),
+            # A tag of weights may choose it, whatever the config says.
+            "quick_gelu": any(isinstance(m, QuickGELU) for m in self._model.modules()),
+            "preprocessing": self._preprocessing,
+            "decoder": DECODER,
+            "precision": _PRECISION,
+        }
+        digest.update(json.dumps(decides, sort_keys=True).encode())
         for key, tensor in sorted(self._model.state_dict().items()):
             digest.update(key.encode())
             digest.update(tensor.cpu().contiguous().numpy().tobytes())

@@ -1,5 +1,7 @@
 """Greedy and beam decoding, batched, for a model that steps through tokens."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 import torch
@@ -56,6 +58,38 @@ def decode_greedy(
         _cut(sentence, total, stop)
         for sentence, total in zip(sentences.tolist(), totals.tolist(), strict=True)
     ]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Followed:
+    """How a model finds a sentence that is given.
+
+    Attributes:
+        score: Mean natural log-probability of its tokens.
+        shortfall: Most that one of them is less likely than the likeliest at its place.
+    """
+
+    score: float
+    shortfall: float
+
+
+def follow(
+    model: StepModel, image: torch.Tensor, sentence: Sequence[int], *, vocabulary: Vocabulary
+) -> Followed | None:
+    """Return how the model finds token ids, for an image of (1, D); None where they cannot be."""
+    stop = vocabulary.stop
+    is_sentence = 0 < len(sentence) and stop not in sentence[:-1]
+    if not is_sentence or not all(0 <= token <= stop for token in sentence):
+        return None
+    state, last = model.initial_state(image), vocabulary.start
+    total, shortfall = 0.0, 0.0
+    for token in sentence:
+        log_probabilities, state = model.step(torch.tensor([last]), state)  # (1, V + 2)
+        chosen = float(log_probabilities[0, token])
+        total += chosen
+        shortfall = max(shortfall, float(log_probabilities.max()) - chosen)
+        last = token
+    return Followed(score=total / len(sentence), shortfall=shortfall)
 
 
 def decode_beam(

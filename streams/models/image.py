@@ -11,6 +11,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from streams.errors import InvalidImage
 from streams.settings import ImageSettings
 
+#: Part of the id of every CLIP version: another name is due when the same bytes of a usual image
+#: give other pixels.
+DECODER: Final = "pillow, upright, RGB, 8 bits"
 _SIXTEEN_BIT: Final = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
 #: What is tried on bytes of unknown origin. Pillow knows more, and for one of them (EPS) runs an
 #: interpreter of programs.

@@ -5,7 +5,6 @@ from functools import partial
 import pytest
 from pymongo import MongoClient
 
-from streams.documents import CLIP
 from streams.errors import (
     FeatureMismatch,
     InvalidBundle,
@@ -19,7 +18,7 @@ from streams.mongo import state_database
 from streams.registry import Registry
 from streams.settings import MongoSettings
 from streams.states import Recaption
-from tests.captioner import tiny_captioner
+from tests.captioner import serve_clip, tiny_captioner
 from tests.fitted import CLIP_VERSION, fitted_bundle, mute_captioner, scene_set
 from trainer.decisions import Decisions
 from trainer.evaluate import evaluate_bundle
@@ -219,8 +218,8 @@ def test_a_candidate_that_does_not_hold_never_gets_into_the_registry(send, regis
 
 
 def test_a_set_of_another_clip_than_the_one_that_serves_is_refused(send, registry):
-    registry.announce(CLIP.name, "tiny-2", {})
+    serve_clip(registry, "tiny-2")
     with pytest.raises(FeatureMismatch, match="create another set"):
         send(tiny_captioner())
-    registry.announce(CLIP.name, CLIP_VERSION, {})
+    serve_clip(registry, CLIP_VERSION)
     assert send(fitted_bundle(10)).is_promoted

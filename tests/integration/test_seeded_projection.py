@@ -15,6 +15,7 @@ from streams.models.projection import orthogonal_projection
 from streams.seeded_projection import SeededProjection
 from streams.stages.outcome import Result
 from streams.stages.project import Project
+from tests.captioner import serve_clip
 from tests.waiting import wait_until
 
 NAME = "clip_projection"
@@ -63,13 +64,13 @@ def results(hot, *events):
 
 def test_clip_of_another_dimension_gets_its_projection_while_project_runs(registry, hot):
     """Fails without `prepare` in `refresh`, and when another length is a final failure."""
-    registry.announce("clip", "c1", {"dimension": 4})
+    serve_clip(registry, "c1", 4)
     hot.start()
     assert results(hot, clip_event("c1", 4), clip_event("c2", 8)) == [
         Result.DONE,
         Result.AWAITING_MODEL,
     ]
-    registry.announce("clip", "c2", {"dimension": 8})
+    serve_clip(registry, "c2", 8)
     wait_until(lambda: hot.current().model.dimension_in == 8, doing="the projection of c2")
     assert results(hot, clip_event("c2", 8), clip_event("c1", 4)) == [
         Result.DONE,
@@ -80,23 +81,65 @@ def test_clip_of_another_dimension_gets_its_projection_while_project_runs(regist
 
 def test_projection_of_another_clip_of_the_same_dimension_is_replaced(registry, hot):
     """Fails when `_fits` compares dimensions only."""
-    registry.announce("clip", "c1", {"dimension": 4})
+    serve_clip(registry, "c1", 4)
     own = promote(registry, trained(4, "c1"))
     hot.refresh()
     assert hot.current().version == own
-    registry.announce("clip", "c2", {"dimension": 4})
+    serve_clip(registry, "c2", 4)
     hot.refresh()
     assert results(hot, clip_event("c2", 4)) == [Result.DONE]
 
 
 @pytest.mark.parametrize("clip_version", ["c1", None])
 def test_projection_that_fits_stays(registry, hot, clip_version):
-    registry.announce("clip", "c1", {"dimension": 4})
+    serve_clip(registry, "c1", 4)
     own = promote(registry, trained(4, clip_version))
     hot.refresh()
     hot.refresh()
     assert hot.current().version == own
     assert len(registry.history(NAME)) == 1
+
+
+@pytest.mark.parametrize("dimension", [4, 8])
+def test_trained_projection_comes_back_with_its_clip(registry, hot, dimension):
+    """Fails when the seeded one stays, which fits every CLIP of its length."""
+    serve_clip(registry, "c1", 4)
+    own = promote(registry, trained(4, "c1"))
+    hot.refresh()
+    serve_clip(registry, "c2", dimension)
+    hot.refresh()
+    seeded = hot.current().version
+    assert results(hot, clip_event("c2", dimension)) == [Result.DONE]
+    other = promote(registry, trained(dimension, "c2", seed=8))
+    hot.refresh()
+    assert hot.current().version == other
+    for clip, length, wanted in (("c1", 4, own), ("c2", dimension, other)):
+        serve_clip(registry, clip, length)
+        hot.refresh()
+        assert hot.current().version == wanted
+    promote_again(registry, seeded)
+    hot.refresh()
+    hot.refresh()
+    assert hot.current().version == seeded, "what an operator promotes stays, if it fits"
+
+
+def test_refused_projection_does_not_come_back_with_its_clip(registry, hot):
+    """Fails without `refused` in `_last_that_fits`: it would be promoted for ever."""
+    serve_clip(registry, "c1", 4)
+    own = promote(registry, trained(4, "c1"))
+    hot.refresh()
+    bad = promote(registry, damaged("c1"))
+    hot.refresh()
+    assert registry.pointer(NAME).version == bad
+    for clip in ("c2", "c1"):
+        serve_clip(registry, clip, 4)
+        hot.refresh()
+    assert hot.current().version == own
+    assert [move.version for move in registry.history(NAME)].count(bad) == 1
+
+
+def promote_again(registry, version):
+    registry.promote(NAME, version, reason="test")
 
 
 def without_feature():
@@ -105,8 +148,8 @@ def without_feature():
     return replace(good, manifest=manifest)
 
 
-def damaged():
-    good = trained(4, None)
+def damaged(clip_version=None):
+    good = trained(4, clip_version)
     golden = good.manifest.golden.model_copy(update={"vectors": [[0.0] * SIZE] * 2})
     return replace(good, manifest=good.manifest.model_copy(update={"golden": golden}))
 
@@ -114,7 +157,7 @@ def damaged():
 @pytest.mark.parametrize("bundle", [without_feature, damaged])
 def test_pointer_at_a_version_that_cannot_serve_ends_at_the_seeded_one(registry, hot, bundle):
     """Nothing good served before. Fails when a refused version counts as one that serves."""
-    registry.announce("clip", "c1", {"dimension": 4})
+    serve_clip(registry, "c1", 4)
     promote(registry, bundle())
     hot.refresh()
     hot.refresh()
@@ -124,7 +167,7 @@ def test_pointer_at_a_version_that_cannot_serve_ends_at_the_seeded_one(registry,
 
 def test_refused_version_leaves_the_one_that_serves_in_its_place(registry, hot):
     """Fails when `_fits` looks at the version that the pointer names."""
-    registry.announce("clip", "c1", {"dimension": 4})
+    serve_clip(registry, "c1", 4)
     own = promote(registry, trained(4, "c1"))
     hot.refresh()
     bad = promote(registry, damaged())
@@ -132,14 +175,14 @@ def test_refused_version_leaves_the_one_that_serves_in_its_place(registry, hot):
     hot.refresh()
     assert hot.current().version == own
     assert registry.pointer(NAME).version == bad
-    registry.announce("clip", "c2", {"dimension": 4})
+    serve_clip(registry, "c2", 4)
     hot.refresh()
     assert results(hot, clip_event("c2", 4)) == [Result.DONE]
 
 
 def test_manifest_that_cannot_be_read_is_refused_and_then_replaced(registry, hot, database):
     """Fails when `ensure` lets InvalidBundle out: `project` would not start."""
-    registry.announce("clip", "c1", {"dimension": 4})
+    serve_clip(registry, "c1", 4)
     version = promote(registry, trained(4, None))
     database["model_versions"].update_one({"version": version}, {"$set": {"manifest": "{}"}})
     hot.refresh()
@@ -149,7 +192,7 @@ def test_manifest_that_cannot_be_read_is_refused_and_then_replaced(registry, hot
 
 
 def test_seeded_projection_that_is_refused_is_not_promoted_for_ever(registry, hot):
-    registry.announce("clip", "c1", {"dimension": 4})
+    serve_clip(registry, "c1", 4)
     hot.refresh()
     registry.refuse(registry.pointer(NAME), reason="another machine's golden", serving=None)
     hot.refresh()
@@ -159,8 +202,8 @@ def test_seeded_projection_that_is_refused_is_not_promoted_for_ever(registry, ho
 
 def test_version_of_another_length_than_clip_makes_cannot_run(registry):
     """Its documents await a model. Fails without `misfits`: they were pending for ever."""
-    registry.announce("clip", "c1", {"dimension": 4})
+    serve_clip(registry, "c1", 4)
     promote(registry, trained(4, None))
     assert registry.serving().misfits == frozenset()
-    registry.announce("clip", "c2", {"dimension": 8})
+    serve_clip(registry, "c2", 8)
     assert registry.serving().misfits == {NAME}

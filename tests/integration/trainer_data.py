@@ -8,6 +8,7 @@ from streams.mongo import state_database
 from streams.registry import Registry
 from streams.store import DocumentStore
 from streams.writes import OutputWrite
+from tests.captioner import serve_clip
 
 CLIP_VERSION = "clip-test-1"
 SOURCE = Timestamp(100, 1)
@@ -15,7 +16,7 @@ SOURCE = Timestamp(100, 1)
 
 def announce_clip(client, settings, version=CLIP_VERSION):
     """Let a CLIP version serve."""
-    Registry(state_database(client, settings.mongo)).announce("clip", version, {})
+    serve_clip(Registry(state_database(client, settings.mongo)), version)
     return version
 
 

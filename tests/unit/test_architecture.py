@@ -40,6 +40,7 @@ LAYERS = (
     "streams.serving",
     "streams.registry",
     "streams.seeded_projection",
+    "streams.following",
     "streams.hot_model",
     "streams.computations",
     "streams.on_demand",
