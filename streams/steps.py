@@ -99,9 +99,7 @@ def _caption(client: Client, settings: Settings) -> Step:
 def _sink(client: Client, settings: Settings) -> Step:
     from streams.stages.sink import Sink
 
-    store = DocumentStore(client, settings.mongo)
-    store.prepare()
-    return Sink(store)
+    return Sink(DocumentStore(client, settings.mongo))
 
 
 #: By name of the stage.
