@@ -81,9 +81,8 @@ class Leadership:
             "expires_at": self._expiry(),
         }
         with mongo_errors("acquiring the publisher's lease"):
-            if (
-                other := self._rows.find_one({"_id": {"$ne": self._tenant}}, {"_id": 1})
-            ) is not None:
+            other = self._rows.find_one({"_id": {"$ne": self._tenant}}, {"_id": 1})
+            if other is not None:
                 raise SettingsError(self._is_taken(other["_id"]))
             self._rows.update_one(
                 {"_id": self._tenant}, {"$setOnInsert": {"owner": None}}, upsert=True
