@@ -26,6 +26,7 @@ CaptionstreamError
 │   └── InvalidValidationSet  a validation set is missing, damaged or made for something else
 └── Unavailable               a neighbour is away; wait and go on              (retryable)
     ├── StoreUnavailable      MongoDB
+    │   └── StoreRefuses      it answers, and refuses until somebody changes something there
     └── BrokerUnavailable     Kafka
 """
 
@@ -166,6 +167,10 @@ class Unavailable(CaptionstreamError):
 
 class StoreUnavailable(Unavailable):
     """MongoDB does not answer or has no primary."""
+
+
+class StoreRefuses(StoreUnavailable):
+    """MongoDB answers and refuses. Nothing is lost meanwhile, but waiting alone does not help."""
 
 
 class BrokerUnavailable(Unavailable):

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, cast
 
@@ -15,13 +15,29 @@ from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
-from streams.errors import SettingsError, StoreUnavailable
+from streams.errors import SettingsError, StoreRefuses, StoreUnavailable
 from streams.settings import MongoSettings
 
 Document = dict[str, Any]
 
-_UNAUTHORIZED: Final = 13
-_AUTHENTICATION_FAILED: Final = 18
+#: Errors of the server that pass: it has no primary, is interrupted, too busy or full. Whatever it
+#: says otherwise it will say again.
+PASSING_CODES: Final = frozenset(
+    (
+        *(6, 7, 24, 43, 46, 50, 63, 64, 89, 91, 112, 133, 134, 150, 175, 189, 202, 215, 225, 234),
+        *(237, 239, 246, 251, 262, 276, 290, 314, 365, 391, 462, 9001, 10107, 11600, 11601, 11602),
+        *(12586, 12587, 13388, 13435, 13436, 14031),
+    )
+)
+#: What to do about errors that do not pass, by their code.
+_REMEDIES: Final[Mapping[int | None, str]] = {
+    13: "give its user the role that `captionstream roles` prints",
+    18: "check CAPTIONSTREAM_MONGO__USERNAME and CAPTIONSTREAM_MONGO__PASSWORD",
+    73: "check CAPTIONSTREAM_MONGO__DATABASE, __COLLECTION and __STATE_DATABASE",
+    166: "CAPTIONSTREAM_MONGO__COLLECTION must name a collection, no view",
+}
+#: Characters of the server's words that are told.
+_MOST_REASON: Final = 500
 
 
 def connect(settings: MongoSettings) -> MongoClient[Document]:
@@ -123,12 +139,25 @@ def state_database(client: MongoClient[Document], settings: MongoSettings) -> Da
 
 @contextmanager
 def mongo_errors(doing: str) -> Iterator[None]:
-    """Turn an error of the driver into `StoreUnavailable`, with what was being done."""
+    """Turn an error of the driver into ours, with what was being done and the remedy.
+
+    Raises:
+        StoreUnavailable: The server is away, or busy with something that passes.
+        StoreRefuses: It answers, and will refuse again.
+    """
     try:
         yield
     except PyMongoError as exc:
+        kind = StoreUnavailable if passes(exc) else StoreRefuses
         msg = f"MongoDB failed while {doing}: {reason_of(exc)}"
-        raise StoreUnavailable(msg) from exc
+        raise kind(msg) from exc
+
+
+def passes(exc: PyMongoError) -> bool:
+    """Whether waiting can help: the server is away, or busy with something that ends."""
+    if exc.has_error_label("TransientTransactionError"):
+        return True
+    return not isinstance(exc, OperationFailure) or exc.code in PASSING_CODES
 
 
 def reason_of(exc: PyMongoError) -> str:
@@ -136,16 +165,16 @@ def reason_of(exc: PyMongoError) -> str:
     # The driver adds its view of the topology, and addresses with it; the server adds the whole
     # command that it refused, and documents with it. The log has enough.
     pattern = r",? full error:| \(configured timeouts|, Timeout:| to execute command \{"
-    reason = re.split(pattern, str(exc))[0]
+    reason = " ".join(re.split(pattern, str(exc))[0].split())[:_MOST_REASON]
     code = exc.code if isinstance(exc, OperationFailure) else None
-    if code == _AUTHENTICATION_FAILED:
-        remedy = "check CAPTIONSTREAM_MONGO__USERNAME and CAPTIONSTREAM_MONGO__PASSWORD"
-    elif code == _UNAUTHORIZED:
-        remedy = "give its user the role that `captionstream roles` prints"
+    if code in _REMEDIES:
+        remedy = _REMEDIES[code]
     elif isinstance(exc, ConfigurationError):
         remedy = "check CAPTIONSTREAM_MONGO__URI and its options, and that its host can be resolved"
     elif "CERTIFICATE_VERIFY_FAILED" in reason:
         remedy = "check CAPTIONSTREAM_MONGO__TLS_CA_FILE and the name in the server's certificate"
+    elif not passes(exc):
+        remedy = "it does not pass by itself: change what it names, in MongoDB or in the settings"
     else:
         remedy = "check that the replica set has a primary"
         if "connection closed" in reason or "SSL" in reason:

@@ -52,7 +52,7 @@ def roles(settings: MongoSettings) -> dict[str, list[Privilege]]:
             # The stream is of the database: so it outlives the collection when that is dropped.
             *watched.may(("find", "changeStream"), ("",)),
             # Documents that Kafka refuses get their error from the publisher.
-            *watched.may(("update", *_INDEX), documents),
+            *watched.may(("update", "dropIndex", *_INDEX), documents),
             *state.may(_KEEP, _POSITIONS),
             *state.may(_READ, _REQUESTS + _REGISTRY),
             *report,
@@ -74,7 +74,7 @@ def roles(settings: MongoSettings) -> dict[str, list[Privilege]]:
             *state.may((*_ALL, *_INDEX), _SUSPECTS),
             *stage,
         ],
-        "sink": [*watched.may(("find", "update", *_INDEX), documents), *stage],
+        "sink": [*watched.may(("find", "update"), documents), *stage],
         "producer": watched.may(_ALL, documents),
         "trainer": [
             *watched.may(_READ, documents),

@@ -4,6 +4,7 @@
 table in the README is generated from this module.
 """
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,8 @@ ENVIRONMENT_PREFIX = "CAPTIONSTREAM_"
 #: An address that both clients of Kafka understand: a host or an IPv6 address, and a port.
 _SERVER = re.compile(r"(?:[\w.-]+|\[[\w.:%]+\])(?::([0-9]{1,5}))?")
 _MAX_PORT = 65535
+#: Of the 249 characters that a topic's name may have; the longest one behind it takes 40.
+_MOST_TOPIC_PART = 180
 
 
 class Section(BaseModel):
@@ -152,7 +155,10 @@ class KafkaSettings(Section):
         None, description="Password of that key, if it has one."
     )
     prefix: str = Field(
-        "", pattern=r"^[A-Za-z0-9._-]*$", description="Put before every topic and group name."
+        "",
+        pattern=r"^[A-Za-z0-9._-]*$",
+        description="Put before every topic and group name; no two pipelines may share it. When"
+        " absent `<database>.<collection>.`, so that they do not.",
     )
     partitions: int = Field(
         4, ge=1, description="Partitions of every topic; the most processes one stage can use."
@@ -438,6 +444,22 @@ class Settings(BaseSettings):
     trainer: TrainerSettings = TrainerSettings()
     local: LocalSettings = LocalSettings()
     log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _names_on_the_broker_tell_pipelines_apart(self) -> Self:
+        if "prefix" not in self.kafka.model_fields_set:
+            own = {"prefix": f"{_topic_part(self.mongo.tenant)}."}
+            # The model is frozen for everybody else.
+            self.__dict__["kafka"] = self.kafka.model_copy(update=own)
+        return self
+
+
+def _topic_part(tenant: str) -> str:
+    """Return a name that Kafka takes; one that had to be changed ends with a hash."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", tenant)[:_MOST_TOPIC_PART]
+    if plain == tenant:
+        return plain
+    return f"{plain}-{hashlib.blake2b(tenant.encode(), digest_size=4).hexdigest()}"
 
 
 def load_settings() -> Settings:

@@ -122,9 +122,7 @@ def _caption(client: Client, settings: Settings) -> Built:
 def _sink(client: Client, settings: Settings) -> Built:
     from streams.stages.sink import Sink
 
-    store = DocumentStore(client, settings.mongo)
-    store.prepare()
-    return Built(step=Sink(store))
+    return Built(step=Sink(DocumentStore(client, settings.mongo)))
 
 
 #: By name of the stage.

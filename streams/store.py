@@ -1,14 +1,14 @@
 """Access to the watched collection: read images, write outputs under their guard, scan states.
 
-Every failure of MongoDB that waiting can heal becomes `StoreUnavailable`. Knows nothing about
-topics or models' insides.
+Every failure of MongoDB becomes `StoreUnavailable`, or `StoreRefuses` where waiting alone does not
+help. Knows nothing about topics or models' insides; the state index is the matter of
+`state_index.py`.
 """
 
 from collections.abc import Collection as Positions
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-import pymongo
 from bson.timestamp import Timestamp
 from pymongo import MongoClient
 from pymongo.collection import Collection
@@ -16,11 +16,14 @@ from pymongo.errors import BulkWriteError, OperationFailure
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
+from structlog import get_logger
 
 from streams.documents import IMAGE, OUTPUTS, lookup
+from streams.errors import StoreUnavailable
 from streams.ids import DocumentId, document_key, split_ids
 from streams.mongo import Document, cluster_time, mongo_errors
 from streams.settings import MongoSettings
+from streams.state_index import STATE_INDEX, build_state_index, check_collection
 from streams.states import STATE_PATHS, DocumentState, Serving, document_state
 from streams.writes import (
     MEND,
@@ -33,7 +36,7 @@ from streams.writes import (
     update_of,
 )
 
-STATE_INDEX: Final = "captionstream_state"
+log = get_logger(__name__)
 
 #: CannotIndexParallelArrays: a document whose `_outputs` is not ours has two.
 _PARALLEL_ARRAYS: Final = 171
@@ -72,19 +75,32 @@ class DocumentStore:
         return self._collection.full_name
 
     def prepare(self) -> None:
-        """Create the index that makes counting and scanning states cheap.
+        """Create the index that makes counting and scanning states cheap, if it is not there.
+
+        On a large collection that takes longer than a connection waits. It goes on at the server
+        meanwhile, and calling again joins it.
 
         Raises:
-            StoreUnavailable: MongoDB does not answer.
+            StoreUnavailable: MongoDB does not answer, or the index is being built.
+            StoreRefuses: The collection cannot have it, or is no collection; the message says why.
         """
-        keys = [(path, pymongo.ASCENDING) for path in (*STATE_PATHS, "_id")]
         with mongo_errors("creating the state index"):
             try:
-                self._collection.create_index(keys, name=STATE_INDEX)
+                build_state_index(self._collection)
             except OperationFailure as exc:
                 if exc.code != _PARALLEL_ARRAYS or not self.mend():
                     raise
-                self._collection.create_index(keys, name=STATE_INDEX)
+                build_state_index(self._collection)
+
+    def check(self) -> None:
+        """Find out whether documents of this collection can get outputs and be counted; reads only.
+
+        Raises:
+            StoreUnavailable: MongoDB does not answer.
+            StoreRefuses: They cannot; the message says why and what to do.
+        """
+        with mongo_errors("looking at the collection"):
+            check_collection(self._collection)
 
     def mend(self, document_ids: Sequence[DocumentId] | None = None) -> int:
         """Remove what a producer has put into `_outputs` so that no output can be stored there.
@@ -123,8 +139,11 @@ class DocumentStore:
                 return self._read(document_ids, after)
             except OperationFailure as exc:
                 now = cluster_time(self._client)
-                if exc.code != _AHEAD or after.time <= now.time + _MOST_AHEAD_SECONDS:
+                if exc.code != _AHEAD:
                     raise
+                if after.time <= now.time + _MOST_AHEAD_SECONDS:
+                    msg = "the primary of MongoDB has not got to the change that is to be read"
+                    raise StoreUnavailable(msg) from exc
                 return self._read(document_ids, now)
 
     def _read(self, document_ids: Sequence[DocumentId], after: Timestamp) -> dict[bytes, Document]:
@@ -162,7 +181,11 @@ class DocumentStore:
             if written < len(done):
                 done = self._stored(writes, fields, done)
             if outdated := [drop for write in writes for drop in drops_of(write)]:
-                self._collection.bulk_write(outdated, ordered=False)
+                try:
+                    self._collection.bulk_write(outdated, ordered=False)
+                except BulkWriteError as exc:
+                    refused = list(rejections(exc).values())
+                    log.error("outputs of images before stay", error=refused[0][:200])
         kept_away = set(range(len(writes))) - done - rejected.keys()
         return WriteReport(done=done, kept_away=kept_away, rejected=rejected)
 

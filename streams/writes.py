@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from bson.timestamp import Timestamp
 from pymongo import UpdateOne
-from pymongo.errors import BulkWriteError
+from pymongo.errors import BulkWriteError, OperationFailure
 
 from streams.documents import (
     MODELS,
@@ -34,15 +34,12 @@ from streams.documents import (
     upstream_of,
 )
 from streams.ids import DocumentId
+from streams.mongo import PASSING_CODES
 from streams.states import STATE_PATHS
 
-#: Errors of one write that say something about the server and pass: no primary, interrupted, full.
-_PASSING_CODES: Final = frozenset(
-    (
-        *(6, 7, 50, 89, 91, 112, 134, 189, 246, 262, 365, 9001, 10107),
-        *(11600, 11601, 11602, 13435, 13436, 14031),
-    )
-)
+#: Refusals of single writes that are not about the document but about everything: no right, a view,
+#: a time-series collection.
+_ABOUT_ALL: Final = frozenset((13, 72, 166, 263))
 
 #: Fields that our outputs stand in.
 _PARENTS: Final = (OUTPUTS, *sorted({f"{OUTPUTS}.{model.key}" for model in MODELS}))
@@ -216,8 +213,8 @@ def _with_parents(paths: tuple[str, ...]) -> list[str]:
 def rejections(exc: BulkWriteError) -> dict[int, str]:
     """Return why single documents were refused, by position; raise what is no document's fault."""
     errors = exc.details.get("writeErrors") or []
-    if not errors or exc.details.get("writeConcernErrors"):
-        raise exc
-    if any(error.get("code") in _PASSING_CODES for error in errors):
-        raise exc
+    concerns = exc.details.get("writeConcernErrors") or []
+    others = [error for error in errors if error.get("code") in PASSING_CODES | _ABOUT_ALL]
+    for error in (*concerns, *others):
+        raise OperationFailure(str(error.get("errmsg")), error.get("code"), exc.details) from exc
     return {error["index"]: str(error.get("errmsg")) for error in errors}

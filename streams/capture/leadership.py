@@ -22,7 +22,7 @@ from streams.capture.position import (
     progress_of,
     time_of,
 )
-from streams.errors import CaptureError, LeaseLost
+from streams.errors import CaptureError, LeaseLost, SettingsError
 from streams.ids import DocumentId
 from streams.mongo import mongo_errors
 
@@ -65,6 +65,7 @@ class Leadership:
         """Take the lease if it is free or has run out; return whether it is ours.
 
         Raises:
+            SettingsError: The state database is that of another pipeline: its models would be ours.
             StoreUnavailable: MongoDB does not answer.
         """
         is_free = {
@@ -80,6 +81,9 @@ class Leadership:
             "expires_at": self._expiry(),
         }
         with mongo_errors("acquiring the publisher's lease"):
+            other = self._rows.find_one({"_id": {"$ne": self._tenant}}, {"_id": 1})
+            if other is not None:
+                raise SettingsError(self._is_taken(other["_id"]))
             self._rows.update_one(
                 {"_id": self._tenant}, {"$setOnInsert": {"owner": None}}, upsert=True
             )
@@ -93,6 +97,13 @@ class Leadership:
         self.epoch = int(row["epoch"])
         self.kept_time = time_of(row)
         return True
+
+    def _is_taken(self, other: str) -> str:
+        return (
+            f"the state database {self._rows.database.name} is that of {other}: set"
+            f" CAPTIONSTREAM_MONGO__STATE_DATABASE to another one for {self._tenant}; or, if nobody"
+            f" watches {other} any more, remove its document from {self._rows.full_name}"
+        )
 
     def renew(self) -> None:
         """Keep the lease.

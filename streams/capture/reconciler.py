@@ -24,6 +24,7 @@ from streams.errors import CaptionstreamError
 from streams.ids import DocumentId
 from streams.mongo import Document, cluster_time, mongo_errors
 from streams.settings import Settings
+from streams.state_index import drop_old_state_indexes
 from streams.states import Serving
 from streams.store import DocumentStore
 
@@ -187,5 +188,6 @@ class Reconciler:
         with mongo_errors("looking for documents"):
             if self._store.collection.find_one({}, {"_id": 1}) is None:
                 return False
+        drop_old_state_indexes(self._store.collection)
         self._store.prepare()
         return True

@@ -16,8 +16,8 @@ from streams.capture.retries import Failure
 from streams.documents import MODELS, Model, lookup, upstream_of
 from streams.ids import document_key
 from streams.mongo import Document, mongo_errors
+from streams.state_index import STATE_INDEX
 from streams.states import STATE_PATHS, Recaption, Serving, pending_model
-from streams.store import STATE_INDEX
 
 #: Of each condition the index alone tells whether it holds; of "is null" it does not.
 _IS_TEXT: Final[dict[str, Any]] = {"$gte": ""}

@@ -20,6 +20,7 @@ from streams.processes import read_reports
 from streams.registry import Registry
 from streams.settings import ClipSettings, Settings
 from streams.stages import STAGE_BY_NAME
+from streams.store import DocumentStore
 from streams.topics import missing_topics
 
 #: Pins whose other releases were not measured.
@@ -62,6 +63,7 @@ def examine(settings: Settings, client: MongoClient[dict[str, Any]]) -> Iterator
     yield _topics(settings)
     yield _weights(settings.clip, _clip_versions(state) if mongo.is_ok else [])
     if mongo.is_ok:
+        yield _collection(DocumentStore(client, settings.mongo))
         yield _guarded("models", lambda: _models(Registry(state)), "see the finding above")
         yield _guarded("processes", lambda: _processes(state), "see the finding above")
 
@@ -110,6 +112,14 @@ def _mongo(client: MongoClient[dict[str, Any]], settings: Settings) -> Finding:
         is_ok=True,
         detail=f"{name}, watching {settings.mongo.tenant}",
     )
+
+
+def _collection(store: DocumentStore) -> Finding:
+    def check() -> Finding:
+        store.check()
+        return Finding(subject="collection", is_ok=True, detail="takes outputs")
+
+    return _guarded("collection", check, "what stands there")
 
 
 def _topics(settings: Settings) -> Finding:

@@ -15,6 +15,7 @@ from streams.local.ports import PortBook
 from streams.local.stack import BROKER, MONGOD
 from streams.mongo import connect, mongo_errors, state_database
 from streams.settings import Settings
+from streams.store import DocumentStore
 from streams.topics import create_topics
 
 _ASK_TIMEOUT_SECONDS: Final = 3.0
@@ -91,6 +92,7 @@ class Servers:
         Raises:
             SettingsError: The given MongoDB is no replica set.
             StoreUnavailable: MongoDB does not answer.
+            StoreRefuses: Documents of the collection cannot get outputs.
             BrokerUnavailable: The broker does not answer.
         """
         self.start_mongod()
@@ -139,6 +141,7 @@ class Servers:
         Raises:
             SettingsError: MongoDB is not a replica set.
             StoreUnavailable: It does not answer.
+            StoreRefuses: Documents of the collection cannot get outputs.
         """
         mongo = self.settings.mongo
         with connect(mongo) as client, mongo_errors("looking for the replica set"):
@@ -149,6 +152,7 @@ class Servers:
                     " --replSet and run rs.initiate(), or leave --mongo-uri away"
                 )
                 raise SettingsError(msg)
+            DocumentStore(client, mongo).check()
             return not state_database(client, mongo).list_collection_names()
 
 

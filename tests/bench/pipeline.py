@@ -13,7 +13,7 @@ from typing import Any, Self
 import psutil
 from pymongo import MongoClient
 
-from streams.store import STATE_INDEX
+from streams.state_index import STATE_INDEX, build_state_index
 from tests.waiting import wait_until
 
 #: Documents inserted and not yet finished: enough that no stage ever waits for input.
@@ -57,6 +57,7 @@ class Pipeline:
         self._info = json.loads(self._process.stdout.readline())
         self._client: MongoClient[dict[str, Any]] = MongoClient(self._info["mongo_uri"])
         self._documents = self._client[self._info["database"]][self._info["collection"]]
+        build_state_index(self._documents)
         return self
 
     def __exit__(self, *_: object) -> None:

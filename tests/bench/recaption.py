@@ -19,7 +19,7 @@ from typing import Any
 
 from PIL import Image
 
-from streams.store import STATE_INDEX
+from streams.state_index import STATE_INDEX, build_state_index
 from tests.acceptance.stack import Stack, user_environment
 from tests.captioner import publish_tiny_captioner
 from tests.tiny import write_tiny_clip
@@ -83,6 +83,7 @@ def summary(seconds: list[float]) -> dict[str, float]:
 def measure(stack: Stack, documents: int, idle: int) -> dict[str, Any]:
     """Fill the stack, measure it idle, then during a re-caption."""
     publish_tiny_captioner(stack.info["mongo_uri"], stack.info["database"])
+    build_state_index(stack.documents)
     fill(stack, documents)
     before = summary(latencies(stack, lambda number: number >= idle))
     calls = stack.metric("featurize", "captionstream_model_inputs_total")

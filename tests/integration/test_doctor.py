@@ -6,7 +6,7 @@ import huggingface_hub
 import pytest
 
 from streams.commands.doctor import examine
-from streams.errors import SettingsError
+from streams.errors import SettingsError, StoreRefuses
 from streams.local.child import Child
 from streams.local.mongod import find_mongod
 from streams.local.supervisor import run_stack
@@ -156,6 +156,22 @@ def test_standalone_server_is_named_by_doctor_and_by_up(settings, tmp_path):
             )
     finally:
         single.kill()
+
+
+def test_view_is_named_by_doctor_and_by_up(settings, tmp_path, mongo_database):
+    """Fails without `check`: everything is ready, and nothing happens."""
+    mongo_database.create_collection(settings.mongo.collection, viewOn="o", pipeline=[])
+    found = findings(settings)["collection"]
+    assert (found.is_ok, "is a view" in found.detail) == (False, True)
+    uri = settings.mongo.uri.get_secret_value()
+    with pytest.raises(StoreRefuses, match="is a view"):
+        run_stack(
+            settings,
+            data_dir=tmp_path / "stack",
+            mongo_uri=uri,
+            kafka="127.0.0.1:1",
+            out=io.StringIO(),
+        )
 
 
 def test_refused_version_is_named_with_the_way_back(settings):

@@ -347,6 +347,17 @@ def test_second_publisher_stands_by_and_takes_over(settings, client, documents, 
     thread.join(timeout=DEADLINE_SECONDS)
 
 
+def test_state_database_of_another_pipeline_is_refused(client, settings):
+    """Fails without the look at other rows in `acquire`: two pipelines moved the same pointers."""
+    state = state_database(client, settings.mongo)
+    first, second = (Leadership(state, tenant=name, lease_seconds=60) for name in ("a.b", "a.c"))
+    assert first.acquire()
+    said = r"that of a\.b: set CAPTIONSTREAM_MONGO__STATE_DATABASE .* for a\.c; .*remove"
+    with pytest.raises(SettingsError, match=said):
+        second.acquire()
+    assert first.acquire(), "the second one leaves nothing behind"
+
+
 def test_fenced_publisher_cannot_commit(settings, client):
     """Fails without owner and epoch in the filter of `_write`."""
     state = state_database(client, settings.mongo)

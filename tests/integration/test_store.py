@@ -15,12 +15,14 @@ from streams.documents import (
     OutputError,
     decode_vector,
 )
-from streams.errors import StoreUnavailable
+from streams.errors import StoreRefuses, StoreUnavailable
 from streams.ids import document_key
 from streams.mongo import cluster_time, connect
+from streams.state_index import _KEYS, STATE_INDEX, drop_old_state_indexes
 from streams.states import DocumentState, Serving
-from streams.store import STATE_INDEX, DocumentStore
+from streams.store import DocumentStore
 from streams.writes import OutputWrite
+from tests.waiting import wait_until
 
 OLD, NEW = Timestamp(100, 1), Timestamp(100, 2)
 
@@ -176,6 +178,73 @@ def test_outputs_that_cannot_be_indexed_make_room_for_the_index(store):
     assert STATE_INDEX in store.collection.index_information()
     assert "_outputs" not in store.collection.find_one({"_id": 1})
     assert store.collection.find_one({"_id": 2}) == good
+
+
+def collection_of_kind(kind, store):
+    """Make the collection one that cannot be watched or counted; return what is said about it."""
+    documents = store.collection
+    match kind:
+        case "view":
+            documents.database.create_collection(documents.name, viewOn="o", pipeline=[])
+            return "is a view, .* set CAPTIONSTREAM_MONGO__COLLECTION to a plain collection"
+        case "time series":
+            documents.database.create_collection(documents.name, timeseries={"timeField": "t"})
+            return "is a timeseries, .* set CAPTIONSTREAM_MONGO__COLLECTION to a plain collection"
+        case "hidden":
+            documents.create_index(_KEYS, name=STATE_INDEX, hidden=True)
+            return f'is hidden, .*"documents".*unhideIndex."{STATE_INDEX}"'
+        case "another name":
+            documents.create_index(_KEYS, name="theirs")
+            return 'in an index of the name theirs; .*dropIndex."theirs"'
+    for number in range(63):
+        documents.create_index(f"f{number}")
+    return "has 64 indexes: .*; drop one that nothing uses"
+
+
+@pytest.mark.parametrize("kind", ["view", "time series", "hidden", "another name", "full"])
+def test_collection_that_cannot_serve_is_refused_with_the_remedy(store, kind):
+    """Fails without `check_collection`: "check that the replica set has a primary", or nothing."""
+    said = collection_of_kind(kind, store)
+    for attempt in (store.check, store.prepare):
+        with pytest.raises(StoreRefuses, match=said):
+            attempt()
+    if kind in ("view", "time series"):  # of no document's fault: all of them wait
+        with pytest.raises(StoreRefuses):
+            store.write_outputs([write(1, output())])
+
+
+def test_state_indexes_of_other_releases_go_and_other_indexes_stay(store):
+    store.collection.create_index("a", name="captionstream_state_of_before")
+    store.collection.create_index("b", name="b")
+    drop_old_state_indexes(store.collection)
+    store.prepare()
+    assert store.collection.index_information().keys() == {"_id_", "b", STATE_INDEX}
+
+
+def test_building_the_state_index_is_told_and_goes_on_at_the_server(settings, mongo_client):
+    """Fails without the look at `NetworkTimeout`: "check that the replica set has a primary"."""
+    hang = {"configureFailPoint": "hangAfterStartingIndexBuild"}
+    quick = settings.mongo.model_copy(update={"timeout_seconds": 0.2})
+    with connect(quick) as client:
+        store = DocumentStore(client, quick)
+        store.collection.insert_one({"_id": 1})
+        mongo_client.admin.command({**hang, "mode": "alwaysOn"})
+        try:
+            with pytest.raises(StoreUnavailable, match="is being built"):
+                store.prepare()
+            assert store.write_outputs([write(1, output())]).written == 1
+        finally:
+            mongo_client.admin.command({**hang, "mode": "off"})
+        wait_until(lambda: STATE_INDEX in names_of_ready_indexes(mongo_client, store))
+        store.prepare()
+
+
+def names_of_ready_indexes(client, store):
+    """Those that a query may be told to use."""
+    stats = client[store.collection.database.name][store.collection.name].aggregate(
+        [{"$indexStats": {}}]
+    )
+    return {row["name"] for row in stats if not row.get("building")}
 
 
 def test_states_are_counted_from_the_index_alone(store):

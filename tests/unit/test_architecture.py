@@ -33,6 +33,7 @@ LAYERS = (
     "streams.decoding",
     "streams.fetching",
     "streams.mongo",
+    "streams.state_index",
     "streams.writes",
     "streams.store",
     "streams.pointers",

@@ -54,19 +54,6 @@ def test_what_is_no_list_of_captions_is_counted_as_one(value, passed_over):
     assert usable_captions(value) == ((), passed_over)
 
 
-def test_only_texts_with_a_letter_are_captions():
-    odd = [None, float("nan"), 5, True, ["a", "b"], {"raw": "a"}, "", "  ", "42 !", "🐈", "a\ud800"]
-    good = ["a cat", "一只猫", "एक कुत्ता", "é"]
-    assert usable_captions([*odd, *good]) == (tuple(good), len(odd))
-
-
-@pytest.mark.parametrize(
-    ("value", "passed_over"), [(None, 0), ([], 0), ("a cat", 1), ({"a": 1}, 1)]
-)
-def test_what_is_no_list_of_captions_is_counted_as_one(value, passed_over):
-    assert usable_captions(value) == ((), passed_over)
-
-
 @pytest.mark.parametrize(("width", "stored"), [(1, None), (5, 5)])
 def test_beam_width_is_stored_unless_the_caption_is_greedy(width, stored):
     output = Output(value="a cat", version="l1", score=-0.5, beam_width=width)

@@ -1,10 +1,12 @@
 """Settings come from the environment only; wrong ones name their variable."""
 
+import re
+
 import pytest
 
 from streams.errors import SettingsError
 from streams.reference import renew, settings_table
-from streams.settings import Settings, load_settings
+from streams.settings import KafkaSettings, MongoSettings, Settings, load_settings
 
 
 def test_nested_variable_sets_a_nested_setting(monkeypatch):
@@ -70,3 +72,28 @@ def test_readme_shows_every_setting(readme):
 
 def test_table_has_variable_default_and_meaning():
     assert "| `CAPTIONSTREAM_CLIP__MODEL` | `RN50` |" in settings_table()
+
+
+def prefix(database, collection, **kafka):
+    mongo = MongoSettings(database=database, collection=collection)
+    return Settings(mongo=mongo, kafka=KafkaSettings(**kafka)).kafka.prefix
+
+
+def test_pipelines_of_different_collections_share_no_names():
+    """Fails without a prefix by default: they dead-lettered each other's records."""
+    assert prefix("captions", "documents") == "captions.documents."
+    assert prefix("captions", "my_photos") == "captions.my_photos."
+    odd = [("captions", "my photos"), ("captions", "my/photos"), ("a", "x" * 240), ("a", "x" * 239)]
+    names = [prefix(*names) for names in odd]
+    assert len(set(names)) == len(odd)
+    for name in names:
+        assert re.fullmatch(r"[A-Za-z0-9._-]{1,200}", name)
+
+
+def test_prefix_that_is_given_stays_also_an_empty_one(monkeypatch):
+    assert [prefix("a", "b", prefix=given) for given in ("mine-", "")] == ["mine-", ""]
+    monkeypatch.setenv("CAPTIONSTREAM_KAFKA__PREFIX", "")
+    assert load_settings().kafka.prefix == ""
+    monkeypatch.delenv("CAPTIONSTREAM_KAFKA__PREFIX")
+    monkeypatch.setenv("CAPTIONSTREAM_MONGO__COLLECTION", "photos")
+    assert load_settings().kafka.prefix == "captions.photos."
