@@ -134,10 +134,12 @@ class StageProcess:
             requests.ask()
 
     def health(self) -> Check:
-        """Whether the stage gets on: not ok when work waits, or may wait, and nothing moves."""
+        """Whether the stage gets on: not ok when it is broken, or stands while work may wait."""
         stage = self._stage
         if stage is None:
             return Check(is_ok=True, reason="starting")
+        if stage.trouble:
+            return Check(is_ok=False, reason=f"{stage.trouble}; a restart is the remedy")
         idle = stage.progress.seconds_since_progress
         lag = self._worker.lag.value
         if (stage.progress.in_flight > 0 or lag != 0) and idle > self._settings.stage.stall_seconds:

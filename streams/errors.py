@@ -24,6 +24,7 @@ CaptionstreamError
 │   ├── InvalidSnapshot       a snapshot is missing or damaged
 │   ├── InvalidCheckpoint     a fit cannot go on from where an earlier one stood
 │   └── InvalidValidationSet  a validation set is missing, damaged or made for something else
+├── ProcessBroken             this process cannot work any more; a restart is the remedy
 └── Unavailable               a neighbour is away; wait and go on              (retryable)
     ├── StoreUnavailable      MongoDB
     │   └── StoreRefuses      it answers, and refuses until somebody changes something there
@@ -157,6 +158,16 @@ class InvalidCheckpoint(TrainerError):
 
 class InvalidValidationSet(TrainerError):
     """A validation set is missing, damaged, or made with other options or another CLIP version."""
+
+
+class ProcessBroken(CaptionstreamError):
+    """This process cannot work any more, whatever it is given: it ends, to be started again.
+
+    Attributes:
+        exit_code: How it ends (EX_OSERR of sysexits.h).
+    """
+
+    exit_code: int = 71
 
 
 class Unavailable(CaptionstreamError):

@@ -1,8 +1,9 @@
 """Processes of `featurize` whose CLIP does not survive white images.
 
-`python -m tests.deadly HOW COUNT`. HOW is `hangs`, or `crashes`, as a fault in native code or an
-exhausted memory would. COUNT of them run, one after the other; the exit code of each is a line of
-the output. What runs then is the process itself.
+`python -m tests.deadly HOW...`. HOW is `hangs`, or `crashes`, as a fault in native code or an
+exhausted memory would, or `breaks`, as a GPU's context does: nothing works from then on. So many of
+them run, one after the other; the exit code of each is a line of the output. What runs then is the
+process itself, like the last.
 """
 
 import os
@@ -20,25 +21,32 @@ from streams.settings import load_settings
 _WHITE = 1.9
 
 _encode = ClipEncoder.encode
+_broken = threading.Event()
 
 
 def encode_or_die(self: ClipEncoder, images: torch.Tensor) -> np.ndarray:
     """Hang or crash if one of the images (B, 3, H, W) is white, else encode them."""
-    if bool((images.amin(dim=(1, 2, 3)) > _WHITE).any()):
+    if _broken.is_set() or bool((images.amin(dim=(1, 2, 3)) > _WHITE).any()):
         if sys.argv[1] == "crashes":
             os.abort()
+        if sys.argv[1] == "breaks":
+            _broken.set()
+            msg = "CUDA error: an illegal memory access was encountered"
+            raise RuntimeError(msg)
         threading.Event().wait()
     return _encode(self, images)
 
 
 if __name__ == "__main__":
     ClipEncoder.encode = encode_or_die  # type: ignore[method-assign]
-    for _ in range(int(sys.argv[2])):
+    for left in reversed(range(len(sys.argv) - 1)):
         child = os.fork()  # what is imported need not be imported again
         if child == 0:
             break
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         sys.stdout.write(f"{code}\n")
         sys.stdout.flush()
+        if left:
+            del sys.argv[1]
     os.dup2(2, 1)  # its log belongs elsewhere
     run_process("featurize", load_settings())

@@ -12,6 +12,11 @@ from streams.topics import group_name
 
 #: Longest produce request: vectors of one batch, with room.
 _MAX_REQUEST_BYTES: Final = 8 << 20
+#: A consumer that does not fetch for its poll interval leaves the group, and never joins again:
+#: aiokafka waits for a fetch first, and Faust fetches nothing while it joins. A stage fetches
+#: nothing while it holds a batch, for as long as a neighbour is away. Who hangs is found by
+#: `/healthz`, so the interval has no end (1,000 years).
+_NEVER_SECONDS: Final = 3e10
 
 
 class _App(faust.App):  # type: ignore[misc]
@@ -30,8 +35,7 @@ def build_app(spec: StageSpec, kafka: KafkaSettings) -> faust.App:
         broker_session_timeout=kafka.session_timeout_seconds,
         broker_heartbeat_interval=kafka.session_timeout_seconds / 5,
         broker_rebalance_timeout=max(60.0, 2 * kafka.session_timeout_seconds),
-        # A batch may wait for MongoDB for long; leaving the group for that would not help anybody.
-        broker_max_poll_interval=1000.0,
+        broker_max_poll_interval=_NEVER_SECONDS,
         broker_request_timeout=max(kafka.request_timeout_seconds, kafka.session_timeout_seconds),
         broker_commit_interval=0.5,
         broker_commit_every=64,

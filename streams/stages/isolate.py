@@ -5,15 +5,21 @@ Synchronous and free of Kafka: `stage.py` calls it in its worker thread.
 
 import random
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from structlog import get_logger
 
 from streams import metrics
-from streams.errors import CaptionstreamError, ModelFailed, Unavailable
+from streams.errors import CaptionstreamError, ModelFailed, ProcessBroken, Unavailable
 from streams.settings import StageSettings
 from streams.stages.outcome import Failed, Input, Outcome, Step
 
 log = get_logger(__name__)
+
+#: A model that failed so many self-tests in a row will not recover: its process is not healthy...
+_UNHEALTHY_TESTS: Final = 3
+#: ... and ends some pauses later, when whoever asks for its health has seen that.
+_MOST_TESTS: Final = 6
 
 
 class Isolator:
@@ -44,25 +50,32 @@ class Isolator:
         self._beat = beat
         #: Why the batch in hand is held; empty while it is not.
         self.waits_for = ""
+        self._failed_tests = 0
+
+    @property
+    def trouble(self) -> str:
+        """Why the process cannot work any more, and will end soon; empty while it can."""
+        if self._failed_tests < _UNHEALTHY_TESTS:
+            return ""
+        return f"the model failed its self-test {self._failed_tests} times in a row"
 
     def apply(self, events: Sequence[Input]) -> list[Outcome]:
         """Return one outcome for each event.
 
         1. Run the batch; wait while a neighbour is away; halve it where it raises.
         2. Try retryable failures again, up to `max_attempts`.
-        3. If some still fail and the model fails its self-test, the model is at fault: wait.
+        3. If some still fail and the model fails its self-test, the model is at fault: wait, and
+           give up in the end.
 
         Raises:
             Unavailable: The process is to stop while a neighbour is away. Nothing was finished.
+            ProcessBroken: The model failed too many self-tests. Nothing was finished.
         """
         outcomes = self._run(events)
         attempt = 1
         while failing := [i for i, outcome in enumerate(outcomes) if _may_pass(outcome)]:
-            if attempt >= self._settings.max_attempts and self._step.self_test():
+            if attempt >= self._settings.max_attempts and self._is_well():
                 break
-            if attempt >= self._settings.max_attempts:
-                log.error("model fails its self-test; holding the batch", stage=self._stage)
-                self._hold("its model, which fails its self-test")
             self._wait(attempt, _first_error(outcomes, failing))
             attempt += 1
             for i, again in zip(failing, self._run([events[i] for i in failing]), strict=True):
@@ -72,7 +85,26 @@ class Isolator:
                     else again
                 )
         self._hold("")
+        self._failed_tests = 0
         return outcomes
+
+    def _is_well(self) -> bool:
+        """Whether the model passes its self-test, so that the events are at fault.
+
+        Raises:
+            ProcessBroken: It failed for the last time.
+        """
+        try:
+            if self._step.self_test():
+                return True
+        except Exception:  # a test that cannot even be made is failed
+            log.exception("the self-test raised", stage=self._stage)
+        self._failed_tests += 1
+        log.error("model fails its self-test; holding the batch", stage=self._stage)
+        if self._failed_tests >= _MOST_TESTS:
+            raise ProcessBroken(self.trouble)
+        self._hold("its model, which fails its self-test")
+        return False
 
     def _run(self, events: Sequence[Input]) -> list[Outcome]:
         waited = 0

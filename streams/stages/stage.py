@@ -70,6 +70,11 @@ class Stage:
         return self._isolator.waits_for
 
     @property
+    def trouble(self) -> str:
+        """Why this process cannot work any more, and will end soon; empty while it can."""
+        return self._isolator.trouble
+
+    @property
     def is_stopping(self) -> bool:
         """Whether `stop` was called."""
         return self._stopping.is_set()
@@ -89,6 +94,7 @@ class Stage:
 
         Raises:
             Unavailable: Nothing was finished; the process is to end and take the batch again.
+            ProcessBroken: Likewise.
         """
         self.progress.begin(len(messages))
         started = time.monotonic()

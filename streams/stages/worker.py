@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import faust
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
@@ -19,7 +19,7 @@ from faust.exceptions import ConsumerNotStarted, ProducerSendError
 from structlog import get_logger
 
 from streams import metrics
-from streams.errors import BrokerUnavailable, Unavailable
+from streams.errors import BrokerUnavailable, ProcessBroken, Unavailable
 from streams.settings import KafkaSettings, StageSettings
 from streams.stages import StageSpec
 from streams.stages.application import build_app
@@ -140,12 +140,12 @@ class StageWorker:
                 await stage.handle([self._message(event) for event in events])
             except Unavailable:
                 if stage.is_stopping:
-                    # The batch stays unacknowledged for the next process. Faust would wait for it
-                    # for ever, so this process ends here.
                     log.warning("stopping with an unfinished batch", stage=self._spec.name)
-                    sys.stderr.flush()
-                    os._exit(0)
+                    _end(0)
                 raise
+            except ProcessBroken as exc:
+                log.critical("this process ends to be restarted", reason=str(exc))
+                _end(exc.exit_code)
             for event in events:
                 await stream.ack(event)
                 self._next_offset[event.message.tp] = event.message.offset + 1
@@ -208,6 +208,12 @@ class _Worker(faust.Worker):  # type: ignore[misc]
             signal.signal(number, signal.SIG_IGN)
         self._stage.stop()
         await super().on_stop()
+
+
+def _end(code: int) -> NoReturn:
+    """End at once: the batch stays unacknowledged for the next process, Faust would wait for it."""
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _outputs(spec: StageSpec) -> list[str]:

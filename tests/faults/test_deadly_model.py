@@ -10,6 +10,7 @@ import pytest
 
 from streams.capture.producer import publish_all
 from streams.dead_letter_log import list_dead_letters
+from streams.errors import ProcessBroken
 from streams.events import IMAGE_CHANGED, IMAGE_FEATURIZED, ImageChanged
 from streams.ids import document_id_of
 from streams.mongo import state_database
@@ -34,24 +35,33 @@ def done(settings):
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("how", "codes", "error", "standing"),
+    ("ends", "error", "standing"),
     [
-        ("hangs", [HUNG] * 2, "ModelHung", {"hangs": True}),
-        ("crashes", [-signal.SIGABRT] * 3, "ModelCrashed", {}),
+        (
+            [("breaks", ProcessBroken.exit_code), ("hangs", HUNG), ("hangs", HUNG)],
+            "ModelHung",
+            {"hangs": True},
+        ),
+        ([("crashes", -signal.SIGABRT)] * 3, "ModelCrashed", {}),
     ],
+    ids=["hangs", "crashes"],
 )
 def test_document_that_the_model_does_not_survive_fails_alone(
-    how, codes, error, standing, settings, mongo_client, tmp_path
+    ends, error, standing, settings, mongo_client, tmp_path
 ):
     """The first process dies with a batch in hand, the next with the culprit, the last goes on.
 
-    Hanging fails without the watchdog: the first process never ends. Both fail without `take` in
-    `careful.py`: all processes die of the whole batch.
+    One that breaks before them is to leave nothing behind, since no document is the cause: it fails
+    when the batch is held for ever, or is acknowledged by the end of the process. Hanging fails
+    without the watchdog: its process never ends. Both fail without `take` in `careful.py`: all
+    processes die of the whole batch.
     """
     settings = settings.model_copy(
         update={
             "clip": ClipSettings(model=str(write_tiny_clip(tmp_path)), pretrained="random"),
-            "stage": StageSettings(torch_threads=1, decode_workers=1, stall_seconds=7),
+            "stage": StageSettings(
+                torch_threads=1, decode_workers=1, stall_seconds=7, backoff_max_seconds=0.2
+            ),
             "kafka": settings.kafka.model_copy(update={"session_timeout_seconds": 3.0}),
         }
     )
@@ -72,13 +82,14 @@ def test_document_that_the_model_does_not_survive_fails_alone(
     publish(range(COUNT))
 
     last = subprocess.Popen(
-        [sys.executable, "-m", "tests.deadly", how, str(len(codes))],
+        [sys.executable, "-m", "tests.deadly", *(how for how, _ in ends)],
         env=child_environment(settings),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
     )
     try:
+        codes = [code for _, code in ends]
         assert [int(last.stdout.readline() or 0) for _ in codes] == codes
         wait_until(lambda: done(settings) == {*range(COUNT)} - {7}, doing="all the others")
         [letter] = list_dead_letters(settings.kafka)

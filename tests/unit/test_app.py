@@ -81,6 +81,16 @@ def test_waiting_on_purpose_is_healthy_and_not_ready(joined):
     assert process.readiness().reason == "waits for MongoDB is away"
 
 
+def test_model_that_is_broken_for_good_is_not_healthy(joined):
+    """Fails when whatever is waited for on purpose is healthy."""
+    joined._stage.progress.begin(5)
+    joined._stage._isolator._failed_tests = 2
+    assert joined.health().is_ok
+    joined._stage._isolator._failed_tests = 3
+    assert not joined.health().is_ok
+    assert "failed its self-test 3 times in a row" in joined.health().reason
+
+
 def test_stage_without_partitions_or_broker_is_not_ready(joined, monkeypatch):
     assert joined.readiness().is_ok
     monkeypatch.setattr(StageWorker, "has_broker", False)

@@ -3,7 +3,7 @@
 import pytest
 from bson.timestamp import Timestamp
 
-from streams.errors import InvalidImage, ModelFailed, StoreUnavailable, Unavailable
+from streams.errors import InvalidImage, ModelFailed, ProcessBroken, StoreUnavailable, Unavailable
 from streams.events import ImageChanged
 from streams.settings import StageSettings
 from streams.stages.isolate import Isolator
@@ -107,10 +107,35 @@ def test_broken_model_holds_the_batch_instead_of_filling_the_dead_letters():
     """Fails without the self-test in `apply`."""
     step = ScriptedStep(poison=range(4), is_well=False)
     with pytest.raises(Unavailable, match="model is broken"):
-        isolator(step, stop_after=20).apply(events(4))
+        isolator(step, stop_after=4).apply(events(4))
+
+
+class UntestableStep(ScriptedStep):
+    """Its self-test cannot even be made."""
+
+    def self_test(self):
+        msg = "scripted"
+        raise OSError(msg)
+
+
+@pytest.mark.parametrize("make", [ScriptedStep, UntestableStep])
+def test_model_that_stays_broken_is_trouble_and_then_ends_the_process(make):
+    """Fails when it is held for ever, or when a raising self-test leaves as another error."""
+    troubles = []
+
+    def pause(_):
+        troubles.append(held.trouble)
+        return False
+
+    step = make(poison=range(4), is_well=False)
+    held = Isolator("featurize", step, StageSettings(), pause=pause, beat=lambda: None)
+    with pytest.raises(ProcessBroken, match="failed its self-test 6 times in a row"):
+        held.apply(events(4))
+    assert [bool(trouble) for trouble in troubles] == [False] * 4 + [True] * 3
 
 
 def test_model_that_recovers_finishes_the_held_batch():
-    step = ScriptedStep(poison=range(4), is_well=False, times=60)
-    outcomes = isolator(step).apply(events(4))
-    assert all(isinstance(outcome, Ok) for outcome in outcomes)
+    step = ScriptedStep(poison=range(4), is_well=False, times=40)
+    recovering = isolator(step)
+    assert all(isinstance(outcome, Ok) for outcome in recovering.apply(events(4)))
+    assert recovering.trouble == ""
