@@ -12,7 +12,7 @@ import stamina
 from structlog import get_logger
 
 from streams.capture.copy_requests import CopyRequests
-from streams.endpoints import Check, Endpoints, serve_endpoints
+from streams.endpoints import SLOW_SHARE, Check, Endpoints, serve_endpoints
 from streams.errors import SettingsError, Unavailable
 from streams.mongo import connect, state_database
 from streams.offsets import reset_lost_offsets
@@ -25,7 +25,7 @@ from streams.stages.stage import Stage
 from streams.stages.suspects import Suspects
 from streams.stages.worker import StageWorker
 from streams.steps import build_step
-from streams.topics import group_name, topic_name
+from streams.topics import group_name, shown, topic_name
 
 log = get_logger(__name__)
 
@@ -140,26 +140,37 @@ class StageProcess:
             return Check(is_ok=True, reason="starting")
         if stage.trouble:
             return Check(is_ok=False, reason=f"{stage.trouble}; a restart is the remedy")
-        idle = stage.progress.seconds_since_progress
-        lag = self._worker.lag.value
-        if (stage.progress.in_flight > 0 or lag != 0) and idle > self._settings.stage.stall_seconds:
-            what = "what waits is unknown" if lag is None else "work waits"
-            return Check(is_ok=False, reason=f"{what} and nothing moved for {idle:.0f} s")
-        return Check(is_ok=True)
+        still = self._standstill(stage, self._settings.stage.stall_seconds)
+        return Check(is_ok=False, reason=still) if still else Check(is_ok=True)
 
     def readiness(self) -> Check:
-        """Whether the stage has its model, its partitions, and its neighbours."""
-        if self._stage is None:
-            return Check(is_ok=False, reason="loading")
+        """Whether the stage has its model, its partitions and its neighbours, and gets on."""
+        reason = self._unready()
+        return Check(is_ok=False, reason=reason) if reason else Check(is_ok=True)
+
+    def _unready(self) -> str:
+        stage, worker = self._stage, self._worker
+        if stage is None:
+            return "loading"
         if reason := self._waits_for():
-            return Check(is_ok=False, reason=reason)
-        if not self._worker.has_assignment:
-            return Check(is_ok=False, reason="joining the consumer group")
-        if not self._worker.has_broker:
-            return Check(is_ok=False, reason="waits for the Kafka broker")
-        if self._stage.waits_for:
-            return Check(is_ok=False, reason=f"waits for {self._stage.waits_for}")
-        return Check(is_ok=True)
+            return reason
+        if not worker.has_assignment:
+            return "joining the consumer group"
+        if not worker.has_broker:
+            return "waits for the Kafka broker"
+        if leaderless := worker.leaderless:
+            return f"waits for a broker that leads {shown(leaderless)}"
+        if stage.waits_for:
+            return f"waits for {stage.waits_for}"
+        return self._standstill(stage, SLOW_SHARE * self._settings.stage.stall_seconds)
+
+    def _standstill(self, stage: Stage, seconds: float) -> str:
+        """Say so if nothing moved for so long although work waits, or may wait."""
+        idle, lag = stage.progress.seconds_since_progress, self._worker.lag.value
+        if idle <= seconds or (stage.progress.in_flight == 0 and lag == 0):
+            return ""
+        what = "what waits is unknown" if lag is None else "work waits"
+        return f"{what} and nothing moved for {idle:.0f} s"
 
     def _report(self, stage: Stage, endpoints: Endpoints) -> Report:
         ready = self.readiness()

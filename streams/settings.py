@@ -163,7 +163,9 @@ class KafkaSettings(Section):
     partitions: int = Field(
         4, ge=1, description="Partitions of every topic; the most processes one stage can use."
     )
-    replication_factor: int = Field(1, ge=1, description="Copies of every partition.")
+    replication_factor: int | None = Field(
+        None, ge=1, description="Copies of every partition; when absent the broker's default."
+    )
     retention_hours: float = Field(168.0, gt=0, description="How long topics keep records.")
     dead_letter_retention_hours: float = Field(
         2160.0, gt=0, description="How long dead letters are kept."

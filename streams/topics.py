@@ -1,7 +1,9 @@
 """Names of topics and groups, and their creation on the broker."""
 
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
 
 from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
@@ -20,6 +22,7 @@ TOPICS: Final = (
 )
 
 _HOUR_MS: Final = 3_600_000
+_DEFAULT_OF_BROKER: Final = -1
 
 
 def topic_name(topic: str, settings: KafkaSettings) -> str:
@@ -42,41 +45,78 @@ def all_topics() -> tuple[str, ...]:
     return (*TOPICS, *(dead_letter_topic(topic) for topic in TOPICS))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TopicStates:
+    """What a broker says of the topics that must exist. Names are those on the broker.
+
+    Attributes:
+        missing: Topics that do not exist.
+        leaderless: Partitions, as `topic[number]`, that no broker leads: nothing is written there
+            and nothing is read.
+        single: Topics with a partition of one copy: it stands still while its broker is away.
+    """
+
+    missing: Sequence[str]
+    leaderless: Sequence[str]
+    single: Sequence[str]
+
+
+def topic_states(names: Sequence[str], described: Iterable[Mapping[str, Any]]) -> TopicStates:
+    """Return the states of topics out of a broker's answer to a question for metadata.
+
+    Args:
+        names: Topics that must exist.
+        described: One row for each topic, as `KafkaAdminClient.describe_topics` gives them.
+    """
+    partitions = {row["name"]: row["partitions"] for row in described if row["partitions"]}
+    found = [(name, row) for name in names for row in partitions.get(name, ())]
+    leaderless = [(name, row["partition_index"]) for name, row in found if row["leader_id"] < 0]
+    single = {name: None for name, row in found if len(row["replica_nodes"]) == 1}
+    return TopicStates(
+        missing=[name for name in names if name not in partitions],
+        leaderless=[f"{name}[{number}]" for name, number in sorted(leaderless)],
+        single=list(single),
+    )
+
+
+def warning_of_copies(states: TopicStates) -> str:
+    """Return what is to be said of topics with one copy of a partition; empty if there are none."""
+    if not states.single:
+        return ""
+    return (
+        f"warning: {len(states.single)} topics have one copy of a partition; while its broker is"
+        " away everything stands still, and with its disk the records are lost. Give the topics"
+        " more copies (kafka-reassign-partitions), or set CAPTIONSTREAM_KAFKA__REPLICATION_FACTOR"
+        " before they are created"
+    )
+
+
+def shown(partitions: Sequence[str]) -> str:
+    """Return the first of some partitions, and how many more there are."""
+    more = f" and {len(partitions) - 1} more" if len(partitions) > 1 else ""
+    return f"{partitions[0]}{more}"
+
+
+def read_topic_states(settings: KafkaSettings) -> TopicStates:
+    """Return the states of now.
+
+    Raises:
+        BrokerUnavailable: The broker does not answer.
+    """
+    with _admin(settings, "look at") as admin:
+        return _states(admin, settings)
+
+
 def create_topics(settings: KafkaSettings) -> list[str]:
     """Create the topics that are missing; return the names of those that were created.
 
     Raises:
         BrokerUnavailable: The broker does not answer.
     """
-    admin = connect_admin(settings)
-    try:
-        present = set(admin.list_topics())
-        missing = [name for name in all_topics() if topic_name(name, settings) not in present]
-        _create(admin, missing, settings)
-    except KafkaError as exc:
-        msg = f"cannot create topics on {settings.bootstrap_servers}: {exc}"
-        raise BrokerUnavailable(msg) from exc
-    finally:
-        admin.close()
-    return [topic_name(name, settings) for name in missing]
-
-
-def missing_topics(settings: KafkaSettings) -> list[str]:
-    """Return the names of the topics that do not exist.
-
-    Raises:
-        BrokerUnavailable: The broker does not answer.
-    """
-    admin = connect_admin(settings)
-    try:
-        present = set(admin.list_topics())
-    except KafkaError as exc:
-        msg = f"cannot list topics on {settings.bootstrap_servers}: {exc}"
-        raise BrokerUnavailable(msg) from exc
-    finally:
-        admin.close()
-    names = (topic_name(name, settings) for name in all_topics())
-    return [name for name in names if name not in present]
+    with _admin(settings, "create") as admin:
+        missing = _states(admin, settings).missing
+        _create(admin, [t for t in all_topics() if topic_name(t, settings) in missing], settings)
+    return [*missing]
 
 
 def connect_admin(settings: KafkaSettings) -> KafkaAdminClient:
@@ -93,6 +133,23 @@ def connect_admin(settings: KafkaSettings) -> KafkaAdminClient:
     )
 
 
+@contextmanager
+def _admin(settings: KafkaSettings, doing: str) -> Iterator[KafkaAdminClient]:
+    admin = connect_admin(settings)
+    try:
+        yield admin
+    except KafkaError as exc:
+        msg = f"cannot {doing} topics on {settings.bootstrap_servers}: {exc}"
+        raise BrokerUnavailable(msg) from exc
+    finally:
+        admin.close()
+
+
+def _states(admin: KafkaAdminClient, settings: KafkaSettings) -> TopicStates:
+    names = [topic_name(topic, settings) for topic in all_topics()]
+    return topic_states(names, admin.describe_topics(names))
+
+
 def _create(admin: KafkaAdminClient, topics: Iterable[str], settings: KafkaSettings) -> None:
     for topic in topics:
         is_dead_letter = topic not in TOPICS
@@ -100,7 +157,7 @@ def _create(admin: KafkaAdminClient, topics: Iterable[str], settings: KafkaSetti
         new = NewTopic(
             name=topic_name(topic, settings),
             num_partitions=settings.partitions,
-            replication_factor=settings.replication_factor,
+            replication_factor=settings.replication_factor or _DEFAULT_OF_BROKER,
             topic_configs={"retention.ms": str(int(hours * _HOUR_MS))},
         )
         try:

@@ -12,7 +12,7 @@ from streams import metrics
 from streams.capture.publisher import Publisher
 from streams.capture.reconciler import Reconciler
 from streams.capture.window import Window
-from streams.endpoints import Check, serve_endpoints
+from streams.endpoints import SLOW_SHARE, Check, serve_endpoints
 from streams.mongo import connect, state_database
 from streams.processes import Rate, Report, Reporter, is_loaded, read_reports
 from streams.registry import Registry
@@ -48,13 +48,17 @@ def run_publisher(settings: Settings) -> None:
         name="reconciler",
         daemon=True,
     )
+
+    def readiness() -> Check:
+        return _readiness(publisher, SLOW_SHARE * settings.stage.stall_seconds)
+
     endpoints = serve_endpoints(
         settings.http,
         health=lambda: _health(publisher, reconciler, repeating, settings.stage.stall_seconds),
-        readiness=lambda: _readiness(publisher),
+        readiness=readiness,
     )
     rate = Rate()
-    reporter = Reporter(state, lambda: _report(publisher, endpoints.url, rate))
+    reporter = Reporter(state, lambda: _report(publisher, endpoints.url, rate, readiness()))
     reporter.start()
     measure(publisher)
     repeating.start()
@@ -94,14 +98,17 @@ def _health(
     return Check(is_ok=True)
 
 
-def _readiness(publisher: Publisher) -> Check:
+def _readiness(publisher: Publisher, slow_seconds: float) -> Check:
+    waited = window.oldest_seconds if (window := publisher.window) else 0.0
+    if waited > slow_seconds:
+        reason = f"the broker has acknowledged nothing for {waited:.0f} s"
+        return Check(is_ok=False, reason=reason)
     if publisher.waits_for:
         return Check(is_ok=False, reason=f"waits for {publisher.waits_for}")
     return Check(is_ok=True, reason="leads" if publisher.is_leading else "stands by")
 
 
-def _report(publisher: Publisher, url: str, rate: Rate) -> Report:
-    ready = _readiness(publisher)
+def _report(publisher: Publisher, url: str, rate: Rate, ready: Check) -> Report:
     return Report(
         stage="publisher",
         url=url,

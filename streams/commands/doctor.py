@@ -21,7 +21,7 @@ from streams.registry import Registry
 from streams.settings import ClipSettings, Settings
 from streams.stages import STAGE_BY_NAME
 from streams.store import DocumentStore
-from streams.topics import missing_topics
+from streams.topics import read_topic_states, shown
 
 #: Pins whose other releases were not measured.
 _PINNED: Final = {"aiokafka": "0.14.0", "mode-streaming": "0.7.1", "faust-streaming": "0.15.3"}
@@ -123,14 +123,19 @@ def _collection(store: DocumentStore) -> Finding:
 
 
 def _topics(settings: Settings) -> Finding:
+    create = "captionstream topics create"
+    start = "start the brokers that hold these partitions; with more copies others would lead them"
+
     def check() -> Finding:
-        missing = missing_topics(settings.kafka)
-        return Finding(
-            subject="Kafka",
-            is_ok=not missing,
-            detail=f"missing topics: {', '.join(missing)}" if missing else "all topics exist",
-            remedy="captionstream topics create",
-        )
+        states = read_topic_states(settings.kafka)
+        if states.missing:
+            detail = f"missing topics: {', '.join(states.missing)}"
+            return Finding(subject="Kafka", is_ok=False, detail=detail, remedy=create)
+        if states.leaderless:
+            detail = f"no broker leads {shown(states.leaderless)}"
+            return Finding(subject="Kafka", is_ok=False, detail=detail, remedy=start)
+        copies = "; one copy of each partition" if states.single else ""
+        return Finding(subject="Kafka", is_ok=True, detail=f"all topics exist{copies}")
 
     return _guarded(
         "Kafka", check, "start the broker, or set CAPTIONSTREAM_KAFKA__BOOTSTRAP_SERVERS"

@@ -25,7 +25,7 @@ from streams.stages import PROCESSES
 from streams.stages.suspects import Suspects
 from streams.states import DocumentState
 from streams.status import Status, read_status, wait_until_settled
-from streams.topics import create_topics
+from streams.topics import create_topics, read_topic_states, warning_of_copies
 
 dead_letters = typer.Typer(help="Records that could not be processed.", no_args_is_help=True)
 topics = typer.Typer(help="Topics on the broker.", no_args_is_help=True)
@@ -49,15 +49,16 @@ def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     table = Table(box=None, pad_edge=False)
     for column in ("stage", "ready", "lag", "docs/s", "model version", "endpoint"):
         table.add_column(column, justify="right" if column in ("lag", "docs/s") else "left")
-    for name, row in now.as_json(PROCESSES)["stages"].items():
+    stages = now.as_json(PROCESSES)["stages"]
+    for name, row in stages.items():
         versions = " ".join(row["versions"].values()) or "-"
         ready = f"{row['ready']}/{row['processes']}"
         lag = "-" if row["lag"] is None else str(row["lag"])
         table.add_row(name, ready, lag, str(row["rate"]), versions, " ".join(row["urls"]))
     out.print(table)
-    for name, row in now.as_json(PROCESSES)["stages"].items():
-        for reason in row["reasons"]:
-            out.print(f"{name} is not ready: {reason}", markup=False)
+    for name, row in stages.items():
+        for reason in sorted(set(row["reasons"])):
+            out.print(f"{name}: {reason}", markup=False)
     for model, problem in now.problems.items():
         out.print(f"{model}: {problem}", markup=False)
 
@@ -98,8 +99,11 @@ def topics_create(data_dir: DataDir = None) -> None:
 
     Example: captionstream topics create
     """
-    created = create_topics(settings_of(data_dir).kafka)
+    settings = settings_of(data_dir).kafka
+    created = create_topics(settings)
     out.print("\n".join(created) if created else "all topics exist")
+    if warning := warning_of_copies(read_topic_states(settings)):
+        err.print(warning, markup=False)
 
 
 @dead_letters.command("list")

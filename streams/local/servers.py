@@ -16,7 +16,7 @@ from streams.local.stack import BROKER, MONGOD
 from streams.mongo import connect, mongo_errors, state_database
 from streams.settings import Settings
 from streams.store import DocumentStore
-from streams.topics import create_topics
+from streams.topics import create_topics, read_topic_states, warning_of_copies
 
 _ASK_TIMEOUT_SECONDS: Final = 3.0
 #: The embedded broker looks for new records twice in a fetch's wait.
@@ -114,6 +114,10 @@ class Servers:
             self._say("starting broker ...")
             self.broker.start()
         create_topics(self.settings.kafka)
+        if self.broker is None and (
+            warning := warning_of_copies(read_topic_states(self.settings.kafka))
+        ):
+            self._say(warning)
 
     def stop(self) -> None:
         """End the broker, then mongod."""

@@ -9,7 +9,7 @@ as they start.
 So it does when another client has written what aiokafka cannot read; see `unreadable.py`.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import faust
 import stamina
@@ -19,6 +19,9 @@ from aiokafka.errors import KafkaConnectionError
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Producer, Transport
 
 from streams.stages.unreadable import Fetched, Skipped
+
+#: What aiokafka says of a partition that no broker leads; None is: not known yet.
+_NOBODY: Final = -1
 
 
 class _Thread(AIOKafkaConsumerThread):  # type: ignore[misc]
@@ -69,6 +72,17 @@ class PromptTransport(Transport):  # type: ignore[misc]
         """Whether the consumer knows a broker that coordinates its group."""
         coordinator = self.client._coordinator if self.client is not None else None  # noqa: SLF001
         return coordinator is not None and coordinator.coordinator_id is not None
+
+    def leaderless(self) -> list[str]:
+        """Return the assigned partitions, as `topic[number]`, that no broker leads.
+
+        The consumer asks for a leader again and again while there is none.
+        """
+        if self.client is None:
+            return []
+        leader = self.client._client.cluster.leader_for_partition  # noqa: SLF001
+        assigned = sorted(self.client.assignment())
+        return [f"{tp.topic}[{tp.partition}]" for tp in assigned if leader(tp) == _NOBODY]
 
 
 def _await_broker(client: AIOKafkaClient) -> None:

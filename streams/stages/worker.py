@@ -55,6 +55,11 @@ class StageWorker:
         """Whether the group's coordinator is known; it is not while the broker is away."""
         return bool(self.app.transport.has_coordinator)
 
+    @property
+    def leaderless(self) -> list[str]:
+        """Partitions of this process that no broker leads, so that nothing is read from them."""
+        return self.app.transport.leaderless() if self.has_assignment else []
+
     def run(self, stage: Stage) -> None:
         """Consume until SIGTERM or SIGINT.
 
@@ -176,9 +181,14 @@ class StageWorker:
         self.app.transport.skipped.clear()
 
     async def _measure_lag(self, stage: Stage) -> None:
-        """Count what waits. Only a count of nothing says that there is nothing to do."""
+        """Count what waits. Only a count of nothing says that there is nothing to do.
+
+        What waits in a partition without a leader cannot be known, and waiting for one is on
+        purpose.
+        """
         lag = None
-        if self.has_assignment and not self.app.rebalancing:
+        leaderless = self.leaderless
+        if self.has_assignment and not leaderless and not self.app.rebalancing:
             try:
                 skipped = self.app.transport.skipped
                 lag = await count_waiting(self.app.consumer, self._next_offset, skipped)
@@ -187,7 +197,7 @@ class StageWorker:
                 log.debug("lag not measured", error=repr(exc))
         self.lag.note(lag)
         metrics.STAGE_LAG.labels(self._spec.name).set(float("nan") if lag is None else lag)
-        if lag == 0:
+        if lag == 0 or leaderless:
             stage.progress.beat()
         oldest = stage.progress.oldest_seconds
         metrics.OLDEST_UNACKED_SECONDS.labels(self._spec.name).set(oldest)

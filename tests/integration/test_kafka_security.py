@@ -16,7 +16,7 @@ from streams.settings import KafkaSettings
 from streams.stages import SINK
 from streams.stages.application import build_app
 from streams.topic_log import read_topics
-from streams.topics import create_topics, missing_topics, topic_name
+from streams.topics import create_topics, read_topic_states, topic_name
 from tests.secured import gated_broker, write_certificates
 from tests.waiting import wait_until
 
@@ -98,25 +98,25 @@ def test_faust_proves_its_user_over_tls(secured, gated, mechanism):
 def test_wrong_ca_is_refused_with_the_remedy(secured, files):
     """Fails with `context.check_hostname` and `verify_mode` off in `tls_context`."""
     with pytest.raises(BrokerUnavailable, match=r"certificate.*CAPTIONSTREAM_KAFKA__SSL_CA_FILE"):
-        missing_topics(secured(ssl_ca_file=files["other"], request_timeout_seconds=1.0))
+        read_topic_states(secured(ssl_ca_file=files["other"], request_timeout_seconds=1.0))
 
 
 def test_wrong_password_is_refused_with_the_remedy(secured):
     with pytest.raises(BrokerUnavailable, match="CAPTIONSTREAM_KAFKA__SASL_PASSWORD") as caught:
-        missing_topics(secured(sasl_password="wrong-one", request_timeout_seconds=1.0))
+        read_topic_states(secured(sasl_password="wrong-one", request_timeout_seconds=1.0))
     assert "wrong-one" not in str(caught.value)
 
 
 def test_client_without_certificate_is_refused(secured):
     with pytest.raises(BrokerUnavailable):
-        missing_topics(secured(ssl_certificate_file=None, request_timeout_seconds=1.0))
+        read_topic_states(secured(ssl_certificate_file=None, request_timeout_seconds=1.0))
 
 
 def test_missing_files_name_their_variable(secured):
     with pytest.raises(SettingsError, match="SSL_CA_FILE"):
-        missing_topics(secured(ssl_ca_file="/nowhere.pem"))
+        read_topic_states(secured(ssl_ca_file="/nowhere.pem"))
     with pytest.raises(SettingsError, match="SSL_CERTIFICATE_FILE"):
-        missing_topics(secured(ssl_certificate_file="/nowhere.pem"))
+        read_topic_states(secured(ssl_certificate_file="/nowhere.pem"))
 
 
 def test_credentials_are_not_in_the_representation_of_the_application(secured):

@@ -8,7 +8,7 @@ from kafka import KafkaProducer
 from streams.errors import BrokerUnavailable, SettingsError
 from streams.local.broker import Broker, find_broker
 from streams.settings import KafkaSettings, LocalSettings
-from streams.topics import create_topics, missing_topics
+from streams.topics import create_topics, read_topic_states
 from tests.ports import free_port
 
 
@@ -16,7 +16,7 @@ def test_a_started_broker_has_topics_and_takes_records(broker: Broker) -> None:
     broker.start()
     settings = KafkaSettings(bootstrap_servers=broker.bootstrap_servers)
     created = create_topics(settings)
-    assert missing_topics(settings) == []
+    assert read_topic_states(settings).missing == []
     producer = KafkaProducer(bootstrap_servers=broker.bootstrap_servers, acks="all")
     sent = producer.send(created[0], key=b"key", value=b"value").get(timeout=30)
     producer.close()
@@ -30,7 +30,7 @@ def test_a_restart_keeps_the_address_and_begins_with_an_empty_log(broker: Broker
     broker.kill()
     assert not broker.is_alive()
     broker.start()
-    assert len(missing_topics(settings)) > 0
+    assert len(read_topic_states(settings).missing) > 0
 
 
 def test_stop_leaves_no_process(broker: Broker) -> None:

@@ -15,7 +15,7 @@ from pymongo import MongoClient
 from streams.errors import SettingsError
 from streams.local.stack import StackInfo, read_stack, settings_for
 from streams.settings import Settings
-from streams.topics import missing_topics
+from streams.topics import read_topic_states
 from tests.waiting import DEADLINE_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -157,7 +157,7 @@ def test_one_line_of_json_says_that_all_is_ready(stack: Stack) -> None:
     }
     assert set(line["pids"]) == {"supervisor", "first", "second"}
     assert set(line["metrics"]) == {"first", "second"}
-    assert missing_topics(stack.settings.kafka) == []
+    assert read_topic_states(stack.settings.kafka).missing == []
 
 
 def test_nothing_is_announced_before_every_process_is_ready(stack: Stack) -> None:
@@ -356,7 +356,7 @@ def test_a_lost_broker_is_replaced_after_the_processes_ended(make: Make) -> None
     assert is_gone(info.pids["first"])
     assert stack.info().kafka == info.kafka
     assert stack.pid("broker") != info.pids["broker"]
-    assert missing_topics(settings_for(stack.info(), stack.settings).kafka) == []
+    assert read_topic_states(settings_for(stack.info(), stack.settings).kafka).missing == []
     wait_until(lambda: read_request(stack) is not None, doing="the request of a copy")
 
 

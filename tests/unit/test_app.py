@@ -92,10 +92,25 @@ def test_model_that_is_broken_for_good_is_not_healthy(joined):
     assert "failed its self-test 3 times in a row" in joined.health().reason
 
 
-def test_stage_without_partitions_or_broker_is_not_ready(joined, monkeypatch):
+def test_stage_that_makes_no_progress_is_not_ready_long_before_it_is_not_healthy(joined):
+    """Fails when a stage that has its neighbours is ready whatever it does."""
+    joined._worker.lag.note(3)
+    stand_still(joined, 11)
+    assert joined.readiness().is_ok
+    stand_still(joined, 13)
+    assert joined.readiness().reason == "work waits and nothing moved for 13 s"
+    assert joined.health().is_ok
+
+
+def test_stage_without_partitions_broker_or_leader_is_not_ready(joined, monkeypatch):
     assert joined.readiness().is_ok
     monkeypatch.setattr(StageWorker, "has_broker", False)
     assert joined.readiness().reason == "waits for the Kafka broker"
+    partitions = ["captions.image.changed.v1[1]", "captions.image.changed.v1[3]"]
+    monkeypatch.setattr(StageWorker, "has_broker", True)
+    monkeypatch.setattr(StageWorker, "leaderless", partitions)
+    expected = "waits for a broker that leads captions.image.changed.v1[1] and 1 more"
+    assert joined.readiness().reason == expected
     joined._worker.has_assignment = False
     assert joined.readiness().reason == "joining the consumer group"
 
