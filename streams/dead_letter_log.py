@@ -10,15 +10,15 @@ from streams.dead_letters import (
     original_headers,
     parse_dead_letter,
     replay_mark,
+    replay_record,
     replayed_position,
 )
 from streams.errors import InvalidEvent
-from streams.events import ImageChanged, Origin, Record
+from streams.events import Record
 from streams.ids import document_key
 from streams.settings import KafkaSettings, Settings
 from streams.topic_log import read_topics
 from streams.topics import TOPICS, dead_letter_topic, topic_name
-from streams.wire import decode_event, encode_event
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +84,14 @@ def replay(entries: Sequence[Entry], settings: Settings) -> int:
     """
     tenant = settings.mongo.tenant
     publish_all(
-        [(entry.letter.topic, _again(entry.record, tenant)) for entry in entries], settings.kafka
+        [
+            (
+                entry.letter.topic,
+                replay_record(entry.record, topic=entry.letter.topic, tenant=tenant),
+            )
+            for entry in entries
+        ],
+        settings.kafka,
     )
     publish_all(
         [
@@ -98,17 +105,6 @@ def replay(entries: Sequence[Entry], settings: Settings) -> int:
         settings.kafka,
     )
     return len(entries)
-
-
-def _again(record: Record, tenant: str) -> Record:
-    """Mark a change as replayed, so that its age is not taken for the pipeline's latency."""
-    try:
-        event = decode_event(record.key, record.value, record.headers, tenant=tenant)
-    except InvalidEvent:
-        return record
-    if not isinstance(event, ImageChanged):
-        return record
-    return encode_event(replace(event, origin=Origin.REPLAY), event_type=TOPICS[0], tenant=tenant)
 
 
 def _entry(topic: str, position: str, message: Any) -> Entry | None:

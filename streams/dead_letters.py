@@ -5,7 +5,7 @@ which stage gave up, why, and after how many attempts. A replay sends the record
 and leaves a mark beside the dead letter, so that it is listed only once.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -13,9 +13,9 @@ from bson.timestamp import Timestamp
 
 from streams.documents import OutputError
 from streams.errors import InvalidEvent, bounded
-from streams.events import Headers, Record
+from streams.events import DocumentDeleted, Headers, Origin, Record
 from streams.ids import DocumentId, document_id_of
-from streams.wire import parse_source
+from streams.wire import decode_event, encode_event, parse_source
 
 _PREFIX: Final = "dl_"
 _REPLAYED: Final = "dl_replayed"
@@ -124,6 +124,20 @@ def parse_dead_letter(key: bytes | None, headers: Headers) -> DeadLetter:
         key=key,
         source=_source(plain.get("ce_clustertime")),
     )
+
+
+def replay_record(record: Record, *, topic: str, tenant: str) -> Record:
+    """Return the record of a dead letter as it is sent to its topic again.
+
+    Marked as replayed, so that its age is not taken for the pipeline's latency.
+    """
+    try:
+        event = decode_event(record.key, record.value, record.headers, tenant=tenant)
+    except InvalidEvent:
+        return record
+    if isinstance(event, DocumentDeleted):
+        return record
+    return encode_event(replace(event, origin=Origin.REPLAY), event_type=topic, tenant=tenant)
 
 
 def replay_mark(letter_position: str, key: bytes) -> Record:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
@@ -55,11 +56,14 @@ class ImageChanged:
         document_id: `_id` of the document.
         source: clusterTime of the change.
         origin: Why it was published.
+        changed_at: When the change was written, by the primary's clock, in milliseconds; None for
+            what is no change, and before MongoDB 6.
     """
 
     document_id: DocumentId
     source: Timestamp
     origin: Origin = Origin.LIVE
+    changed_at: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +85,7 @@ class ModelApplied:
         input: Fingerprint of the image that was read.
         model: Name of the model that was applied last.
         outputs: All outputs made from this image so far, by model name; contains `model`.
+        changed_at: When that change was written, as in `ImageChanged`.
     """
 
     document_id: DocumentId
@@ -89,6 +94,7 @@ class ModelApplied:
     input: str
     model: str
     outputs: Mapping[str, Output]
+    changed_at: datetime | None = None
 
 
 Event = ImageChanged | DocumentDeleted | ModelApplied

@@ -35,7 +35,7 @@ BATCH_SIZE = Histogram(
 )
 END_TO_END_SECONDS = Histogram(
     "captionstream_end_to_end_seconds",
-    "From a live change's clusterTime to the majority-acknowledged write of an output.",
+    "From a live change, by the primary's clock, to the majority-acknowledged write of an output.",
     ["model"],
     buckets=_LATENCY_SECONDS,
 )

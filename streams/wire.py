@@ -9,6 +9,7 @@ import json
 import time
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import UnionType
 from typing import Any, Final
@@ -65,6 +66,8 @@ def encode_event(event: Event, *, event_type: str, tenant: str) -> Record:
         ("ce_clustertime", format_source(event.source).encode()),
         ("content-type", content_type.encode()),
     ]
+    if not isinstance(event, DocumentDeleted) and event.changed_at is not None:
+        headers.append(("ce_walltime", event.changed_at.isoformat().encode()))
     return Record(key=key, value=value, headers=headers)
 
 
@@ -89,8 +92,10 @@ def decode_event(key: bytes | None, value: bytes | None, headers: Headers, *, te
     if value is None:
         msg = f"record of type {event_type!r} has no value"
         raise InvalidEvent(msg)
+    changed_at = _time(attributes.get("ce_walltime"))
     try:
-        return _decode_data(event_type, value, document_id, source)
+        event = _decode_data(event_type, value, document_id, source)
+        return replace(event, changed_at=changed_at)
     except InvalidEvent:
         raise
     except Exception as exc:  # a hostile value may break a decoder in any way
@@ -160,7 +165,7 @@ def _encode_caption(event: ModelApplied) -> bytes:
 
 def _decode_data(
     event_type: str, value: bytes, document_id: DocumentId, source: Timestamp
-) -> Event:
+) -> ImageChanged | ModelApplied:
     if event_type == IMAGE_CHANGED:
         origin = Origin(json.loads(value)["origin"])
         return ImageChanged(document_id=document_id, source=source, origin=origin)
@@ -256,6 +261,15 @@ def _checked(value: Any, kind: type | UnionType) -> Any:
     if isinstance(value, str):
         value.encode()  # half a surrogate pair can be written in JSON, but not be stored
     return value
+
+
+def _time(text: str | None) -> datetime | None:
+    """Return the time in a header; None where something else stands, or nothing."""
+    try:
+        time_of_change = datetime.fromisoformat(text or "")
+    except ValueError:
+        return None
+    return time_of_change if time_of_change.tzinfo is not None else None
 
 
 def _text(raw: bytes | str | None) -> str:

@@ -12,7 +12,8 @@ from bson import json_util
 from streams.documents import IMAGE, OUTPUTS
 
 Change = Mapping[str, Any]
-"""A projected change: `_id`, `operationType`, `documentKey`, `ns`, `to`, `clusterTime`, `paths`."""
+"""A projected change: `_id`, `operationType`, `documentKey`, `ns`, `to`, `clusterTime`, `paths`,
+and `wallTime` since MongoDB 6."""
 
 _UPDATE: Final = "$updateDescription"
 _UPDATED: Final = {"$objectToArray": {"$ifNull": [f"{_UPDATE}.updatedFields", {}]}}
@@ -43,6 +44,7 @@ def build_pipeline(collection: str) -> list[dict[str, Any]]:
                 "ns": 1,
                 "to": 1,
                 "clusterTime": 1,
+                "wallTime": 1,
                 "paths": {
                     "$concatArrays": [
                         {"$map": {"input": _UPDATED, "as": "f", "in": "$$f.k"}},

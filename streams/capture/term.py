@@ -212,7 +212,9 @@ class Term:
         if operation == "delete":
             self._sender.send(DocumentDeleted(document_id=document_id, source=source), position)
         else:
-            self._sender.send(ImageChanged(document_id=document_id, source=source), position)
+            at = change.get("wallTime")
+            event = ImageChanged(document_id=document_id, source=source, changed_at=at)
+            self._sender.send(event, position)
 
     def _reopen_behind(self, position: Position) -> None:
         """The server ends a stream with `invalidate`; what comes after needs a new one."""

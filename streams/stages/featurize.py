@@ -119,6 +119,7 @@ def _applied(event: Input, image: FoundImage, output: Output) -> ModelApplied:
         input=image.digest,
         model=CLIP.name,
         outputs=outputs,
+        changed_at=event.changed_at,
     )
 
 

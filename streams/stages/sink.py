@@ -1,8 +1,8 @@
 """The step of `sink`: the one writer. Outputs and errors go into their documents, each guarded."""
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Final
 
 from structlog import get_logger
@@ -123,6 +123,10 @@ def _plan_error(letter: DeadLetter) -> OutputWrite | Outcome:
 
 def _observe(event: Input) -> None:
     """Latency of live changes; copies and repeats would measure their own waiting."""
-    if isinstance(event, ModelApplied) and event.origin is Origin.LIVE:
-        seconds = max(0.0, time.time() - event.source.time)
-        metrics.END_TO_END_SECONDS.labels(event.model).observe(seconds)
+    if (
+        isinstance(event, ModelApplied)
+        and event.origin is Origin.LIVE
+        and event.changed_at is not None
+    ):
+        seconds = (datetime.now(UTC) - event.changed_at).total_seconds()
+        metrics.END_TO_END_SECONDS.labels(event.model).observe(max(0.0, seconds))

@@ -4,6 +4,8 @@ import http.server
 import io
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -92,10 +94,12 @@ def model_calls():
 
 def test_embedding_is_that_of_the_encoder_alone(step, store, encoder, source):
     store.collection.insert_one({"_id": 1, "img": picture(10)})
-    [outcome] = step.run([changed(1, source)])
+    at = datetime.now(UTC)
+    [outcome] = step.run([replace(changed(1, source), changed_at=at)])
     expected = encoder.encode(encoder.preprocess(Image.open(io.BytesIO(picture(10)))).unsqueeze(0))
     assert outcome.result is Result.DONE
     assert outcome.event.input == fingerprint(picture(10))
+    assert outcome.event.changed_at == at
     assert np.allclose(outcome.event.outputs["clip"].value, expected[0], atol=1e-6)
 
 

@@ -1,5 +1,8 @@
 """What a dead letter's headers say, whoever wrote them."""
 
+from dataclasses import replace
+from datetime import UTC, datetime
+
 import pytest
 from bson.timestamp import Timestamp
 from hypothesis import given
@@ -10,11 +13,21 @@ from streams.dead_letters import (
     original_headers,
     parse_dead_letter,
     replay_mark,
+    replay_record,
     replayed_position,
 )
-from streams.documents import OutputError
+from streams.documents import Output, OutputError
 from streams.errors import InvalidEvent
-from streams.events import Record
+from streams.events import (
+    IMAGE_CHANGED,
+    IMAGE_FEATURIZED,
+    IMAGE_PROJECTED,
+    ImageChanged,
+    ModelApplied,
+    Origin,
+    Record,
+)
+from streams.wire import decode_event, encode_event
 
 ERROR = OutputError(type="InvalidImage", message="no image", attempts=1, is_retryable=False)
 
@@ -78,3 +91,29 @@ def test_mark_may_hold_anything(position):
 
 def test_mark_says_which_letter_was_replayed():
     assert replayed_position(replay_mark("0:7", b"1").headers) == "0:7"
+
+
+@pytest.mark.parametrize("topic", [IMAGE_CHANGED, IMAGE_FEATURIZED, IMAGE_PROJECTED])
+def test_replayed_record_says_so_on_every_topic(topic):
+    """Fails when only a change is marked: a caption that is replayed would count its age."""
+    changed = ImageChanged(document_id=1, source=Timestamp(5, 1), changed_at=datetime.now(UTC))
+    event = changed
+    if topic != IMAGE_CHANGED:
+        event = ModelApplied(
+            document_id=1,
+            source=changed.source,
+            origin=Origin.LIVE,
+            input="ab",
+            model="clip",
+            outputs={"clip": Output(value="x", version="c1")},
+            changed_at=changed.changed_at,
+        )
+    record = encode_event(event, event_type=topic, tenant="a.b")
+    again = replay_record(record, topic=topic, tenant="a.b")
+    found = decode_event(again.key, again.value, again.headers, tenant="a.b")
+    assert found == replace(event, origin=Origin.REPLAY)
+
+
+def test_record_that_says_nothing_of_ours_is_replayed_as_it_is():
+    record = Record(key=b"1", value=b"junk", headers=[])
+    assert replay_record(record, topic=IMAGE_CHANGED, tenant="a.b") == record

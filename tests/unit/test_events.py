@@ -1,6 +1,8 @@
 """Records survive the wire; damaged and foreign ones are refused."""
 
 import json
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import msgpack
 import numpy as np
@@ -40,6 +42,27 @@ def round_trip(event, event_type, tenant=TENANT):
 def test_image_changed_survives():
     event = ImageChanged(document_id=ID, source=SOURCE, origin=Origin.COPY)
     assert round_trip(event, events.IMAGE_CHANGED) == event
+
+
+@pytest.mark.parametrize("topic", [events.IMAGE_CHANGED, *events.MODEL_APPLIED])
+def test_time_of_the_change_survives_on_every_topic(topic):
+    """Fails without the header in `encode_event`."""
+    at = datetime(2026, 11, 27, 12, 0, 0, 123_000, tzinfo=UTC)
+    caption = applied("conditional_lm", conditional_lm=Output(value="a cat", version="l1"))
+    event = (
+        ImageChanged(document_id=ID, source=SOURCE) if topic == events.IMAGE_CHANGED else caption
+    )
+    assert round_trip(replace(event, changed_at=at), topic).changed_at == at
+    assert round_trip(event, topic).changed_at is None
+
+
+@pytest.mark.parametrize("text", [b"", b"\xff", b"yesterday", b"2026-11-27T12:00:00", b"9" * 99])
+def test_time_that_is_none_is_left_out(text):
+    """Fails without `_time`: a clock that nobody needs would make a poison message."""
+    event = ImageChanged(document_id=ID, source=SOURCE)
+    record = encode_event(event, event_type=events.IMAGE_CHANGED, tenant=TENANT)
+    headers = [*record.headers, ("ce_walltime", text)]
+    assert decode_event(record.key, record.value, headers, tenant=TENANT) == event
 
 
 def test_delete_is_a_tombstone_on_every_topic():
