@@ -25,7 +25,7 @@ from streams.stages.stage import Stage
 from streams.stages.suspects import Suspects
 from streams.stages.worker import StageWorker
 from streams.steps import build_step
-from streams.topics import group_name, shown, topic_name
+from streams.topics import group_name, topic_name
 
 log = get_logger(__name__)
 
@@ -149,17 +149,11 @@ class StageProcess:
         return Check(is_ok=False, reason=reason) if reason else Check(is_ok=True)
 
     def _unready(self) -> str:
-        stage, worker = self._stage, self._worker
+        stage = self._stage
         if stage is None:
             return "loading"
-        if reason := self._waits_for():
+        if reason := self._waits_for() or self._worker.waits_for:
             return reason
-        if not worker.has_assignment:
-            return "joining the consumer group"
-        if not worker.has_broker:
-            return "waits for the Kafka broker"
-        if leaderless := worker.leaderless:
-            return f"waits for a broker that leads {shown(leaderless)}"
         if stage.waits_for:
             return f"waits for {stage.waits_for}"
         return self._standstill(stage, SLOW_SHARE * self._settings.stage.stall_seconds)

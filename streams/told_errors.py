@@ -1,17 +1,15 @@
 """Whether the errors that documents carry are true, and whether dead letters tell of them."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import torch
-from bson.timestamp import Timestamp
 
-from streams.dead_letter_log import read_dead_letters
+from streams.dead_letter_log import DeadLetterLog, Failure
 from streams.documents import CLIP, MODELS, Model, lookup
 from streams.errors import InvalidImage
 from streams.ids import document_key
-from streams.settings import KafkaSettings
 
 #: Errors that the publisher writes itself: there is no record that could become a dead letter.
 _WITHOUT_LETTER: Final = frozenset({"InvalidId"})
@@ -19,28 +17,6 @@ _WITHOUT_LETTER: Final = frozenset({"InvalidId"})
 _NOT_THE_IMAGE: Final = frozenset(
     {"ModelFailed", "ModelHung", "ModelCrashed", "WriteRejected", *_WITHOUT_LETTER}
 )
-
-
-class Failure(NamedTuple):
-    """One failure of one document, as a dead letter or the document tells of it."""
-
-    key: bytes
-    model: str
-    type: str
-    source: Timestamp | None
-
-
-def told_failures(settings: KafkaSettings) -> frozenset[Failure]:
-    """Return what the dead letters tell of.
-
-    Raises:
-        BrokerUnavailable: The broker does not answer.
-    """
-    letters = (entry.letter for entry in read_dead_letters(settings))
-    return frozenset(
-        Failure(letter.key or b"", letter.model, letter.error.type, letter.source)
-        for letter in letters
-    )
 
 
 def errors_of(document: Mapping[str, Any]) -> dict[Model, str]:
@@ -52,7 +28,7 @@ def errors_of(document: Mapping[str, Any]) -> dict[Model, str]:
 def problem_of_errors(
     document: Mapping[str, Any],
     image: torch.Tensor | InvalidImage | None,
-    told: Collection[Failure],
+    letters: DeadLetterLog,
     *,
     kept_hours: float,
 ) -> str:
@@ -61,7 +37,7 @@ def problem_of_errors(
     Args:
         document: The document with its outputs.
         image: What came of decoding its image; None when nobody tried.
-        told: Failures that dead letters tell of.
+        letters: The dead letters.
         kept_hours: How long dead letters are kept; of an older error there may be none.
     """
     errors = errors_of(document)
@@ -74,14 +50,13 @@ def problem_of_errors(
     for model, kind in errors.items():
         at = lookup(document, f"{model.path}.at")
         is_kept = isinstance(at, datetime) and at > oldest
-        if is_kept and kind not in _WITHOUT_LETTER and not _is_told(document, model, kind, told):
+        if is_kept and kind not in _WITHOUT_LETTER and not _is_told(document, model, kind, letters):
             return f"{model.name} failed, and no dead letter says so"
     return ""
 
 
-def _is_told(
-    document: Mapping[str, Any], model: Model, kind: str, told: Collection[Failure]
-) -> bool:
+def _is_told(document: Mapping[str, Any], model: Model, kind: str, letters: DeadLetterLog) -> bool:
     """Whether a dead letter is about this error; the sink's names no model."""
-    key, source = document_key(document["_id"]), lookup(document, f"{model.path}.source")
-    return any(Failure(key, name, kind, source) in told for name in (model.name, ""))
+    key = document_key(document["_id"]).decode()
+    source = lookup(document, f"{model.path}.source")
+    return any(letters.tells_of(Failure(key, n, kind, source)) for n in (model.name, ""))

@@ -6,13 +6,15 @@ by its numbers. What looks wrong may be on its way, so it is looked at again bef
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
 import torch
 
+from streams.dead_letter_log import DeadLetterLog
 from streams.decoding.pool import DecodePool
 from streams.documents import (
     CLIP,
@@ -34,7 +36,7 @@ from streams.registry import Registry
 from streams.settings import Settings
 from streams.states import Serving, pending_model
 from streams.store import DocumentStore
-from streams.told_errors import Failure, errors_of, problem_of_errors, told_failures
+from streams.told_errors import errors_of, problem_of_errors
 
 _PAUSE_SECONDS: Final = 0.5
 
@@ -104,21 +106,22 @@ class Verifier:
         checked = 0
         errors: Counter[str] = Counter()
         suspects: list[Finding] = []
-        told = told_failures(self._settings.kafka)
-        for batch in self._batches(self._read(sample)):
-            suspects += self._check(batch, told)
-            errors.update(kind for document in batch for kind in {*errors_of(document).values()})
-            checked += len(batch)
-            watch(checked)
-        deadline = time.monotonic() + patience_seconds
-        while suspects and time.monotonic() < deadline:
-            time.sleep(_PAUSE_SECONDS)
-            told = told_failures(self._settings.kafka)
-            again = self._read_again([finding.document_id for finding in suspects])
-            suspects = [f for batch in self._batches(again) for f in self._check(batch, told)]
+        with closing(DeadLetterLog(self._settings.kafka)) as letters:
+            letters.refresh()
+            for batch in self._batches(self._read(sample)):
+                suspects += self._check(batch, letters)
+                errors.update(kind for row in batch for kind in {*errors_of(row).values()})
+                checked += len(batch)
+                watch(checked)
+            deadline = time.monotonic() + patience_seconds
+            while suspects and time.monotonic() < deadline:
+                time.sleep(_PAUSE_SECONDS)
+                letters.refresh()
+                again = self._read_again([finding.document_id for finding in suspects])
+                suspects = [f for b in self._batches(again) for f in self._check(b, letters)]
         return Verification(checked=checked, findings=suspects, errors=errors)
 
-    def _check(self, documents: Sequence[Document], told: Collection[Failure]) -> list[Finding]:
+    def _check(self, documents: Sequence[Document], letters: DeadLetterLog) -> list[Finding]:
         """Check one batch.
 
         1. Compare everything but the embeddings, document by document.
@@ -127,7 +130,7 @@ class Verifier:
         serving = self._registry.serving()
         images = [self._pixels(document) for document in documents]
         problems = [  # 1
-            _unfinished(document, serving) or self._problem(document, image, told)
+            _unfinished(document, serving) or self._problem(document, image, letters)
             for document, image in zip(documents, images, strict=True)
         ]
         todo = {
@@ -152,12 +155,12 @@ class Verifier:
         self,
         document: Document,
         image: torch.Tensor | InvalidImage | None,
-        told: Collection[Failure],
+        letters: DeadLetterLog,
     ) -> str:
         """Return what is wrong with a finished document, its embedding's numbers aside."""
         kept = self._settings.kafka.dead_letter_retention_hours
         return problem_of_errors(
-            document, image, told, kept_hours=kept
+            document, image, letters, kept_hours=kept
         ) or self._problem_of_outputs(document)
 
     def _pixels(self, document: Document) -> torch.Tensor | InvalidImage | None:

@@ -1,11 +1,11 @@
 """Commands that watch and steer the pipeline: status, wait, dead letters, topics."""
 
 import json
-from collections import Counter
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Annotated, Final
 
 import typer
+from bson import Int64
 from rich.table import Table
 
 from streams.commands.context import (
@@ -18,8 +18,10 @@ from streams.commands.context import (
     settings_of,
 )
 from streams.commands.ids import parse_id
-from streams.dead_letter_log import Entry, list_dead_letters, replay
+from streams.dead_letter_log import DeadLetterLog, Wanted
+from streams.dead_letter_replay import replay
 from streams.errors import InvalidEvent, ModelCrashed, ModelHung
+from streams.ids import document_id_of, document_key
 from streams.settings import Settings
 from streams.stages import PROCESSES
 from streams.stages.suspects import Suspects
@@ -111,6 +113,9 @@ def dead_letters_list(
     stage: Annotated[str | None, typer.Option(help="Only of this stage.")] = None,
     reason: Annotated[str | None, typer.Option(help="Only with this error.")] = None,
     item: Annotated[str | None, typer.Option("--id", help="Of this document, or this one.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Most that are shown, the oldest first.  [all]")
+    ] = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -118,25 +123,18 @@ def dead_letters_list(
 
     Example: captionstream dead-letters list --reason InvalidImage
     """
-    entries = _select(list_dead_letters(settings_of(data_dir).kafka), stage, reason, item)
-    for entry in entries:
-        letter = entry.letter
-        key = (letter.key or b"").decode(errors="replace")
-        row = {
-            "id": entry.id,
-            "document": key,
-            "stage": letter.stage,
-            "reason": letter.error.type,
-            "attempts": letter.error.attempts,
-            "at": letter.at.isoformat(timespec="seconds"),
-            "message": letter.error.message,
-        }
-        text = json.dumps(row) if as_json else "  ".join(str(value) for value in row.values())
-        typer.echo(text)
+    wanted = _wanted(stage, reason, item)
+    with closing(DeadLetterLog(settings_of(data_dir).kafka)) as log:
+        log.refresh()
+        for entry in log.entries(wanted, most=-1 if limit is None else limit):
+            row = entry._asdict()
+            text = json.dumps(row) if as_json else "  ".join(str(value) for value in row.values())
+            typer.echo(text)
+        counts = log.count(wanted)
     if not as_json:
-        reasons = Counter((e.letter.stage, e.letter.error.type) for e in entries)
-        summary = ", ".join(f"{n} x {s} {r}" for (s, r), n in reasons.most_common())
-        typer.echo(f"{len(entries)} dead letters" + (f": {summary}" if summary else ""))
+        summary = ", ".join(f"{n} x {s} {r}" for n, s, r in counts)
+        total = sum(n for n, *_ in counts)
+        typer.echo(f"{total} dead letters" + (f": {summary}" if summary else ""))
 
 
 @dead_letters.command("replay")
@@ -151,40 +149,33 @@ def dead_letters_replay(
     Example: captionstream dead-letters replay --stage featurize
     """
     settings = settings_of(data_dir)
-    entries = _select(list_dead_letters(settings.kafka), stage, reason, item)
-    _pardon(entries, settings)
-    out.print(f"{replay(entries, settings)} dead letters replayed")
+    wanted = _wanted(stage, reason, item)
+    with closing(DeadLetterLog(settings.kafka)) as log:
+        log.refresh()
+        _pardon(log, wanted, settings)
+        out.print(f"{replay(log, wanted, settings)} dead letters replayed")
 
 
-def _pardon(entries: list[Entry], settings: Settings) -> None:
+def _pardon(log: DeadLetterLog, wanted: Wanted, settings: Settings) -> None:
     """What a model did not survive is remembered, and would fail again without being tried."""
-    fatal = [entry.letter for entry in entries if entry.letter.error.type in _FATAL]
-    if not fatal:
-        return
-    _, state = open_state(settings)
-    for letter in fatal:
+    state = None
+    for entry in log.entries(wanted):
+        if entry.reason not in _FATAL:
+            continue
+        if state is None:
+            _, state = open_state(settings)
         with suppress(InvalidEvent):  # a letter of nobody's document
-            Suspects(state, letter.stage).pardon(letter.document_id)
+            Suspects(state, entry.stage).pardon(document_id_of(entry.document.encode()))
 
 
-def _select(
-    entries: list[Entry], stage: str | None, reason: str | None, item: str | None
-) -> list[Entry]:
-    def is_wanted(entry: Entry) -> bool:
-        return (
-            (stage is None or entry.letter.stage == stage)
-            and (reason is None or entry.letter.error.type == reason)
-            and (item is None or entry.id == item or _is_about(entry, item))
-        )
-
-    return [entry for entry in entries if is_wanted(entry)]
-
-
-def _is_about(entry: Entry, item: str) -> bool:
-    try:
-        return bool(entry.letter.document_id == parse_id(item))
-    except InvalidEvent:
-        return False
+def _wanted(stage: str | None, reason: str | None, item: str | None) -> Wanted:
+    if item is None:
+        return Wanted(stage=stage, reason=reason)
+    document_id = parse_id(item)
+    # MongoDB tells apart 5, 5 as a long one and 5.0 by their types alone; a user does not.
+    same = [Int64(document_id), float(document_id)] if isinstance(document_id, int) else []
+    keys = [document_key(value).decode() for value in (document_id, *same)]
+    return Wanted(stage=stage, reason=reason, letter=item, documents=keys)
 
 
 def _documents_line(now: Status) -> str:

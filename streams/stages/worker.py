@@ -26,7 +26,7 @@ from streams.stages.application import build_app
 from streams.stages.lag import Lag, count_waiting
 from streams.stages.records import Delivery, Message
 from streams.stages.stage import Stage
-from streams.topics import TOPICS, dead_letter_topic, topic_name
+from streams.topics import TOPICS, dead_letter_topic, shown, topic_name
 
 log = get_logger(__name__)
 
@@ -54,6 +54,16 @@ class StageWorker:
     def has_broker(self) -> bool:
         """Whether the group's coordinator is known; it is not while the broker is away."""
         return bool(self.app.transport.has_coordinator)
+
+    @property
+    def waits_for(self) -> str:
+        """What it needs of Kafka and has not; "" when it has everything."""
+        if not self.has_assignment:
+            return "joining the consumer group"
+        if not self.has_broker:
+            return "waits for the Kafka broker"
+        leaderless = self.leaderless
+        return f"waits for a broker that leads {shown(leaderless)}" if leaderless else ""
 
     @property
     def leaderless(self) -> list[str]:

@@ -4,15 +4,16 @@ import random
 import signal
 import subprocess
 import sys
+from contextlib import closing
 
 import psutil
 import pytest
 
 from streams.capture.producer import publish_all
-from streams.dead_letter_log import list_dead_letters
+from streams.dead_letter_log import DeadLetterLog, Wanted
 from streams.errors import ProcessBroken
 from streams.events import IMAGE_CHANGED, IMAGE_FEATURIZED, ImageChanged
-from streams.ids import document_id_of
+from streams.ids import document_id_of, document_key
 from streams.mongo import state_database
 from streams.settings import ClipSettings, StageSettings, child_environment
 from streams.stages.careful import HUNG
@@ -92,8 +93,10 @@ def test_document_that_the_model_does_not_survive_fails_alone(
         codes = [code for _, code in ends]
         assert [int(last.stdout.readline() or 0) for _ in codes] == codes
         wait_until(lambda: done(settings) == {*range(COUNT)} - {7}, doing="all the others")
-        [letter] = list_dead_letters(settings.kafka)
-        assert (letter.letter.document_id, letter.letter.error.type) == (7, error)
+        with closing(DeadLetterLog(settings.kafka)) as log:
+            log.refresh()
+            [letter] = log.entries(Wanted())
+        assert (letter.document, letter.reason) == (document_key(7).decode(), error)
         [mark] = state_database(mongo_client, mongo)["suspects"].find()
         assert standing.items() <= mark.items()
 

@@ -13,7 +13,6 @@ from PIL import Image
 from streams import events
 from streams.capture.producer import publish_all
 from streams.cli import app
-from streams.dead_letter_log import list_dead_letters
 from streams.dead_letters import dead_letter_record
 from streams.decoding.pool import DecodePool
 from streams.documents import (
@@ -260,15 +259,6 @@ def test_caption_of_an_image_that_is_gone_is_found(world):
         {"_id": "bad"}, {"$set": {LM: row["_outputs"]["_base"]["conditional_lm"]}}
     )
     assert world.findings() == {"bad": "conditional_lm was made from another image"}
-
-
-def test_same_failure_told_twice_is_one_entry_and_another_is_not(world):
-    """Fails without `merge_causes`."""
-    world.send_letter("bad", position="0:7")
-    assert len(list_dead_letters(world.settings.kafka)) == 1
-    world.send_letter("bad", message="something else")
-    entries = list_dead_letters(world.settings.kafka)
-    assert sorted(len(entry.positions) for entry in entries) == [1, 2]
 
 
 def test_document_that_is_finished_meanwhile_is_right(world):

@@ -51,6 +51,7 @@ LAYERS = (
     "streams.status",
     "streams.dead_letters",
     "streams.dead_letter_log",
+    "streams.dead_letter_replay",
     "streams.told_errors",
     "streams.recompute",
     "streams.verify",
