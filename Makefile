@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DATA ?= .captionstream/demo
 MINUTES ?= 30
+PROFILE ?= all
 
 .PHONY: help setup lint demo test bench soak lock audit readme clean
 
@@ -40,8 +41,8 @@ bench: $(STAMP) ## measure; prints ratios as JSON, and fails in the end if one i
 	  $(BIN)/python -m tests.bench.$$bench || failed="$$failed$$bench; "; done; \
 	test -z "$$failed" || { echo "below the goal: $$failed"; exit 1; }
 
-soak: $(STAMP) ## kill processes at random under load for MINUTES=30, then check every document
-	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES)
+soak: $(STAMP) ## kill processes at random under load for MINUTES=30, check every document (PROFILE=bare: nothing heals)
+	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) --profile $(PROFILE)
 
 lock: $(STAMP) ## write requirements.lock: the releases in .venv
 	$(BIN)/pip freeze --exclude-editable --disable-pip-version-check \

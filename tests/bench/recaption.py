@@ -3,30 +3,108 @@
 Insert-to-caption latency, idle and while a promotion has every document captioned again; one
 insert at a time, as a person would feel it. Prints JSON; the ratios belong to one run. Exit code 1:
 CLIP was called for what was only captioned again.
+
+Small pictures, a tiny CLIP and a tiny captioner, so that the pipeline itself is measured. With
+`--photographs` photographs of about 150 kB, RN50 (1024 numbers for each) and a captioner of the
+usual size, as many as are captioned in `--minutes`.
 """
 
 import argparse
 import io
 import itertools
 import json
+import math
+import random
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
+from streams.documents import CLIP, CONDITIONAL_LM
+from streams.models.conditional_lm import ConditionalLM, to_bundle
+from streams.models.manifest import Bundle
+from streams.models.vocabulary import UNKNOWN, Vocabulary
+from streams.mongo import connect, state_database
+from streams.registry import Registry
+from streams.settings import MongoSettings
 from streams.state_index import STATE_INDEX, build_state_index
 from tests.acceptance.stack import Stack, user_environment
-from tests.captioner import publish_tiny_captioner
+from tests.bench.photographs import SHARED, photographs
+from tests.captioner import tiny_captioner
 from tests.tiny import write_tiny_clip
 from tests.waiting import wait_until
 
 _VERSION = "_outputs._base.conditional_lm.version"
-_BATCH = 500
+_BATCH = 100
+_RN50_NUMBERS = 1024
+_WORDS = 6000
+_HIDDEN = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """What is measured with.
+
+    Attributes:
+        image: Returns the picture of a number.
+        captioner: Returns an untrained captioner for a seed and a CLIP version.
+        report: What it is, for the JSON.
+    """
+
+    image: Callable[[int], bytes]
+    captioner: Callable[[int, str], Bundle]
+    report: dict[str, object]
+
+
+def small() -> Material:
+    """Pictures and models that cost next to nothing."""
+    return Material(
+        image=picture,
+        captioner=lambda seed, clip: tiny_captioner(seed=seed, clip_version=clip),
+        report={"images": "64 x 64", "clip": "tiny", "captioner": "tiny"},
+    )
+
+
+def real(directory: Path) -> Material:
+    """Photographs and models of the usual size."""
+    photos = photographs(directory)
+    return Material(
+        image=lambda number: photos.images[number % len(photos.images)],
+        captioner=large_captioner,
+        report={
+            "images": photos.report,
+            "clip": f"RN50, {_RN50_NUMBERS} numbers",
+            "captioner": f"{_WORDS} words, {_HIDDEN} hidden",
+        },
+    )
+
+
+def large_captioner(seed: int, clip_version: str) -> Bundle:
+    """Return a captioner whose sentences mean nothing and cost what those of a fitted one do."""
+    generator = random.Random(seed)  # noqa: S311 - words, no secret
+    words = {"".join(generator.choices("abcdefghij", k=6)) for _ in range(_WORDS)}
+    torch.manual_seed(seed)
+    vocabulary = Vocabulary([*sorted(words), UNKNOWN])
+    model = ConditionalLM(vocabulary, n_condition=_RN50_NUMBERS, n_hidden=_HIDDEN, max_length=15)
+    return to_bundle(model.eval(), clip_version=clip_version, note="for a bench")
+
+
+def promote(stack: Stack, material: Material, seed: int) -> str:
+    """Let another captioner serve; return its version."""
+    settings = MongoSettings(uri=stack.info["mongo_uri"], database=stack.info["database"])
+    with connect(settings) as client:
+        registry = Registry(state_database(client, settings))
+        clip = wait_until(lambda: registry.pointer(CLIP.name), doing="CLIP").version
+        version = registry.publish(material.captioner(seed, clip))
+        registry.promote(CONDITIONAL_LM.name, version, reason="bench")
+    return version
 
 
 def picture(number: int) -> bytes:
@@ -36,11 +114,21 @@ def picture(number: int) -> bytes:
     return data.getvalue()
 
 
-def fill(stack: Stack, count: int) -> None:
-    """Insert so many documents and wait until all are captioned."""
-    for start in range(0, count, _BATCH):
-        numbers = range(start, min(start + _BATCH, count))
-        stack.documents.insert_many([{"img": picture(number)} for number in numbers])
+def fill(stack: Stack, material: Material, most: int, minutes: float) -> int:
+    """Insert documents, until there are so many or the time is over; wait for all captions."""
+    end = time.monotonic() + 60 * minutes
+    count = 0
+    while count < most and time.monotonic() < end:
+        numbers = range(count, min(count + _BATCH, most))
+        stack.documents.insert_many([{"img": material.image(number)} for number in numbers])
+        count = numbers.stop
+        wait_for_captions(stack, count - 2 * _BATCH)  # so many ahead that no stage is idle
+    wait_for_captions(stack, count)
+    return count
+
+
+def wait_for_captions(stack: Stack, count: int) -> None:
+    """Wait until so many documents are captioned."""
     wait_until(
         lambda: captioned(stack) >= count,
         deadline_seconds=1800,
@@ -55,14 +143,16 @@ def captioned(stack: Stack, version: str | None = None) -> int:
     return int(stack.documents.count_documents({_VERSION: wanted}, hint=STATE_INDEX))
 
 
-def latencies(stack: Stack, is_over: Callable[[int], bool]) -> list[float]:
+def latencies(stack: Stack, material: Material, is_over: Callable[[int], bool]) -> list[float]:
     """Insert one document after the other; return seconds from each insert to its caption."""
     seconds: list[float] = []
     for number in itertools.count():
         if is_over(number):
             return seconds
         started = time.perf_counter()
-        document_id = stack.documents.insert_one({"img": picture(number + 99_999)}).inserted_id
+        document_id = stack.documents.insert_one(
+            {"img": material.image(number + 99_999)}
+        ).inserted_id
         found = {"_id": document_id, _VERSION: {"$gt": ""}}
         wait_until(
             lambda found=found: stack.documents.find_one(found, {"_id": 1}),
@@ -80,23 +170,29 @@ def summary(seconds: list[float]) -> dict[str, float]:
     return {"inserts": len(seconds), "p50": round(cuts[9], 3), "p95": round(cuts[18], 3)}
 
 
-def measure(stack: Stack, documents: int, idle: int) -> dict[str, Any]:
+def measure(
+    stack: Stack, material: Material, most: int, minutes: float, idle: int
+) -> dict[str, Any]:
     """Fill the stack, measure it idle, then during a re-caption."""
-    publish_tiny_captioner(stack.info["mongo_uri"], stack.info["database"])
+    promote(stack, material, seed=0)
     build_state_index(stack.documents)
-    fill(stack, documents)
-    before = summary(latencies(stack, lambda number: number >= idle))
+    documents = fill(stack, material, most, minutes)
+    before = summary(latencies(stack, material, lambda number: number >= idle))
     calls = stack.metric("featurize", "captionstream_model_inputs_total")
-    version = publish_tiny_captioner(stack.info["mongo_uri"], stack.info["database"], seed=1)
+    version = promote(stack, material, seed=1)
     started = time.monotonic()
     wait_until(lambda: captioned(stack, version), deadline_seconds=120, doing="the first caption")
     first = time.monotonic() - started
-    during = latencies(stack, lambda number: captioned(stack, version) >= documents + idle + number)
+    everything = documents + idle
+    during = latencies(
+        stack, material, lambda number: captioned(stack, version) >= everything + number
+    )
     seconds = time.monotonic() - started
     encoded = stack.metric("featurize", "captionstream_model_inputs_total") - calls
     after = summary(during)
     return {
         "documents": documents,
+        **material.report,
         "recaption_seconds": round(seconds, 1),
         "seconds_to_first": round(first, 1),
         "recaptions_per_second": round(documents / seconds, 1),
@@ -111,23 +207,32 @@ def measure(stack: Stack, documents: int, idle: int) -> dict[str, Any]:
 def main() -> None:
     """Measure and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--documents", type=int, default=10_000)
+    parser.add_argument("--documents", type=int, default=None, help="at most so many  [10000]")
+    parser.add_argument("--photographs", action="store_true", help="photographs, RN50")
+    parser.add_argument("--images", type=Path, default=SHARED, help="directory of JPEG files")
+    parser.add_argument("--minutes", type=float, default=10, help="to fill with photographs")
     parser.add_argument("--idle", type=int, default=100, help="inserts while nothing else runs")
     parser.add_argument("--chunk", type=int, default=None, help="reconciler's chunk size")
     arguments = parser.parse_args()
+    material = real(arguments.images) if arguments.photographs else small()
+    if arguments.photographs:
+        most, minutes = arguments.documents or sys.maxsize, arguments.minutes
+    else:
+        most, minutes = arguments.documents or 10_000, math.inf
     with tempfile.TemporaryDirectory() as name:
         chosen = {} if arguments.chunk is None else {"RECONCILER__CHUNK_SIZE": str(arguments.chunk)}
+        clip = "RN50" if arguments.photographs else str(write_tiny_clip(Path(name)))
         stack = Stack(
             Path(name) / "data",
             user_environment(
-                CLIP__MODEL=str(write_tiny_clip(Path(name))),
+                CLIP__MODEL=clip,
                 CLIP__PRETRAINED="random",
                 STAGE__TORCH_THREADS="1",
                 **chosen,
             ),
         )
         try:
-            results = measure(stack, arguments.documents, arguments.idle)
+            results = measure(stack, material, most, minutes, arguments.idle)
         finally:
             stack.stop()
     sys.stdout.write(json.dumps(results, indent=2) + "\n")

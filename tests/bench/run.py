@@ -5,39 +5,18 @@ Exit code 1: the ratio is below the goal, or the memory of a process of ours gro
 """
 
 import argparse
-import io
 import json
 import os
-import random
 import statistics
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from tests.bench.photographs import SHARED, photographs
 from tests.bench.pipeline import Pipeline, bare_seconds_per_document
 
 GOAL = 0.85
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "coco-mini"
-
-
-def load_images(directory: Path) -> list[bytes]:
-    """Return the photographs, or 160 generated pictures of the same size."""
-    files = sorted(directory.rglob("*.jpg")) if directory.is_dir() else []
-    if files:
-        return [file.read_bytes() for file in files]
-    generator = random.Random(0)  # noqa: S311 - pictures, no secret
-    return [_picture(generator) for _ in range(160)]
-
-
-def _picture(generator: random.Random) -> bytes:
-    small = Image.new("RGB", (16, 12))
-    small.putdata([tuple(generator.randrange(256) for _ in range(3)) for _ in range(16 * 12)])
-    data = io.BytesIO()
-    small.resize((640, 480), Image.Resampling.BICUBIC).save(data, "JPEG", quality=90)
-    return data.getvalue()
 
 
 def main() -> None:
@@ -47,7 +26,8 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=2000)
     parser.add_argument("--out", type=Path, help="also write the JSON there")
     arguments = parser.parse_args()
-    images = load_images(arguments.images)
+    photos = photographs(arguments.images)
+    images = photos.images
     environment = {
         **{k: v for k, v in os.environ.items() if not k.startswith("CAPTIONSTREAM_")},
         "CAPTIONSTREAM_CLIP__MODEL": "RN50",
@@ -64,7 +44,7 @@ def main() -> None:
             pipeline = running.measure(images, arguments.documents)
         bare.append(bare_seconds_per_document(files))
     results: dict[str, Any] = {
-        "images": {"count": len(images), "source": "coco" if len(images) != 160 else "generated"},
+        "images": photos.report,
         "bare_loop_documents_per_second": [round(1 / seconds, 2) for seconds in bare],
         "pipeline_documents_per_second": round(pipeline["documents_per_second"], 2),
         "ratio_to_bare_loop": round(pipeline["documents_per_second"] * statistics.mean(bare), 3),

@@ -23,8 +23,10 @@ from tests.faults.target import PROCESSES, Strike, Target
 #: Frozen servers hold up everybody; the supervisor has to bear with that, not to act.
 _SERVER_FREEZE_SECONDS = 5.0
 _LATE = re.compile(r"(\w+) did not end within")
-#: A change stream's lost history, fatal error, lost cursor, and a primary that is none.
-_STREAM_ERRORS = (286, 136, 280, 43, 10107)
+#: A change stream's fatal error, a lost cursor, and a primary that is none.
+_STREAM_ERRORS = (280, 43, 10107)
+#: The oplog no longer reaches back.
+_LOST_HISTORY = (286, 136)
 
 
 def kill_process(target: Target) -> str:
@@ -65,7 +67,7 @@ def kill_mongod(target: Target) -> str:
 
 def kill_broker(target: Target) -> str:
     """SIGKILL; its whole log is gone."""
-    target.count_sent_twice()
+    target.count_sent()
     return _kill_server(target, "broker")
 
 
@@ -87,7 +89,7 @@ def freeze_server(target: Target) -> str:
 
 def kill_supervisor(target: Target) -> str:
     """SIGKILL; its processes and servers go with it. It is started again on the same data."""
-    target.count_sent_twice()
+    target.count_sent()
     with target.outages.during():
         target.stack.kill()
     return "SIGKILL supervisor"
@@ -95,7 +97,7 @@ def kill_supervisor(target: Target) -> str:
 
 def end_supervisor(target: Target) -> str:
     """SIGTERM: everything ends in order, the supervisor with 0. It is started again."""
-    target.count_sent_twice()
+    target.count_sent()
     frozen, said = set(target.frozen), len(target.stack.said())
     with target.outages.during():
         code = target.stack.restart()
@@ -121,20 +123,32 @@ def step_down(target: Target) -> str:
 
 
 def fail_stream(target: Target) -> str:
-    """The change stream fails thrice: once more than the driver goes over by itself."""
+    """The change stream fails, and goes on from where it was."""
     code = target.random.choice([*_STREAM_ERRORS, None])
+    _fail_stream(target, code)
+    return f"change stream: {code or 'connection closed'}"
+
+
+def lose_history(target: Target) -> str:
+    """The change stream cannot go on from where it was: everything is copied."""
+    code = target.random.choice(_LOST_HISTORY)
+    _fail_stream(target, code)
+    return f"change stream: history lost ({code})"
+
+
+def _fail_stream(target: Target, code: int | None) -> None:
+    """Let it fail thrice: once more than the driver goes over by itself."""
     data = {
         "failCommands": ["aggregate", "getMore"],
         "appName": "captionstream",
         "namespace": f"{target.settings.mongo.database}.$cmd.aggregate",
         **({"closeConnection": True} if code is None else {"errorCode": code}),
     }
-    if code in (286, 136, 280):
+    if code in (*_LOST_HISTORY, 280):
         data["errorLabels"] = ["NonResumableChangeStreamError"]
     command = {"configureFailPoint": "failCommand", "mode": {"times": 3}, "data": data}
     with suppress(PyMongoError):
         target.stack.client.admin.command(command)
-    return f"change stream: {code or 'connection closed'}"
 
 
 STRIKES: Mapping[Strike, int] = {
@@ -148,7 +162,8 @@ STRIKES: Mapping[Strike, int] = {
     end_supervisor: 1,
     jump_clock: 4,
     step_down: 2,
-    fail_stream: 4,
+    fail_stream: 3,
+    lose_history: 1,
     repeat_records: 6,
     send_garbage: 2,
     promote_captioner: 2,
@@ -160,6 +175,27 @@ STRIKES: Mapping[Strike, int] = {
     add_deadly_guest: 2,
 }
 """Every strike, and how often it comes, relative to the others."""
+
+HEALERS: frozenset[Strike] = frozenset(
+    {
+        kill_broker,
+        kill_supervisor,
+        end_supervisor,
+        lose_history,
+        repeat_records,
+        promote_captioner,
+        tear_registry,
+        drop_collection,
+        rename_collection,
+    }
+)
+"""After these, documents are published again or gone: nobody sees what was wrong before."""
+
+PROFILES: Mapping[str, Mapping[Strike, int]] = {
+    "all": STRIKES,
+    "bare": {strike: weight for strike, weight in STRIKES.items() if strike not in HEALERS},
+}
+"""`bare`: nothing heals, the reconciler of the stack neither."""
 
 
 def _kill_server(target: Target, name: str) -> str:

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from streams.errors import BrokerUnavailable
-from streams.events import IMAGE_FEATURIZED
+from streams.errors import BrokerUnavailable, InvalidEvent
+from streams.events import IMAGE_CHANGED, IMAGE_FEATURIZED, ImageChanged, Origin
 from streams.settings import Settings
 from streams.topic_log import read_topics
 from streams.topics import topic_name
+from streams.wire import decode_event
 from tests.acceptance.stack import Stack
 from tests.faults.clock import JumpingClock
 from tests.faults.endings import Ending
@@ -41,6 +42,9 @@ class Target:
         asked: Ends of processes that strikes have asked for.
         frozen: Processes that are stopped now.
         sent_twice: Embeddings that logs which are gone by now held more than once.
+        republished: Records of documents that nobody had changed, in logs that are gone by now, by
+            who sent them: a copy, the reconciler.
+        looks: Spans in which the documents were verified, and nothing was changed.
         deadly: Guests that died of a document.
     """
 
@@ -57,6 +61,8 @@ class Target:
     outages: Outages = field(default_factory=Outages)
     frozen: set[str] = field(default_factory=set)
     sent_twice: int = 0
+    republished: Counter[str] = field(default_factory=Counter)
+    looks: Outages = field(default_factory=Outages)
     deadly: int = 0
 
     def signal(self, name: str, number: signal.Signals) -> int | None:
@@ -102,10 +108,17 @@ class Target:
 
         self.later(0, wait)
 
-    def count_sent_twice(self) -> None:
-        """Count what the broker's log holds twice, before the log goes."""
+    def count_sent(self) -> None:
+        """Count what the broker's log holds more than once, before the log goes."""
         with suppress(BrokerUnavailable):
             self.sent_twice += embeddings_twice(self.settings)
+            self.republished += republished(self.settings)
+
+    def wait_for_pending(self) -> None:
+        """Wait until nothing that a strike began is under way."""
+        for thread in self.pending:
+            thread.join()
+        self.pending.clear()
 
     def _is_back(self, name: str, pid: int) -> bool:
         try:
@@ -116,6 +129,20 @@ class Target:
 
 Strike = Callable[[Target], str]
 """Does one thing and returns what it did, in words."""
+
+
+def republished(settings: Settings) -> Counter[str]:
+    """Count changes that are none: what a copy or the reconciler has published again."""
+    found: Counter[str] = Counter()
+    for _, message in read_topics([topic_name(IMAGE_CHANGED, settings.kafka)], settings.kafka):
+        if INJECTED not in dict(message.headers):
+            with suppress(InvalidEvent):
+                event = decode_event(
+                    message.key, message.value, message.headers, tenant=settings.mongo.tenant
+                )
+                if isinstance(event, ImageChanged) and event.origin is not Origin.LIVE:
+                    found[event.origin] += 1
+    return found
 
 
 def embeddings_twice(settings: Settings) -> int:

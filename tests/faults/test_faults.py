@@ -10,6 +10,7 @@ from tests.faults.data_strikes import (
     insert_large,
     promote_captioner,
     rename_collection,
+    repeat_records,
     tear_registry,
 )
 from tests.faults.guests import add_deadly_guest
@@ -18,14 +19,15 @@ from tests.faults.soak import failings, running, soak
 from tests.faults.strikes import (
     STRIKES,
     end_supervisor,
-    fail_stream,
     freeze_server,
     jump_clock,
     kill_broker,
+    kill_supervisor,
+    lose_history,
 )
 
-#: Makes everything anew.
-HEALING = [promote_captioner, fail_stream]
+#: Their own harm is seen at the end; what was before is not, so they come first.
+HEALING = [promote_captioner, lose_history, kill_supervisor, repeat_records]
 #: Slow, and with tests of their own.
 LEFT_OUT = [
     drop_collection,
@@ -42,6 +44,8 @@ LEFT_OUT = [
 def test_every_document_is_right_whatever_was_struck(tmp_path):
     """What heals comes first: a promotion or a copy later on would hide what was lost before.
 
+    Before the broker's death, which makes everything anew, the documents are verified.
+
     Fails without `request_copy` after the broker's death in `local/watch.py`: updates that were
     under way are lost with its log, and their documents look finished.
     """
@@ -54,10 +58,19 @@ def test_every_document_is_right_whatever_was_struck(tmp_path):
         if not clock.is_here:
             strikes.remove(jump_clock)
         report = soak(
-            stack, settings, clock, generator, url, strikes, pause_seconds=(1, 4), freeze_seconds=8
+            stack,
+            settings,
+            clock,
+            generator,
+            url,
+            strikes,
+            pause_seconds=(1, 4),
+            freeze_seconds=8,
+            look_before={kill_broker},
         )
     found = failings(report)
     assert not found, json.dumps(found | {"ends": report["ends"]}, indent=2)
     assert report["strikes"] == len(strikes)
+    assert [row["before"] for row in report["found_before_healers"]] == ["kill_broker"]
     assert report["documents_by_state"]["failed"] > 0, "broken images were among them"
     assert report["documents_by_state"]["pending"] == 0
