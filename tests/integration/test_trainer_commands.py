@@ -118,7 +118,10 @@ def test_evaluate_measures_a_run_and_writes_a_page(scenes, run_directory, tmp_pa
     directory = run_directory(GOOD)
     told = trainer("evaluate", NAME, "--bundle", directory, "--html", page)
     assert re.search(r"Exact match +1.0000 +12\n", told)
+    for metric in ("Unknown words", "Empty captions"):
+        assert re.search(rf"{metric} +0\.\d{{4}} +12\n", told)
     html = page.read_text()
+    assert "Unknown words" in html
     assert html.count('<img src="data:image/png') == len(SCENES)
     assert "How the training went" in html
     row = json.loads(trainer("evaluate", NAME, "--bundle", directory / "bundle", "--json"))
@@ -281,24 +284,30 @@ def test_retraining_after_a_change_of_clip_refreshes_the_validation_set(
 
 def test_run_fits_what_serves_then_finds_nothing_new(scenes, client, settings, tmp_path):
     collection = DocumentStore(client, settings.mongo).collection
+    collection.update_one({"_id": 0}, {"$push": {"captions": None}})
+    collection.update_one({"_id": 1}, {"$set": {"_fold": "trian"}})
     metrics = tmp_path / "trainer.prom"
     settled = [
         *("run", NAME, "--min-documents", 5, "--metric", "bleu4", "--metrics-file", metrics),
-        *("--min-count", 0, "--hidden", 16),
+        *("--min-count", 0, "--hidden", 16, "--max-length", 20, "--normalization", "seed"),
         *("--max-epochs", 2),
     ]
     command = [sys.executable, "-m", "trainer.cli", *map(str, settled), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     *epochs, first = map(json.loads, done.stdout.splitlines())  # the log goes elsewhere
     assert [epoch["epoch"] for epoch in epochs] == [1, 2]
-    assert (first["outcome"], first["documents"]) == ("promoted", 12)
+    assert (first["outcome"], first["documents"]) == ("promoted", 11)
+    assert "1 documents are not used, because `_fold` is none of" in done.stderr
+    assert "1 values in `captions` are passed over" in done.stderr
     manifest = (
         Registry(state_database(client, settings.mongo)).fetch(NAME, first["version"]).manifest
     )
     assert manifest.snapshot_id == first["snapshot_id"]
-    assert {"valid_loss", "bleu4", "exact_match"} <= set(manifest.metrics)
+    assert {"valid_loss", "bleu4", "exact_match", "unknown_words"} <= set(manifest.metrics)
+    assert manifest.preprocessing["captions"] == "seed"
+    assert manifest.config["max_length"] == 20
     assert "conditional_lm: nothing new: same data" in trainer(*settled)
-    assert "too little data" in trainer("run", NAME, "--min-documents", 13)
+    assert "too little data" in trainer("run", NAME, "--min-documents", 12)
     assert 'result="nothing_new"} 1.0' in metrics.read_text()
 
     # A damaged checkpoint of the same fit. Fails without `InvalidCheckpoint` being caught in `run`.
