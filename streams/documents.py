@@ -1,7 +1,7 @@
 """The document contract: where outputs live, and what they hold.
 
     { _id,
-      img:      encoded image bytes, or {"url": ...}
+      img:      encoded image bytes, or {"url": ...}; a `data:` URL is the bytes it holds
       _outputs: {
         img:   { clip:            {value, version, features, input, source, at, url?},
                  clip_projection: {...} },
@@ -12,12 +12,14 @@ Pure functions only; nothing here talks to a server. `_outputs` is the one field
 writes, one whole sub-object for each model. Who may overwrite it is the matter of `writes.py`.
 """
 
+import base64
 import hashlib
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, TypeGuard
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 from bson.binary import Binary, BinaryVectorDtype
@@ -119,7 +121,30 @@ def url_of(document: Mapping[str, Any]) -> str | None:
     """Return the URL that stands for the image; None when the image stands there itself."""
     image = document.get(IMAGE)
     url = image.get("url") if isinstance(image, Mapping) else None
-    return url if isinstance(url, str) else None
+    return url if isinstance(url, str) and not _is_data(url) else None
+
+
+def stored_image(document: Mapping[str, Any]) -> Any:
+    """Return the encoded image that a document holds itself, or what stands there instead of one.
+
+    Of a `data:` URL that is what it holds; of one that cannot be read, its text.
+    """
+    image = document.get(IMAGE)
+    url = image.get("url") if isinstance(image, Mapping) else None
+    if not isinstance(url, str) or not _is_data(url):
+        return image
+    head, _, text = url.partition(",")
+    data = unquote_to_bytes(text)
+    if not head.rstrip().lower().endswith(";base64"):
+        return data
+    try:
+        return base64.b64decode(data + b"==")
+    except ValueError:
+        return data
+
+
+def _is_data(url: str) -> bool:
+    return url[:5].lower() == "data:"
 
 
 def is_caption(value: object) -> TypeGuard[str]:

@@ -84,6 +84,8 @@ class FetchFailed(DocumentError):
     """What is behind the URL in `img` cannot be had now."""
 
     is_retryable = True
+    #: How long its server asks to be left alone; None when it does not say.
+    retry_after_seconds: float | None = None
 
 
 class InvalidEvent(DocumentError):

@@ -14,7 +14,8 @@ _BATCH_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 DOCUMENTS = Counter(
     "captionstream_documents",
     "Events that a stage has finished, by outcome.",
-    ["stage", "outcome"],  # done, reused, deleted, awaiting_model, ignored, superseded, failed
+    # done, reused, deleted, awaiting_model, ignored, superseded, postponed, failed
+    ["stage", "outcome"],
 )
 MODEL_CALLS = Counter(
     "captionstream_model_inputs",

@@ -22,6 +22,7 @@ from streams.documents import (
     Output,
     embedding_from_url,
     fingerprint,
+    stored_image,
     stored_output,
     url_of,
 )
@@ -170,7 +171,7 @@ class OnDemand:
         try:
             if stored is not None and self._reads(stored):
                 return self._checked(stored)
-            image = document.get(IMAGE) if url is None else self._fetcher.fetch(url)
+            image = stored_image(document) if url is None else self._fetcher.fetch(url)
             data = image_bytes(image, self._settings.image)
             stored = stored_output(document, CLIP, fingerprint(data))
             if stored is not None and self._reads(stored):

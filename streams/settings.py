@@ -31,6 +31,8 @@ _SERVER = re.compile(r"(?:[\w.-]+|\[[\w.:%]+\])(?::([0-9]{1,5}))?")
 _MAX_PORT = 65535
 #: Of the 249 characters that a topic's name may have; the longest one behind it takes 40.
 _MOST_TOPIC_PART = 180
+#: What an HTTP header may hold.
+_PRINTABLE = r"^[\x20-\x7e]*$"
 
 
 class Section(BaseModel):
@@ -256,20 +258,57 @@ class FetchSettings(Section):
     """Images that documents name by `{"url": ...}`."""
 
     max_seconds: float = Field(
-        10.0,
-        gt=0,
-        description="How long one fetch may take, redirects included. A batch of nothing but slow"
-        " URLs of one host takes `batch_size` / `per_host` times as long, which must stay below"
-        " `stall_seconds`.",
+        10.0, gt=0, description="How long one fetch may take, redirects included."
     )
     max_redirects: int = Field(5, ge=0, description="Most redirects of one fetch.")
-    concurrency: int = Field(8, ge=1, le=64, description="Images fetched at once.")
-    per_host: int = Field(4, ge=1, description="Images fetched at once from one host.")
+    concurrency: int = Field(
+        32,
+        ge=1,
+        le=256,
+        description="Images fetched at once, in threads; as many may be held in memory.",
+    )
+    per_host: int = Field(
+        4,
+        ge=1,
+        description="Images fetched at once from one host, and the timeouts one behind the other"
+        " after which it is left alone for a while (30 s, doubled up to 600 s).",
+    )
     allow_hosts: str = Field(
         "",
         description="Names of hosts, comma-separated, that may be fetched from although their"
         " addresses are private or local.",
     )
+    contact: str = Field(
+        "",
+        pattern=_PRINTABLE,
+        description="Address of whoever runs this (a URL or e-mail address), sent with every fetch:"
+        " some servers, Wikimedia's among them, answer 403 to clients without one.",
+    )
+    user_agent: str | None = Field(
+        None,
+        min_length=1,
+        pattern=_PRINTABLE,
+        description="User-Agent of fetches; when absent `captionstream/VERSION (+CONTACT)`.",
+    )
+    ca_file: str | None = Field(
+        None,
+        min_length=1,
+        description="PEM file of CAs of your own that are trusted beside the well-known ones.",
+    )
+    proxy: SecretStr | None = Field(
+        None,
+        description="`http://[user:password@]host:port` that images are fetched through. Names are"
+        " still resolved and checked here, but the proxy resolves them again and makes the"
+        " connection: it must itself refuse addresses of your network.",
+    )
+
+    @field_validator("proxy")
+    @classmethod
+    def _is_a_proxy(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not re.fullmatch(r"https?://[^/\s]+/?", value.get_secret_value()):
+            msg = "a proxy is http://[user:password@]host:port"
+            raise ValueError(msg)
+        return value
 
     @property
     def allowed(self) -> frozenset[str]:

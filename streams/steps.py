@@ -47,6 +47,7 @@ def _featurize(client: Client, settings: Settings) -> Built:
 
     from streams.decoding.pool import DecodePool
     from streams.fetching.fetcher import Fetcher
+    from streams.fetching.turns import FetchQueue
     from streams.models.clip import ClipEncoder
     from streams.models.clip_golden import encode_golden, golden_difference
     from streams.registry import Registry
@@ -60,9 +61,10 @@ def _featurize(client: Client, settings: Settings) -> Built:
     store = DocumentStore(client, settings.mongo)
     decoders = DecodePool(settings.image, workers=settings.stage.decode_workers)
     fetcher = Fetcher(settings.fetch, max_bytes=settings.image.max_bytes)
+    images = ImageSource(store, FetchQueue(fetcher, settings.fetch), settings.image)
     step = AnnouncedStep(
         CLIP.name,
-        Featurize(ImageSource(store, fetcher, settings.image), encoder, decoders),
+        Featurize(images, encoder, decoders),
         Registry(state_database(client, settings.mongo)),
         settings.models,
         details={"dimension": encoder.dimension, "golden": encode_golden(encoder.golden())},

@@ -24,6 +24,7 @@ from streams.documents import (
     Output,
     fingerprint,
     lookup,
+    stored_image,
     stored_output,
     url_of,
 )
@@ -168,7 +169,7 @@ class Verifier:
         if url_of(document) is not None:
             return None
         try:
-            image = self._decoders.decode(image_bytes(document.get(IMAGE), self._settings.image))
+            image = self._decoders.decode(image_bytes(stored_image(document), self._settings.image))
             return self._recomputer.encoder.preprocess(image)  # (3, H, W)
         except InvalidImage as exc:
             return exc
@@ -214,7 +215,7 @@ def _outputs(document: Document) -> dict[str, Output]:
     """Return the outputs that were made from the image that the document holds or names now."""
     url = url_of(document)
     if url is None:
-        digest = fingerprint(document[IMAGE])
+        digest = fingerprint(stored_image(document))
     else:
         digest = str(lookup(document, f"{CLIP.path}.input"))
     found = {model.name: stored_output(document, model, digest) for model in MODELS}

@@ -39,23 +39,40 @@ def resolve(host: str, port: int) -> list[str]:
 class Transport(httpx.HTTPTransport):
     """httpx's transport over connections of ours."""
 
-    def __init__(self, backend: httpcore.NetworkBackend, context: ssl.SSLContext) -> None:
+    def __init__(
+        self, backend: httpcore.NetworkBackend, context: ssl.SSLContext, proxy: httpx.Proxy | None
+    ) -> None:
         """Make a transport for one fetch.
 
         Args:
             backend: Makes the connections.
             context: Verifies certificates, against the names in the URLs.
+            proxy: What all requests go through, if anything.
         """
         super().__init__(verify=context, trust_env=False)
         # httpx has no argument for it; a test notices when the attribute gets another name.
-        self._pool = httpcore.ConnectionPool(ssl_context=context, network_backend=backend)
+        if proxy is None:
+            self._pool = httpcore.ConnectionPool(ssl_context=context, network_backend=backend)
+        else:
+            self._pool = httpcore.HTTPProxy(
+                proxy_url=httpcore.URL(str(proxy.url)),
+                proxy_auth=proxy.raw_auth,
+                ssl_context=context,
+                proxy_ssl_context=context if proxy.url.scheme == "https" else None,
+                network_backend=backend,
+            )
 
 
 class CheckedBackend(httpcore.NetworkBackend):
     """Connects to public addresses, and to hosts that are opened by name."""
 
     def __init__(
-        self, *, deadline: float, allow_hosts: Collection[str], resolve: Resolve = resolve
+        self,
+        *,
+        deadline: float,
+        allow_hosts: Collection[str],
+        resolve: Resolve = resolve,
+        proxy: str | None = None,
     ) -> None:
         """Keep what is needed.
 
@@ -63,8 +80,10 @@ class CheckedBackend(httpcore.NetworkBackend):
             deadline: When everything is over, on the monotonic clock.
             allow_hosts: Names, in lower case, whose addresses are not checked.
             resolve: Finds addresses.
+            proxy: Host of the operator's proxy, which all connections go to: it is not checked.
         """
         self._deadline = deadline
+        self._proxy = proxy
         self._allow_hosts = allow_hosts
         self._resolve = resolve
         self._plain = httpcore.SyncBackend()
@@ -77,33 +96,59 @@ class CheckedBackend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        """Connect to the first address of the host, if all of them may be connected to.
+        """Connect to the first address of the host that answers, if all may be connected to.
 
         Raises:
             InvalidUrl: One of them may not.
             UnicodeError: The host is no name at all.
-            httpcore.ConnectError: The name has no address, or nobody listens there.
+            httpcore.ConnectError: The name has no address, or nobody listens at any of them.
             httpcore.ConnectTimeout: The time is over.
         """
+        if host == self._proxy:
+            addresses = self._addresses(host, port, timeout)
+        else:
+            addresses = self.checked_addresses(host, port, timeout)
+        error: Exception = httpcore.ConnectError(f"the name {host} has no address")
+        for tried, address in enumerate(addresses):
+            # The first may be silent: each has its share of the time.
+            share = _left(self._deadline, timeout) / (len(addresses) - tried)
+            try:
+                stream = self._plain.connect_tcp(
+                    address, port, share, local_address, socket_options
+                )
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as exc:
+                error = exc
+            else:
+                return _DeadlineStream(stream, self._deadline)
+        raise error
+
+    def checked_addresses(self, host: str, port: int, timeout: float | None = None) -> list[str]:
+        """Return the addresses of a host, each of which may be connected to.
+
+        Raises:
+            InvalidUrl, UnicodeError, httpcore.ConnectError, httpcore.ConnectTimeout: As
+                `connect_tcp`.
+        """
+        addresses = self._addresses(host, port, timeout)
+        if host.lower().rstrip(".") in self._allow_hosts:
+            return addresses
+        for address in addresses:
+            if not is_public(address):
+                # The error stands in the document of whoever asked; our names are not for them.
+                log.warning("host is not public", host=host, address=address)
+                msg = (
+                    f"{host} has an address that is not public; open it with"
+                    " CAPTIONSTREAM_FETCH__ALLOW_HOSTS if it is yours"
+                )
+                raise InvalidUrl(msg)
+        return addresses
+
+    def _addresses(self, host: str, port: int, timeout: float | None) -> list[str]:
         try:
-            addresses = _within(_left(self._deadline, timeout), lambda: self._resolve(host, port))
+            return _within(_left(self._deadline, timeout), lambda: self._resolve(host, port))
         except OSError as exc:
             msg = f"the name {host} cannot be resolved: {exc}"
             raise httpcore.ConnectError(msg) from exc
-        if host.lower().rstrip(".") not in self._allow_hosts:
-            for address in addresses:
-                if not is_public(address):
-                    # The error stands in the document of whoever asked; our names are not for them.
-                    log.warning("host is not public", host=host, address=address)
-                    msg = (
-                        f"{host} has an address that is not public; open it with"
-                        " CAPTIONSTREAM_FETCH__ALLOW_HOSTS if it is yours"
-                    )
-                    raise InvalidUrl(msg)
-        stream = self._plain.connect_tcp(
-            addresses[0], port, _left(self._deadline, timeout), local_address, socket_options
-        )
-        return _DeadlineStream(stream, self._deadline)
 
     def connect_unix_socket(
         self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None

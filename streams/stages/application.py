@@ -1,6 +1,8 @@
 """The Faust application of a stage: the settings that lost nothing under SIGKILL."""
 
-from typing import Final
+import signal
+from collections.abc import Callable
+from typing import Any, Final
 
 import faust
 
@@ -61,3 +63,22 @@ def build_app(spec: StageSpec, kafka: KafkaSettings) -> faust.App:
     )
     app.transport = PromptTransport(app, fetch_wait_seconds=kafka.fetch_wait_seconds)
     return app
+
+
+class Worker(faust.Worker):  # type: ignore[misc]
+    """Tells the stage when the process is asked to end, so that it gives up waiting."""
+
+    def __init__(self, app: faust.App, *, stop: Callable[[], None], **options: Any) -> None:
+        """Keep what to call when the process is asked to end."""
+        super().__init__(app, **options)
+        self.spinner = None  # it draws on stdout, also into files
+        self._stop_waiting = stop
+
+    async def on_stop(self) -> None:
+        """Call it, before Faust waits for what is in hand."""
+        # The loop gives signals back as it closes: a second one would end the process as a crash.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
+        self._stop_waiting()
+        await super().on_stop()

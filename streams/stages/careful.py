@@ -12,7 +12,7 @@ from typing import Final
 from structlog import get_logger
 
 from streams.errors import DocumentError, ModelCrashed, ModelHung, StoreUnavailable, Unavailable
-from streams.stages.outcome import Failed, Input, Outcome, Step
+from streams.stages.outcome import Failed, Input, Outcome, Step, Waiting
 from streams.stages.suspects import Standing, Suspects
 
 log = get_logger(__name__)
@@ -84,6 +84,9 @@ class CarefulStep:
         except Exception:
             self._suspects.clear(event, versions)  # it raises, but does not hang
             raise
+        if isinstance(outcome, Waiting):  # the model has not seen it
+            self._note(lambda: self._suspects.excuse(event, versions))
+            return outcome
         self._suspects.clear(event, versions)
         self._beat()
         return outcome

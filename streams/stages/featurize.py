@@ -2,7 +2,7 @@
 
 Finds the images (they never travel on Kafka), decodes them side by side in processes of their own,
 encodes them as one batch. An image that cannot be decoded fails alone, also if it kills its
-decoder.
+decoder. An image behind a URL is fetched while other events are handled.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,8 +21,8 @@ from streams.errors import DocumentError, InvalidEvent, InvalidImage, ModelFaile
 from streams.events import DocumentDeleted, ImageChanged, ModelApplied
 from streams.ids import document_key
 from streams.models.clip import ClipEncoder
-from streams.stages.images import FoundImage, ImageSource
-from streams.stages.outcome import Failed, Input, Ok, Outcome, Result
+from streams.stages.images import AwaitedImage, Found, FoundImage, ImageSource, Postponed
+from streams.stages.outcome import Failed, Input, Ok, Outcome, Result, Waiting
 
 
 class Featurize:
@@ -57,24 +57,29 @@ class Featurize:
         """Return the version of the encoder."""
         return {CLIP.name: self._encoder.version}
 
-    def _without_model(
-        self, event: Input, found: Mapping[bytes, FoundImage | DocumentError]
-    ) -> Outcome | None:
+    def _without_model(self, event: Input, found: Mapping[bytes, Found]) -> Outcome | None:
         """Return the outcome if no model is needed for it, else None."""
         if isinstance(event, DocumentDeleted):
             return Ok(event=event, result=Result.DELETED)
         if not isinstance(event, ImageChanged):
             return Failed(error=InvalidEvent(f"featurize got a {type(event).__name__}"))
         image = found.get(document_key(event.document_id))
-        if image is None:
-            return Ok(event=None, result=Result.DELETED)
-        if isinstance(image, DocumentError):
-            return Failed(error=image, version=self._encoder.version)
+        if not isinstance(image, FoundImage):
+            return self._without_image(image)
         stored = stored_output(image.document, CLIP, image.digest)
         if stored is None or stored.version != self._encoder.version:
             return None
         output = replace(stored, url=image.url)
         return Ok(event=_applied(event, image, output), result=Result.REUSED)
+
+    def _without_image(self, instead: DocumentError | AwaitedImage | Postponed | None) -> Outcome:
+        if instead is None:
+            return Ok(event=None, result=Result.DELETED)
+        if isinstance(instead, AwaitedImage):
+            return Waiting(event=instead, until=instead.fetched)
+        if isinstance(instead, Postponed):
+            return Ok(event=None, result=Result.POSTPONED)
+        return Failed(error=instead, version=self._encoder.version)
 
     def _encode(self, events: Sequence[Input], images: Sequence[FoundImage]) -> list[Outcome]:
         prepared = list(self._threads.map(self._prepare, images))

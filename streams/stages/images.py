@@ -6,12 +6,21 @@ dead, and no copy turns captions into errors.
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from enum import Enum
 
-from streams.documents import CLIP, IMAGE, embedding_from_url, fingerprint, lookup, url_of
+from streams.documents import (
+    CLIP,
+    embedding_from_url,
+    fingerprint,
+    lookup,
+    stored_image,
+    url_of,
+)
 from streams.errors import DocumentError
 from streams.events import ImageChanged, Origin
-from streams.fetching.fetcher import Fetcher
+from streams.fetching.turns import Fetched, FetchQueue
 from streams.ids import document_key
 from streams.models.image import image_bytes
 from streams.mongo import Document
@@ -36,21 +45,42 @@ class FoundImage:
     url: str | None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AwaitedImage(ImageChanged):
+    """A change whose image is being fetched.
+
+    Attributes:
+        url: Where from.
+        fetched: What will come of it.
+    """
+
+    url: str
+    fetched: Future[Fetched]
+
+
+class Postponed(Enum):
+    """Instead of an image whose turn to be fetched did not come."""
+
+    POSTPONED = "postponed"
+
+
+Found = FoundImage | DocumentError | AwaitedImage | Postponed
+
+
 class ImageSource:
     """Where the images of a batch come from."""
 
-    def __init__(self, store: DocumentStore, fetcher: Fetcher, limits: ImageSettings) -> None:
+    def __init__(self, store: DocumentStore, fetches: FetchQueue, limits: ImageSettings) -> None:
         """Keep what is needed."""
         self._store = store
-        self._fetcher = fetcher
+        self._fetches = fetches
         self._limits = limits
 
-    def find(
-        self, events: Sequence[ImageChanged], *, version: str
-    ) -> Mapping[bytes, FoundImage | DocumentError]:
+    def find(self, events: Sequence[ImageChanged], *, version: str) -> Mapping[bytes, Found]:
         """Return by document key the image of each document that is still there.
 
-        Or why it cannot be had. `version` of CLIP tells which stored embeddings still count.
+        Or why it cannot be had; or the event to come again with, when its image was fetched. Waits
+        for no server but MongoDB. `version` of CLIP tells which stored embeddings still count.
 
         Raises:
             StoreUnavailable: MongoDB does not answer.
@@ -59,30 +89,51 @@ class ImageSource:
             return {}
         newest = max(event.source for event in events)
         documents = self._store.read_inputs([e.document_id for e in events], after=newest)
-        urls = {
-            key: url
-            for event in events
-            if (document := documents.get(key := document_key(event.document_id)))
-            and (url := url_of(document))
-            and not _is_embedded(event, document, version)
-        }
-        contents = self._fetcher.fetch_all(set(urls.values()))
-        return {
-            key: self._image(document, contents[urls[key]] if key in urls else None)
-            for key, document in documents.items()
-        }
+        begun: dict[str, Future[Fetched]] = {}
+        found: dict[bytes, Found] = {}
+        for event in events:
+            key = document_key(event.document_id)
+            if (document := documents.get(key)) is not None:
+                found[key] = self._find(event, document, version, begun)
+        return found
 
-    def _image(
-        self, document: Document, fetched: bytes | DocumentError | None
-    ) -> FoundImage | DocumentError:
-        if isinstance(fetched, DocumentError):
-            return fetched
+    def _find(
+        self,
+        event: ImageChanged,
+        document: Document,
+        version: str,
+        begun: dict[str, Future[Fetched]],
+    ) -> Found:
         url = url_of(document)
-        if url is not None and fetched is None:
+        if url is None:
+            return self._image(document, stored_image(document), None)
+        if _is_embedded(event, document, version):
             digest = lookup(document, f"{CLIP.path}.input")
             return FoundImage(document=document, digest=digest, content=b"", url=url)
+        if isinstance(event, AwaitedImage) and event.url == url:
+            future = event.fetched
+        else:
+            if url not in begun:  # once for all documents of a batch
+                begun[url] = self._fetches.start(url)
+            future = begun[url]
+        if not future.done():
+            return AwaitedImage(
+                document_id=event.document_id,
+                source=event.source,
+                origin=event.origin,
+                url=url,
+                fetched=future,
+            )
+        fetched = future.result()
+        if fetched is None:
+            return Postponed.POSTPONED
+        return (
+            fetched if isinstance(fetched, DocumentError) else self._image(document, fetched, url)
+        )
+
+    def _image(self, document: Document, value: object, url: str | None) -> Found:
         try:
-            content = image_bytes(document.get(IMAGE) if url is None else fetched, self._limits)
+            content = image_bytes(value, self._limits)
         except DocumentError as exc:
             return exc
         return FoundImage(document=document, digest=fingerprint(content), content=content, url=url)

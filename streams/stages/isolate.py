@@ -10,7 +10,13 @@ from typing import Final
 from structlog import get_logger
 
 from streams import metrics
-from streams.errors import CaptionstreamError, ModelFailed, ProcessBroken, Unavailable
+from streams.errors import (
+    CaptionstreamError,
+    FetchFailed,
+    ModelFailed,
+    ProcessBroken,
+    Unavailable,
+)
 from streams.settings import StageSettings
 from streams.stages.outcome import Failed, Input, Outcome, Step
 
@@ -149,7 +155,10 @@ class Isolator:
 
 
 def _may_pass(outcome: Outcome) -> bool:
-    return isinstance(outcome, Failed) and outcome.error.is_retryable
+    """Whether another try at once may help. A URL was tried again where nothing waits for it."""
+    if not isinstance(outcome, Failed) or isinstance(outcome.error, FetchFailed):
+        return False
+    return outcome.error.is_retryable
 
 
 def _first_error(outcomes: Sequence[Outcome], failing: Sequence[int]) -> CaptionstreamError:

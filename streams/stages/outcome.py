@@ -1,9 +1,10 @@
 """What a step says about one event, and what a step is."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from streams.dead_letters import DeadLetter
 from streams.errors import CaptionstreamError
@@ -22,6 +23,7 @@ class Result(StrEnum):
     IGNORED = "ignored"  # there is nothing to do for this stage
     FAILED = "failed"  # dead-lettered
     SUPERSEDED = "superseded"  # a newer event about the same document is in the same batch
+    POSTPONED = "postponed"  # put back at the end of its topic, to be tried later
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +54,20 @@ class Failed:
     version: str = ""
 
 
-Outcome = Ok | Failed
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Waiting:
+    """The event is not finished, and holds up no other: what it needs is on its way.
+
+    Attributes:
+        event: What the step is to be given when it is there; knows what was begun.
+        until: Done when it is there.
+    """
+
+    event: Event
+    until: Future[Any]
+
+
+Outcome = Ok | Failed | Waiting
 
 
 class Step(Protocol):

@@ -1,7 +1,7 @@
 """Records in and out of a stage: as they were consumed, and what is sent for an outcome."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from structlog import get_logger
 
@@ -10,7 +10,7 @@ from streams.documents import OutputError
 from streams.errors import CaptionstreamError, InvalidEvent
 from streams.events import Event, Headers, ModelApplied, Record
 from streams.stages import StageSpec
-from streams.stages.outcome import Failed, Ok, Outcome, Result
+from streams.stages.outcome import Failed, Ok, Outcome, Result, Waiting
 from streams.topics import TOPICS, dead_letter_topic
 from streams.wire import decode_event, encode_event
 
@@ -48,8 +48,12 @@ class RecordMaker:
         may travel with it. A failure, or waiting for a version, stops what reads the model: where a
         model behind it does not, the event goes on as it came.
         """
+        if isinstance(outcome, Waiting):
+            return outcome, []
         sent: list[tuple[str, Record]] = []
-        if isinstance(outcome, Ok) and outcome.event is not None:
+        if isinstance(outcome, Ok) and outcome.result is Result.POSTPONED:
+            sent.append((message.topic, _again(message)))
+        elif isinstance(outcome, Ok) and outcome.event is not None:
             try:
                 sent += self._output(outcome.event)
             except Exception as exc:  # a foreign value may break an encoder in any way
@@ -95,7 +99,7 @@ class RecordMaker:
             return []
         value = None if is_bare else message.value
         record = dead_letter_record(
-            Record(key=message.key or b"", value=value, headers=message.headers),
+            replace(_again(message), value=value),
             stage=self._spec.name,
             topic=message.topic,
             position=f"{message.partition}:{message.offset}",
@@ -103,6 +107,10 @@ class RecordMaker:
             error=describe_error(failed.error, failed.attempts, failed.version),
         )
         return [(dead_letter_topic(message.topic), record)]
+
+
+def _again(message: Message) -> Record:
+    return Record(key=message.key or b"", value=message.value, headers=message.headers)
 
 
 def describe_error(error: CaptionstreamError, attempts: int, version: str) -> OutputError:

@@ -19,13 +19,17 @@ from streams.events import Record
 from streams.ids import document_key
 from streams.settings import StageSettings
 from streams.stages import StageSpec
+from streams.stages.held import Held
 from streams.stages.isolate import Isolator
-from streams.stages.outcome import Failed, Input, Ok, Outcome, Result, Step
+from streams.stages.outcome import Failed, Input, Ok, Outcome, Result, Step, Waiting
+from streams.stages.progress import Progress
 from streams.stages.records import Delivery, Message, RecordMaker
 from streams.topics import TOPICS
 from streams.wire import decode_event, is_of
 
 log = get_logger(__name__)
+
+_Finished = Ok | Failed
 
 
 class Stage:
@@ -58,6 +62,8 @@ class Stage:
         self._records = RecordMaker(spec, tenant=tenant)
         self._deliver = deliver
         self._stopping = threading.Event()
+        #: Events that wait for what the step has begun for them.
+        self.held = Held()
         self._isolator = Isolator(
             spec.name, step, settings, pause=self._stopping.wait, beat=self.progress.beat
         )
@@ -80,32 +86,42 @@ class Stage:
         return self._stopping.is_set()
 
     def stop(self) -> None:
-        """Give up waiting for neighbours; a batch that is waiting raises `Unavailable`."""
-        self._stopping.set()
+        """Give up waiting for neighbours; a batch that is waiting raises `Unavailable`.
 
-    async def handle(self, messages: Sequence[Message]) -> None:
-        """Finish a batch. When this returns, every message may be acknowledged.
+        Call it on the event loop. What is held is put back.
+        """
+        self._stopping.set()
+        self.held.give_up(whether=True)
+
+    async def handle(self, messages: Sequence[Message]) -> list[Message]:
+        """Handle a batch, and what was held and is ready. Return the messages that are finished.
 
         1. Decode each message; one that is not ours fails alone.
         2. Keep the newest event of each document.
         3. Apply the step, in the worker thread.
         4. Deliver outputs and dead letters, and wait for the broker.
-        5. Count.
+        5. Hold what waits.
+        6. Count.
 
         Raises:
             Unavailable: Nothing was finished; the process is to end and take the batch again.
             ProcessBroken: Likewise.
         """
-        self.progress.begin(len(messages))
         started = time.monotonic()
-        inputs = [self._decode(message) for message in messages]  # 1
+        ready = self.held.take()
+        inputs = [  # 1
+            *(item for _, item in ready),
+            *(self._decode(message) for message in messages),
+        ]
+        messages = [*(message for message, _ in ready), *messages]
+        self.progress.begin(len(messages) + len(self.held))
         chosen = newest_by_document(inputs)  # 2
-        events = [item for item in (inputs[i] for i in chosen) if not isinstance(item, Ok | Failed)]
+        events = [item for item in (inputs[i] for i in chosen) if not isinstance(item, _Finished)]
         applied = await asyncio.get_running_loop().run_in_executor(  # 3
             self._worker, self._isolator.apply, events
         )
         outcomes: list[Outcome] = [
-            item if isinstance(item, Ok | Failed) else Ok(event=None, result=Result.SUPERSEDED)
+            item if isinstance(item, _Finished) else Ok(event=None, result=Result.SUPERSEDED)
             for item in inputs
         ]
         for position, outcome in zip(chosen, applied, strict=True):
@@ -113,12 +129,18 @@ class Stage:
         metrics.STEP_SECONDS.labels(self.spec.name).observe(time.monotonic() - started)
         metrics.BATCH_SIZE.labels(self.spec.name).observe(len(messages))
         outcomes = await self._deliver_all(messages, outcomes)  # 4
-        for outcome in outcomes:  # 5
+        finished = []
+        for message, outcome in zip(messages, outcomes, strict=True):
+            if isinstance(outcome, Waiting):
+                self.held.add(message, outcome)  # 5
+                continue
             result = outcome.result if isinstance(outcome, Ok) else Result.FAILED
-            metrics.DOCUMENTS.labels(self.spec.name, result.value).inc()
-        self.progress.finish(len(messages))
+            metrics.DOCUMENTS.labels(self.spec.name, result.value).inc()  # 6
+            finished.append(message)
+        self.progress.finish(len(finished), held=len(self.held))
+        return finished
 
-    def _decode(self, message: Message) -> Input | Outcome:
+    def _decode(self, message: Message) -> Input | _Finished:
         try:
             if message.topic not in TOPICS:
                 if is_replay_mark(message.headers) or not is_of(self._tenant, message.headers):
@@ -142,7 +164,7 @@ class Stage:
         bare: list[tuple[int, tuple[str, Record]]] = []
         for i in dict.fromkeys(sent[position][0] for position in refused):
             failed = final[i]
-            if isinstance(failed, Ok):
+            if not isinstance(failed, Failed):
                 error = InvalidEvent("what was made of this record is too large for Kafka")
                 failed = final[i] = Failed(error=error)
             letters = self._records.dead_letter(messages[i], failed, is_bare=True)
@@ -168,44 +190,7 @@ class Stage:
                 metrics.DEAD_LETTERS.labels(self.spec.name, reason).inc()
 
 
-class Progress:
-    """What the stage has in hand and when it last got on. Read by other threads."""
-
-    def __init__(self, stage: str) -> None:
-        self._stage = stage
-        self._last = self._began = time.monotonic()
-        self.in_flight = 0
-        self.finished = 0
-
-    @property
-    def seconds_since_progress(self) -> float:
-        """Seconds since a batch began, ended, or was knowingly waiting."""
-        return time.monotonic() - self._last
-
-    @property
-    def oldest_seconds(self) -> float:
-        """Age of the batch in hand; 0 when there is none."""
-        return time.monotonic() - self._began if self.in_flight else 0.0
-
-    def beat(self) -> None:
-        """Say that waiting is on purpose."""
-        self._last = time.monotonic()
-
-    def begin(self, count: int) -> None:
-        """Say that a batch was taken."""
-        self._last = self._began = time.monotonic()
-        self.in_flight = count
-        metrics.IN_FLIGHT.labels(self._stage).set(count)
-
-    def finish(self, count: int) -> None:
-        """Say that a batch is done."""
-        self._last = time.monotonic()
-        self.in_flight = 0
-        self.finished += count
-        metrics.IN_FLIGHT.labels(self._stage).set(0)
-
-
-def newest_by_document(inputs: Sequence[Input | Outcome]) -> list[int]:
+def newest_by_document(inputs: Sequence[Input | _Finished]) -> list[int]:
     """Return the positions of the events to process, in order.
 
     Of several events about the same output of one document only the newest counts; among equals
@@ -213,7 +198,7 @@ def newest_by_document(inputs: Sequence[Input | Outcome]) -> list[int]:
     """
     newest: dict[tuple[bytes, str], int] = {}
     for position, event in enumerate(inputs):
-        if isinstance(event, Ok | Failed):
+        if isinstance(event, _Finished):
             continue
         about = _about(event, position)
         before = newest.get(about)
@@ -229,6 +214,6 @@ def _about(event: Input, position: int) -> tuple[bytes, str]:
     return (document_key(event.document_id), getattr(event, "model", ""))
 
 
-def _source(event: Input | Outcome) -> tuple[int, int]:
-    source = None if isinstance(event, Ok | Failed) else event.source
+def _source(event: Input | _Finished) -> tuple[int, int]:
+    source = None if isinstance(event, _Finished) else event.source
     return (source.time, source.inc) if source is not None else (0, 0)

@@ -8,12 +8,10 @@ the process.
 
 import asyncio
 import os
-import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final, NoReturn
 
-import faust
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from faust.exceptions import ConsumerNotStarted, ProducerSendError
 from structlog import get_logger
@@ -22,7 +20,8 @@ from streams import metrics
 from streams.errors import BrokerUnavailable, ProcessBroken, Unavailable
 from streams.settings import KafkaSettings, StageSettings
 from streams.stages import StageSpec
-from streams.stages.application import build_app
+from streams.stages.application import Worker, build_app
+from streams.stages.held import AckOrder
 from streams.stages.lag import Lag, count_waiting
 from streams.stages.records import Delivery, Message
 from streams.stages.stage import Stage
@@ -32,6 +31,8 @@ log = get_logger(__name__)
 
 #: How long a batch of sends is repeated before the process ends and the batch is taken again.
 _DELIVERY_SECONDS: Final = 60.0
+#: Most events taken and not acknowledged, most of them finished behind one that is held.
+_MOST_UNACKED: Final = 8192
 
 
 class StageWorker:
@@ -47,6 +48,9 @@ class StageWorker:
         self.has_assignment = False
         self.lag = Lag()
         self._next_offset: dict[Any, int] = {}
+        self._order = AckOrder()
+        #: One batch at a time; notified when one is finished.
+        self._turn = asyncio.Condition()
         self.app.on_partitions_assigned.connect(self._on_assigned)
         self.app.on_partitions_revoked.connect(self._on_revoked)
 
@@ -78,8 +82,8 @@ class StageWorker:
         """
         self._declare_agent(stage)
         self.app.timer(1.0)(lambda: self._measure_lag(stage))
-        worker = _Worker(
-            self.app, stage=stage, quiet=True, override_logging=False, redirect_stdouts=False
+        worker = Worker(
+            self.app, stop=stage.stop, quiet=True, override_logging=False, redirect_stdouts=False
         )
         worker.execute_from_commandline()
 
@@ -142,7 +146,7 @@ class StageWorker:
         self.app.agent(inputs, concurrency=1, name=self._spec.name)(consume)
 
     async def _consume(self, stage: Stage, stream: Any) -> None:
-        """Handle batches for ever; acknowledge each in order, when it is finished, not before.
+        """Handle batches for ever; acknowledge events in order, when finished, not before.
 
         Raises:
             Exception: A batch is not finished; the process is to end, so that it comes again.
@@ -150,9 +154,28 @@ class StageWorker:
         batches: AsyncIterator[Sequence[Any]] = stream.noack_take(
             self._settings.batch_size, within=self._settings.batch_wait_seconds
         )
-        async for events in batches:
+        async with asyncio.TaskGroup() as tasks:
+            going_on = tasks.create_task(self._go_on(stage, stream))
+            async for events in batches:
+                await self._handle(stage, stream, events)
+                async with self._turn:
+                    await self._turn.wait_for(lambda: len(self._order) < _MOST_UNACKED)
+            going_on.cancel()
+
+    async def _go_on(self, stage: Stage, stream: Any) -> None:
+        """Handle what was held as it becomes ready, also while no new event comes."""
+        while True:
+            await stage.held.until_ready()
+            await asyncio.sleep(self._settings.batch_wait_seconds)  # others are ready soon
+            await self._handle(stage, stream, [])
+
+    async def _handle(self, stage: Stage, stream: Any, events: Sequence[Any]) -> None:
+        async with self._turn:
+            messages = [self._message(event) for event in events]
+            for message, event in zip(messages, events, strict=True):
+                self._order.take(message, event)
             try:
-                await stage.handle([self._message(event) for event in events])
+                finished = await stage.handle(messages)
             except Unavailable:
                 if stage.is_stopping:
                     log.warning("stopping with an unfinished batch", stage=self._spec.name)
@@ -161,9 +184,10 @@ class StageWorker:
             except ProcessBroken as exc:
                 log.critical("this process ends to be restarted", reason=str(exc))
                 _end(exc.exit_code)
-            for event in events:
+            for event in self._order.finish(finished):
                 await stream.ack(event)
                 self._next_offset[event.message.tp] = event.message.offset + 1
+            self._turn.notify_all()
 
     def _message(self, event: Any) -> Message:
         message = event.message
@@ -196,6 +220,7 @@ class StageWorker:
         What waits in a partition without a leader cannot be known, and waiting for one is on
         purpose.
         """
+        stage.held.give_up(whether=stage.is_stopping or self.app.rebalancing)
         lag = None
         leaderless = self.leaderless
         if self.has_assignment and not leaderless and not self.app.rebalancing:
@@ -213,23 +238,6 @@ class StageWorker:
         metrics.OLDEST_UNACKED_SECONDS.labels(self._spec.name).set(oldest)
 
 
-class _Worker(faust.Worker):  # type: ignore[misc]
-    """Tells the stage when the process is asked to end, so that it gives up waiting."""
-
-    def __init__(self, app: faust.App, *, stage: Stage, **options: Any) -> None:
-        super().__init__(app, **options)
-        self.spinner = None  # it draws on stdout, also into files
-        self._stage = stage
-
-    async def on_stop(self) -> None:
-        # The loop gives signals back as it closes: a second one would end the process as a crash.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self.loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_IGN)
-        self._stage.stop()
-        await super().on_stop()
-
-
 def _end(code: int) -> NoReturn:
     """End at once: the batch stays unacknowledged for the next process, Faust would wait for it."""
     sys.stderr.flush()
@@ -237,8 +245,9 @@ def _end(code: int) -> NoReturn:
 
 
 def _outputs(spec: StageSpec) -> list[str]:
-    letters = [dead_letter_topic(name) for name in spec.inputs if name in TOPICS]
-    return [*([spec.output] if spec.output else []), *letters]
+    inputs = [name for name in spec.inputs if name in TOPICS]  # where a record may be put back
+    letters = [dead_letter_topic(name) for name in inputs]
+    return [*([spec.output] if spec.output else []), *inputs, *letters]
 
 
 def _header_list(headers: Any) -> list[tuple[str, bytes]]:

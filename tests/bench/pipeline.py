@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import psutil
 from pymongo import MongoClient
+from pymongo.collection import Collection
 
 from streams.state_index import STATE_INDEX, build_state_index
 from tests.waiting import wait_until
@@ -65,6 +66,11 @@ class Pipeline:
         self._process.send_signal(signal.SIGTERM)
         self._process.wait(timeout=120)
         self._log.close()
+
+    @property
+    def documents(self) -> Collection[dict[str, Any]]:
+        """The collection that is watched."""
+        return self._documents
 
     def measure(self, images: list[bytes], count: int) -> dict[str, Any]:
         """Insert `count` documents and wait for their projections.

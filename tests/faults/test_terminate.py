@@ -69,7 +69,7 @@ def test_what_was_finished_is_not_done_again_and_what_was_in_hand_is(
     """The first and the last of the chain; the loop around their steps is the same for all.
 
     SIGKILL fails with `stream.ack` before `stage.handle` in `StageWorker`: the batch in hand is
-    lost. SIGTERM fails with `os._exit(0)` at the start of `_Worker.on_stop`: what was not committed
+    lost. SIGTERM fails with `os._exit(0)` at the start of `Worker.on_stop`: what was not committed
     comes again.
     """
     settings = settings.model_copy(

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from PIL import Image
+from pillow_heif import register_heif_opener
 
 from streams.decoding.pool import DecodePool
 from streams.errors import InvalidImage, Unavailable
@@ -19,6 +20,7 @@ from tests.descriptors import descriptors
 from tests.waiting import wait_until
 
 LIMITS = ImageSettings(max_seconds=5)
+register_heif_opener()  # to write them
 #: The files that workers share with the pool.
 IMAGES = "/memfd:captionstream-image"
 
@@ -57,11 +59,12 @@ def attempt(pool, data):
 )
 def test_image_that_kills_its_decoder_fails_alone(pool, killer, message):
     """Fails without the handling of EOFError, TimeoutError and RLIMIT_AS in pool and worker."""
-    batch = [photograph(0), killer, photograph(1), photograph(2), photograph(3)]
+    good = [*(photograph(i) for i in range(3)), photograph(3, "HEIF")]
+    batch = [good[0], killer, *good[1:]]
     with ThreadPoolExecutor(2) as threads:
         results = list(threads.map(lambda data: attempt(pool, data), batch))
     assert message in results.pop(1)
-    assert results == [decode_image(photograph(i), LIMITS).tobytes() for i in range(4)]
+    assert results == [decode_image(image, LIMITS).tobytes() for image in good]
 
 
 def test_closing_ends_a_worker_that_hangs_and_its_caller():

@@ -1,11 +1,15 @@
 """The step of `featurize` on a real MongoDB, with a tiny CLIP."""
 
+import base64
 import http.server
 import io
+import socket
 import threading
+from concurrent.futures import wait
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -18,18 +22,21 @@ from streams.decoding.pool import DecodePool
 from streams.documents import CLIP, CLIP_PROJECTION, Output, fingerprint
 from streams.errors import FetchFailed, InvalidEvent, InvalidImage, InvalidUrl, ModelFailed
 from streams.events import DocumentDeleted, ImageChanged, ModelApplied, Origin
+from streams.fetching import turns
 from streams.fetching.fetcher import Fetcher
+from streams.fetching.turns import FetchQueue
 from streams.models.clip import ClipEncoder
 from streams.mongo import connect
 from streams.settings import ClipSettings, FetchSettings, ImageSettings
 from streams.stages.featurize import Featurize
 from streams.stages.images import ImageSource
-from streams.stages.outcome import Failed, Ok, Result
+from streams.stages.outcome import Failed, Ok, Result, Waiting
 from streams.stages.sink import Sink
 from streams.store import DocumentStore
 from streams.writes import OutputWrite
 from tests.integration.conftest import publishing
 from tests.tiny import DIMENSION, write_tiny_clip
+from tests.waiting import DEADLINE_SECONDS
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +68,26 @@ def fetcher():
 
 @pytest.fixture
 def images(store, fetcher):
-    return ImageSource(store, fetcher, ImageSettings(max_bytes=100_000))
+    return ImageSource(
+        store, FetchQueue(fetcher, FetchSettings()), ImageSettings(max_bytes=100_000)
+    )
+
+
+class Patient(Featurize):
+    """Comes again with what waits, as the stage does."""
+
+    def run(self, events):
+        outcomes = super().run(events)
+        for i, outcome in enumerate(outcomes):
+            if isinstance(outcome, Waiting):
+                wait([outcome.until], DEADLINE_SECONDS)
+                [outcomes[i]] = super().run([outcome.event])
+        return outcomes
 
 
 @pytest.fixture
 def step(images, encoder, decoders):
-    return Featurize(images, encoder, decoders)
+    return Patient(images, encoder, decoders)
 
 
 @pytest.fixture
@@ -258,7 +279,7 @@ def web(files):
 
 
 def test_image_behind_a_url_is_fetched_once_for_a_batch(step, store, source):
-    """Fails without `_fetch` in `Featurize.run`."""
+    """Fails without `begun` in `ImageSource.find`."""
     files = {"a.png": picture(10), "b.png": picture(20), "c.png": b"no image"}
     with web(files) as (url, asked):
         store.collection.insert_many(
@@ -284,8 +305,9 @@ def test_image_behind_a_url_is_fetched_once_for_a_batch(step, store, source):
 
 
 @pytest.mark.parametrize("origin", [Origin.COPY, Origin.RECONCILE, Origin.REPLAY])
-def test_repeat_does_not_fetch_again(step, store, source, origin):
+def test_repeat_does_not_fetch_again(step, store, source, origin, monkeypatch):
     """Fails without `_is_embedded`: a new captioner would not reach documents with dead URLs."""
+    monkeypatch.setattr(turns, "_PAUSE_SECONDS", 0.01)
     with web({"a.png": picture(10)}) as (url, _):
         store.collection.insert_one({"_id": 1, "img": {"url": f"{url}/a.png"}})
         [first] = step.run([changed(1, source)])
@@ -304,6 +326,36 @@ def test_repeat_does_not_fetch_again(step, store, source, origin):
     assert isinstance(step.run([repeat])[0].error, FetchFailed)
     store.collection.update_one({"_id": 1}, {"$unset": {"_outputs.img.clip.url": 1}})
     assert isinstance(step.run([repeat])[0].error, FetchFailed)
+
+
+def test_image_in_the_batch_of_a_silent_url_does_not_wait_for_it(
+    images, encoder, decoders, store, source
+):
+    """Fails when `find` waits for what it has begun."""
+    step = Featurize(images, encoder, decoders)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://localhost:{silent.getsockname()[1]}/x"
+        store.collection.insert_many(
+            [{"_id": 1, "img": {"url": address}}, {"_id": 2, "img": picture(1)}]
+        )
+        slow, good = step.run([changed(1, source), changed(2, source)])
+        assert isinstance(slow, Waiting)
+        assert good.result is Result.DONE
+        [again] = step.run([slow.event])
+        assert again.until is slow.until, "it is fetched once"
+    assert isinstance(slow.until.result(DEADLINE_SECONDS), FetchFailed)
+
+
+@pytest.mark.parametrize("head", ["data:image/png;base64", "DATA:;base64", "data:image/png"])
+def test_data_url_is_the_image_it_holds(step, store, source, head):
+    """Fails without `stored_image`: it would be fetched."""
+    image = picture(10)
+    text = base64.b64encode(image).decode() if "base64" in head else quote(image)
+    store.collection.insert_one({"_id": 1, "img": {"url": f"{head},{text}"}})
+    [outcome] = step.run([changed(1, source)])
+    assert outcome.result is Result.DONE
+    assert outcome.event.input == fingerprint(image)
+    assert outcome.event.outputs["clip"].url is None, "nobody stores it twice"
 
 
 def test_server_that_is_away_fails_its_own_document_and_may_pass(step, store, source):

@@ -3,11 +3,14 @@
 import gzip
 import http.server
 import logging
+import re
 import socket
 import ssl
 import threading
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from email.utils import format_datetime
 
 import pytest
 import structlog
@@ -15,9 +18,9 @@ import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.errors import FetchFailed, InvalidUrl
+from streams.errors import FetchFailed, InvalidUrl, SettingsError
 from streams.fetching import network
-from streams.fetching.fetcher import Fetcher
+from streams.fetching.fetcher import Fetcher, host_of
 from streams.fetching.network import resolve
 from streams.logs import configure_logging
 from streams.settings import FetchSettings, LogSettings, Settings, child_environment
@@ -30,7 +33,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     """What to do stands in the path."""
 
     def do_GET(self):
-        name, _, argument = self.path.partition("?")[0].strip("/").partition("/")
+        path = self.path.partition("?")[0]
+        if path.startswith("http://"):  # what a proxy is asked for
+            path = "ok"
+        name, _, argument = path.strip("/").partition("/")
         self.server.seen[self.path] += 1
         getattr(self, name)(argument)
 
@@ -55,6 +61,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def large(self, _):
         self.answer(200, b"x" * (LIMIT + 1))
+
+    def plain(self, encoding):
+        """As it is, whatever the header says."""
+        self.answer(200, BODY, Content_Encoding=encoding)
+
+    def wait(self, when):
+        """Busy the first time; when to come again is said as seconds, or as a date."""
+        if self.server.seen[self.path] > 1:
+            return self.ok(when)
+        self.answer(503, Retry_After=when if when.isdigit() else format_datetime(datetime.now(UTC)))
+
+    def agent(self, _):
+        self.answer(200, self.headers["User-Agent"].encode())
 
     def bomb(self, encodings):
         """Compressed as often as there are encodings."""
@@ -215,7 +234,11 @@ def test_what_no_second_try_would_mend_is_final(server, path, problem):
 
 
 @pytest.mark.parametrize(
-    "path", ["status/500", "status/503", "status/429", "status/408", "reset", "garbage", "drip"]
+    "path",
+    [
+        *(f"status/{code}" for code in (408, 425, 429, 500, 502, 503, 507, 509, *range(520, 527))),
+        *("reset", "garbage", "drip"),
+    ],
 )
 def test_what_may_pass_is_tried_again_later(server, path):
     """`drip` fails without the deadline of each read in `_DeadlineStream`."""
@@ -265,8 +288,17 @@ def test_name_server_that_does_not_answer_is_given_up():
     ],
 )
 def test_what_is_no_url_of_the_web_is_refused(given):
-    """Fails without `UnicodeError` in `fetch` or `_host`, or without `OverflowError`."""
-    assert isinstance(fetcher().fetch_all([given])[given], InvalidUrl)
+    """Fails without `UnicodeError` in `fetch`, or without `OverflowError`."""
+    with pytest.raises(InvalidUrl):
+        fetcher().fetch(given)
+
+
+@pytest.mark.parametrize("given", ["/images/a@2x.jpg", "images/a.jpg", "//cdn.example/a.jpg", "a"])
+def test_relative_url_is_refused_as_one_and_shown_whole(given):
+    """Fails without the look at `scheme` in `_fetch`, or when `_USER` takes all before an @."""
+    with pytest.raises(InvalidUrl, match="is a relative URL; a document needs the whole") as error:
+        fetcher().fetch(given)
+    assert repr(given) in str(error.value)
 
 
 #: Made once: reading the well-known authorities takes longer than all else.
@@ -277,15 +309,16 @@ NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 @settings(max_examples=80, deadline=None, derandomize=True, database=None)
 @given(host=NAMES | st.builds("xn--{}.{}".format, NAMES, NAMES), rest=NAMES)
 def test_any_text_as_a_url_gives_an_error_of_its_own(host, rest):
-    """Fails without `UnicodeError` in `fetch` or `_host`."""
+    """Fails without `UnicodeError` in `fetch` or `host_of`."""
 
     def unknown(host, port):
         raise socket.gaierror
 
     one = fetcher(resolve=unknown, context=TRUSTING)
-    found = one.fetch_all([f"http://{host}/{rest}", host + rest])
-    one._threads.shutdown()
-    assert all(isinstance(error, FetchFailed | InvalidUrl) for error in found.values())
+    for text in (f"http://{host}/{rest}", host + rest):
+        assert host_of(text) == host_of(text).lower()
+        with pytest.raises((FetchFailed, InvalidUrl)):
+            one.fetch(text)
 
 
 def test_user_names_are_refused_and_not_shown():
@@ -358,36 +391,6 @@ def test_proxy_of_the_environment_is_not_asked(server, monkeypatch):
     assert fetcher().fetch(url(server, "ok")) == BODY
 
 
-def test_same_url_is_fetched_once_and_errors_stay_with_their_url(server):
-    once, bad = url(server, "ok?once"), url(server, "status/404")
-    found = fetcher().fetch_all([once, bad, once])
-    assert found[once] == BODY
-    assert isinstance(found[bad], InvalidUrl)
-    assert server.seen["/ok?once"] == 1
-
-
-def test_one_host_is_not_asked_for_more_at_once_than_allowed():
-    """Fails without the semaphore in `fetch_all`."""
-    with serving() as own:
-        urls = [url(own, f"gather/{number}") for number in range(6)]
-        fetcher(per_host=2, concurrency=6).fetch_all(urls)
-        assert own.most == 2
-
-
-def test_silent_host_is_given_up_and_the_others_are_not(server):
-    """Fails without the look at `timeouts` in `fetch_all`: each of the ten would be asked."""
-    with serving() as silent:
-        urls = [url(silent, f"drip?{number}") for number in range(10)]
-        other = url(server, "ok", host="other.localhost")
-        local = {"resolve": lambda *_: ["127.0.0.1"], "allow_hosts": "localhost,other.localhost"}
-        found = fetcher(per_host=2, max_seconds=2, **local).fetch_all([*urls, other])
-    asked = sum("took longer" in str(found[one]) for one in urls)
-    assert asked <= 3, "two at once; the first timeout gives its turn to a third"
-    assert all(isinstance(found[one], FetchFailed) for one in urls)
-    assert sum("host is silent" in str(found[one]) for one in urls) == 10 - asked
-    assert found[other] == BODY
-
-
 def test_certificate_is_verified_against_the_name():
     """Fails with `verify=False`, or without `_certificate_problem`: no waiting mends it.
 
@@ -410,6 +413,70 @@ def test_certificate_is_verified_against_the_name():
             good.fetch(f"https://other.example:{secured.server_port}/ok")
         with pytest.raises(InvalidUrl, match=r"certificate .* is not valid: unable"):
             fetcher(**allowed).fetch(f"https://images.example:{secured.server_port}/ok")
+
+
+def test_ca_of_a_company_is_trusted_beside_the_well_known_ones(tmp_path):
+    """Fails without `ca_file` in `_verifying`."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(theirs)
+    with serving(theirs) as secured:
+        good = fetcher(ca_file=str(tmp_path / "ca.pem"))
+        assert good.fetch(f"https://localhost:{secured.server_port}/ok") == BODY
+    with pytest.raises(SettingsError, match="CAPTIONSTREAM_FETCH__CA_FILE"):
+        fetcher(ca_file=str(tmp_path / "none.pem"))
+
+
+@pytest.mark.parametrize(
+    "encoding", ["", "identity", "none", "binary", "UTF-8", "aws-chunked", "aws-chunked,identity"]
+)
+def test_bytes_that_are_called_plain_are_taken(server, encoding):
+    """Fails without `_PLAIN`: object stores send what the upload said."""
+    assert fetcher().fetch(url(server, f"plain/{encoding}")) == BODY
+
+
+def test_second_address_is_tried_where_the_first_refuses(server):
+    """Fails when `connect_tcp` takes the first alone. The server listens at 127.0.0.1 only."""
+    both = fetcher(resolve=lambda *_: ["127.0.0.7", "127.0.0.1"])
+    assert both.fetch(url(server, "ok")) == BODY
+
+
+def test_second_address_is_tried_where_the_first_is_silent(server):
+    """Fails when the first may take all the time."""
+    with socket.create_server(("127.0.0.7", server.server_port), backlog=1) as full:
+        full.listen(0)
+        with closing(socket.socket()) as one, closing(socket.socket()) as other:
+            for waiting in (one, other):  # Linux answers nobody beyond its backlog
+                waiting.setblocking(False)
+                waiting.connect_ex(full.getsockname())
+            both = fetcher(resolve=lambda *_: ["127.0.0.7", "127.0.0.1"], max_seconds=2)
+            assert both.fetch(url(server, "ok")) == BODY
+
+
+def test_servers_learn_who_asks(server):
+    mine = fetcher(contact="https://example.org/bot").fetch(url(server, "agent")).decode()
+    assert re.fullmatch(r"captionstream/\S+ \(\+https://example.org/bot\)", mine)
+    assert fetcher(user_agent="mine/1").fetch(url(server, "agent")) == b"mine/1"
+
+
+def test_proxy_is_asked_for_what_may_be_fetched_and_for_nothing_else(server, monkeypatch):
+    """Fails without `checked_addresses` in `_check`: the proxy connects wherever it is told to."""
+    monkeypatch.setattr(network, "is_public", lambda address: address == "192.0.2.1")
+    names = {"images.example": ["192.0.2.1"], "inner.example": ["192.0.2.1", "10.0.0.1"]}
+
+    def known(host, port):
+        return names.get(host) or resolve(host, port)
+
+    proxied = fetcher(
+        allow_hosts="", resolve=known, proxy=f"http://me:secret@localhost:{server.server_port}"
+    )
+    assert proxied.fetch("http://images.example/x") == BODY
+    for refused in ("http://inner.example/x", "http://localhost/x", "http://169.254.169.254/x"):
+        with pytest.raises(InvalidUrl, match="not public"):
+            proxied.fetch(refused)
+        assert server.seen[refused] == 0
+    assert server.seen["http://images.example/x"] == 1
 
 
 def test_allowed_hosts_survive_the_way_to_a_child(monkeypatch):

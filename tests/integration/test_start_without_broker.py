@@ -51,7 +51,7 @@ def test_stage_that_waits_for_the_broker_ends_cleanly(stage):
 
 
 def test_signals_that_come_again_change_nothing(stage):
-    """Fails without `SIG_IGN` in `_Worker.on_stop`: the process ends by the signal."""
+    """Fails without `SIG_IGN` in `Worker.on_stop`: the process ends by the signal."""
 
     def is_over():
         stage.send_signal(signal.SIGTERM)

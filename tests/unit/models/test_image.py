@@ -5,11 +5,12 @@ import struct
 import zlib
 
 import numpy as np
+import pillow_heif
 import pytest
 from bson import Binary
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from streams.errors import InvalidImage
 from streams.models.image import decode_image, image_bytes
@@ -77,28 +78,104 @@ def test_exif_rotation_is_applied():
     assert decode_image(encoded(gradient(), "JPEG", exif=exif), LIMITS).size == (30, 40)
 
 
-def test_sixteen_bits_are_scaled_not_clipped():
-    values = np.array([[0, 32768, 65535]], dtype=np.uint16)
-    image = decode_image(encoded(Image.fromarray(values)), LIMITS)
-    assert [image.getpixel((x, 0))[0] for x in range(3)] == [0, 128, 255]
-
-
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        (np.array([[0, 200, 255]], dtype=np.uint16), [0, 0, 0]),
-        (np.array([[0, 128, 255]], dtype=np.int32), [0, 128, 255]),
-        (np.array([[0, 32768, 65535]], dtype=np.int32), [0, 128, 255]),
-        (np.array([[0, 2**30, 2**31 - 1]], dtype=np.int32), [0, 128, 255]),
-        (np.array([[0, 0.5, 1]], dtype=np.float32), [0, 127, 255]),
-        (np.array([[0, 100, 255]], dtype=np.float32), [0, 100, 255]),
-        (np.array([[np.nan, 0, 1]], dtype=np.float32), [0, 0, 255]),
+        (np.array([[0, 32768, 65535]], dtype=np.uint16), [0, 128, 255]),
+        (np.array([[0, 1000, 4000]], dtype=np.uint16), [0, 64, 255]),
+        (np.array([[2**30, 2**30 + 1, 2**30 + 2]], dtype=np.int32), [0, 128, 255]),
+        (np.array([[-(2**31), 0, 2**31 - 1]], dtype=np.int32), [0, 128, 255]),
+        (np.array([[0, 0.5, 1]], dtype=np.float32), [0, 128, 255]),
+        (np.array([[-600, 0, 600]], dtype=np.float32), [0, 128, 255]),
+        (np.array([[-3e38, 0, 3e38]], dtype=np.float32), [0, 128, 255]),
+        (np.array([[np.nan, 10, 20]], dtype=np.float32), [0, 0, 255]),
+        (np.array([[-np.inf, 10, 20, np.inf]], dtype=np.float32), [0, 0, 255, 255]),
+        (np.array([[np.nan, np.nan]], dtype=np.float32), [0, 0]),
+        (np.array([[0, 0]], dtype=np.uint16), [0, 0]),
+        (np.array([[7, 7]], dtype=np.uint16), [255, 255]),
     ],
-    ids=["dark 16", "8 in 32", "16 in 32", "full 32", "unit float", "byte float", "NaN"],
+    ids=[
+        *("full 16", "12 in 16", "narrow 32", "full 32", "unit float", "elevation", "wide float"),
+        *("NaN", "infinite", "nothing", "all black", "all alike"),
+    ],
 )
-def test_wide_numbers_are_scaled_to_what_they_hold(values, expected):
+def test_wide_numbers_are_scaled_by_their_own_range(values, expected):
+    """Fails when they are scaled by what the type could hold: black, for most of them."""
     image = decode_image(encoded(Image.fromarray(values), "TIFF"), LIMITS)
-    assert [image.getpixel((x, 0))[0] for x in range(3)] == expected
+    assert [image.getpixel((x, 0))[0] for x in range(values.shape[1])] == expected
+
+
+def exif_of_wrong_type():
+    """Orientation 6, and a resolution unit that is text."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    whole = exif.tobytes()
+    entry = struct.pack(">HHI4s", 0x0128, 2, 4, b"abc\0")
+    return whole[:14] + struct.pack(">H", 2) + whole[16:28] + entry + bytes(4)
+
+
+def chunk(name, data, damage=0):
+    checksum = zlib.crc32(name + data) ^ damage
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", checksum)
+
+
+def with_chunks(*chunks):
+    """A PNG with chunks behind its header."""
+    png = encoded(gradient())
+    return png[:33] + b"".join(chunks) + png[33:]
+
+
+LARGE = zlib.compress(bytes(2 << 20))
+TURNED = chunk(b"eXIf", exif_of_wrong_type()[6:])
+
+
+@pytest.mark.parametrize(
+    ("data", "size"),
+    [
+        (encoded(gradient(), "JPEG", exif=exif_of_wrong_type()), (30, 40)),
+        (with_chunks(TURNED), (30, 40)),
+        (with_chunks(chunk(b"eXIf", b"MM\0*\0\0\0\x08\xff\xff\x01\x12")), (40, 30)),
+        (with_chunks(chunk(b"eXIf", exif_of_wrong_type()[6:], damage=1)), (40, 30)),
+        (with_chunks(TURNED, chunk(b"zTXt", b"Comment\0\0" + LARGE)), (30, 40)),
+        (with_chunks(chunk(b"iCCP", b"profile\0\0" + LARGE)), (40, 30)),
+        (with_chunks(chunk(b"tEXt", b"Comment\0text", damage=1)), (40, 30)),
+    ],
+    ids=[
+        *("wrong type", "wrong type in PNG", "broken EXIF", "damaged EXIF", "large text"),
+        *("large profile", "damaged text"),
+    ],
+)
+def test_metadata_that_cannot_be_read_are_left_out(data, size):
+    """Fails with ImageOps.exif_transpose, or without `_without_metadata`."""
+    image = decode_image(data, LIMITS)
+    assert image.size == size
+    straight = np.asarray(image if size == (40, 30) else image.transpose(Image.Transpose.ROTATE_90))
+    assert np.abs(straight.astype(int) - np.asarray(gradient())).max() <= 4
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_every_orientation_is_the_one_of_pillow(turn):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    data = encoded(gradient(), exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    assert np.array_equal(np.asarray(decode_image(data, LIMITS)), np.asarray(expected))
+
+
+def test_photograph_of_an_iphone_is_decoded_within_limits():
+    """Fails without `register_heif_opener`."""
+    pillow_heif.register_heif_opener()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(gradient(size=(64, 48)), "HEIF", quality=90, exif=exif.tobytes())
+    image = decode_image(data, LIMITS)
+    assert (image.mode, image.size) == ("RGB", (48, 64))
+    assert 80 < np.asarray(image).mean() < 180
+    with pytest.raises(InvalidImage, match=r"48 x 64 pixels, the limit is 3071 \(CAPTIONSTREAM"):
+        decode_image(data, ImageSettings(max_pixels=3071))
+    for cut in range(0, len(data), 97):
+        with pytest.raises(InvalidImage):
+            decode_image(data[:cut], LIMITS)
 
 
 @pytest.mark.parametrize("kind", ["EPS", "PDF", "TGA"])
@@ -148,13 +225,25 @@ def test_too_many_pixels_are_refused_from_the_header():
         decode_image(encoded(gradient()), ImageSettings(max_pixels=1199))
 
 
-def test_decompression_bomb_is_refused():
-    """Its header says 30,000 x 30,000; nothing behind it is read."""
+def with_size(width, height):
+    """A PNG whose header tells of more pixels than there are."""
     small = encoded(Image.new("1", (8, 8)))
-    header = b"IHDR" + struct.pack(">II", 30_000, 30_000) + small[24:29]
-    bomb = small[:12] + header + struct.pack(">I", zlib.crc32(header)) + small[33:]
-    with pytest.raises(InvalidImage, match="pixels"):
-        decode_image(bomb, LIMITS)
+    header = b"IHDR" + struct.pack(">II", width, height) + small[24:29]
+    return small[:12] + header + struct.pack(">I", zlib.crc32(header)) + small[33:]
+
+
+@pytest.mark.parametrize("size", [(9_000, 9_000), (10_000, 10_000), (30_000, 30_000)])
+def test_decompression_bomb_is_refused_and_the_limit_named(size):
+    """Nothing behind the header is read. Above 2 * 89 million pixels it is Pillow that refuses."""
+    with pytest.raises(InvalidImage, match=r"pixels.*CAPTIONSTREAM_IMAGE__MAX_PIXELS"):
+        decode_image(with_size(*size), LIMITS)
+
+
+def test_limit_of_pixels_may_be_above_that_of_pillow():
+    """Fails without MAX_IMAGE_PIXELS: Pillow has a limit of its own."""
+    with pytest.raises(InvalidImage, match="cannot be decoded") as caught:
+        decode_image(with_size(20_000, 9_100), ImageSettings(max_pixels=182_000_000))
+    assert "pixels" not in str(caught.value)
 
 
 @given(cut=st.integers(min_value=0, max_value=700))

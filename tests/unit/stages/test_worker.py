@@ -12,6 +12,7 @@ from streams.events import Record
 from streams.settings import KafkaSettings, StageSettings
 from streams.stages import FEATURIZE
 from streams.stages.application import build_app
+from streams.stages.held import Held
 from streams.stages.worker import StageWorker
 
 
@@ -113,9 +114,10 @@ def test_batch_is_acknowledged_in_order_when_it_is_finished(worker):
         if messages[0].offset == 3:
             msg = "scripted"
             raise RuntimeError(msg)
+        return messages
 
-    stage = SimpleNamespace(handle=handle, is_stopping=False)
-    with pytest.raises(RuntimeError, match="scripted"):
+    stage = SimpleNamespace(handle=handle, is_stopping=False, held=Held())
+    with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="scripted")):
         asyncio.run(worker._consume(stage, stream))
     assert seen == [[], [0, 1], [0, 1, 2]]
     assert stream.acknowledged == [0, 1, 2]
