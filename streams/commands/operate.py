@@ -51,10 +51,13 @@ def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
         table.add_column(column, justify="right" if column in ("lag", "docs/s") else "left")
     for name, row in now.as_json(PROCESSES)["stages"].items():
         versions = " ".join(row["versions"].values()) or "-"
-        ready = f"{row['ready']}/{row['processes']} {' '.join(row['reasons'])}".strip()
+        ready = f"{row['ready']}/{row['processes']}"
         lag = "-" if row["lag"] is None else str(row["lag"])
         table.add_row(name, ready, lag, str(row["rate"]), versions, " ".join(row["urls"]))
     out.print(table)
+    for name, row in now.as_json(PROCESSES)["stages"].items():
+        for reason in row["reasons"]:
+            out.print(f"{name} is not ready: {reason}", markup=False)
     for model, problem in now.problems.items():
         out.print(f"{model}: {problem}", markup=False)
 

@@ -1,15 +1,17 @@
-"""`captionstream models list` and `show` as they are typed."""
+"""`captionstream models` as it is typed."""
 
 import json
+from contextlib import contextmanager
 
 import pytest
 from typer.testing import CliRunner
 
 from streams.commands.models import models
-from streams.errors import SettingsError
 from streams.mongo import connect, state_database
+from streams.processes import Report, Reporter, read_reports
 from streams.registry import Registry
 from tests.captioner import tiny_captioner
+from tests.waiting import wait_until
 
 NAME = "conditional_lm"
 
@@ -23,9 +25,12 @@ def registry(settings, monkeypatch):
         yield Registry(state_database(client, settings.mongo))
 
 
-def command(*arguments):
+def command(*arguments, err=None):
     result = CliRunner().invoke(models, arguments, catch_exceptions=False)
     assert result.exit_code == 0
+    if err is not None:
+        assert " ".join(result.stderr.split()).startswith(err)
+        assert bool(result.stderr) == bool(err)
     return result.stdout
 
 
@@ -52,11 +57,27 @@ def test_show_tells_of_a_refused_version_when_none_serves(registry):
     assert command("list").startswith("  ")
 
 
-@pytest.mark.parametrize("arguments", [("promote", "clip", "c1"), ("rollback", "clip")])
-def test_pointer_that_a_process_announces_is_not_moved_by_hand(registry, arguments):
-    """Fails without `_check_is_movable`: every document would look unfinished."""
+def test_announced_version_is_promoted_and_rolled_back_like_any_other(registry, settings):
+    """Without a process that has it, nothing would be embedded: the command says so."""
     for version in ("c1", "c2"):
         registry.announce("clip", version, {"dimension": 4})
-    with pytest.raises(SettingsError, match="CAPTIONSTREAM_CLIP__MODEL"):
-        command(*arguments)
+    assert "c2 (before: c1)" in command("promote", "clip", "c2")
     assert registry.pointer("clip").version == "c2"
+    with reporting(settings, versions={"clip": "c1"}):
+        assert "1 process" in command("list").splitlines()[0]
+        rows = [json.loads(line) for line in command("list", "--json").splitlines()]
+        assert {row["version"]: row["processes"] for row in rows} == {"c1": 1, "c2": 0}
+        assert command("rollback", "clip", err="") == "clip now serves c1 (before: c2)\n"
+        command("promote", "clip", "c2", err="no running process has clip c2")
+
+
+@contextmanager
+def reporting(settings, **fields):
+    report = Report(stage="featurize", url="http://x", is_ready=True, **fields)
+    with connect(settings.mongo) as client:
+        state = state_database(client, settings.mongo)
+        reporter = Reporter(state, lambda: report)
+        reporter.start()
+        wait_until(lambda: read_reports(state), doing="the report")
+        yield
+        reporter.stop()

@@ -1,7 +1,9 @@
 """Model versions, the pointer, and hot reload, on a real MongoDB."""
 
+import errno
 import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -135,12 +137,22 @@ def test_pointer_is_moved_by_compare_and_set(registry):
     assert [m.version for m in registry.history(NAME)] == [versions[0], won[0].version]
 
 
-def test_announced_clip_serves_and_has_no_weights_here(registry):
-    registry.announce("clip", "c1", {"dimension": 4})
-    registry.announce("clip", "c1", {"dimension": 4})
-    assert len(registry.history("clip")) == 1
+def test_first_announced_clip_serves_and_has_no_weights_here(registry):
+    """Fails when the second moves the pointer: every document would be embedded again."""
+    first = registry.announce("clip", "c1", {"dimension": 4})
+    assert registry.announce("clip", "c1", {"dimension": 5}).details == first.details
+    registry.announce("clip", "c2", {"dimension": 8})
+    assert [move.version for move in registry.history("clip")] == ["c1"]
     with pytest.raises(ModelNotFound):
         registry.fetch("clip", "c1")
+    assert registry.promote("clip", "c2", reason="test").previous == "c1"
+
+
+def test_of_many_first_announcements_one_serves(registry):
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda n: registry.announce("clip", f"c{n}", {"dimension": 4}), range(4)))
+    assert len(registry.history("clip")) == 1
+    assert len(registry.versions("clip")) == 4
 
 
 def test_serving_tells_what_a_captioner_was_fitted_on(registry):
@@ -318,24 +330,129 @@ def test_version_of_a_later_release_hides_no_other(registry, database):
         registry.promote(NAME, later, reason="test")
 
 
-def test_any_error_of_a_load_is_a_refusal_and_following_goes_on(registry):
-    calls = []
+class Machine:
+    """A process that loads captioners as long as it has what it needs."""
 
-    def load(bundle):
-        calls.append(bundle.version)
-        if len(calls) == 1:
-            msg = "a fault of the loader"
-            raise RuntimeError(msg)
+    def __init__(self, registry):
+        self.error = None
+        self.loads = 0
+        self.hot = HotModel(
+            NAME,
+            self.load,
+            conditional_lm.check_golden,
+            registry,
+            ModelSettings(poll_interval_seconds=0.02),
+        )
+
+    def load(self, bundle):
+        self.loads += 1
+        if self.error is not None:
+            raise self.error
         return conditional_lm.from_bundle(bundle)
 
-    settings = ModelSettings(poll_interval_seconds=0.05)
-    hot = HotModel(NAME, load, conditional_lm.check_golden, registry, settings)
-    promote(registry, tiny_captioner(seed=1))
-    hot.start()
-    assert hot.current() is None
+
+@pytest.fixture
+def machine(registry):
+    made = Machine(registry)
+    yield made
+    made.hot.stop()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.EMFILE, "Too many open files"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("a fault of the loader"),
+    ],
+    ids=lambda error: repr(error)[:40],
+)
+def test_own_trouble_of_a_process_refuses_a_version_for_nobody(registry, machine, hot, error):
+    """Fails when every error of a load is a refusal: one full memory stopped all processes."""
+    first = promote(registry, tiny_captioner(seed=1))
+    machine.hot.refresh()
+    machine.error = error
     second = promote(registry, tiny_captioner(seed=2))
-    wait_until(lambda: hot.current() and hot.current().version == second, doing="the next version")
-    hot.stop()
+    machine.hot.refresh()
+    assert registry.pointer(NAME).refusal is None
+    assert machine.hot.current().version == first, "it keeps what it has"
+    reason = machine.hot.waits_for()
+    assert f"{NAME} {second} cannot be loaded ({type(error).__name__}" in reason
+    assert f"until then serves {first}" in reason
+    hot.refresh()
+    assert (hot.current().version, hot.waits_for()) == (second, "")
+
+    machine.hot.start()
+    machine.error = None
+    wait_until(lambda: not machine.hot.waits_for(), doing="another attempt")
+    assert machine.hot.current().version == second
+
+
+def test_process_that_starts_in_trouble_serves_nothing_until_it_is_over(registry, machine):
+    version = promote(registry, tiny_captioner(seed=1))
+    machine.error = MemoryError()
+    machine.hot.start()
+    assert machine.hot.current() is None
+    assert "serves no version" in machine.hot.waits_for()
+    machine.error = None
+    wait_until(machine.hot.current, doing="another attempt")
+    assert machine.hot.current().version == version
+
+
+def test_version_that_cannot_be_loaded_is_tried_ever_more_seldom(registry, machine):
+    """Fails without `again_at`: a large model would be fetched at every look."""
+    promote(registry, tiny_captioner(seed=1))
+    machine.error = MemoryError()
+    pauses = []
+    for _ in range(3):
+        machine.hot.refresh()
+        machine.hot.refresh()
+        trouble = machine.hot._trouble
+        pauses.append(trouble.pause_seconds)
+        machine.hot._trouble = replace(trouble, again_at=0.0)
+    assert pauses == [0.02, 0.04, 0.08]
+    assert machine.loads == 3
+
+
+def test_another_move_of_the_pointer_ends_the_trouble(registry, machine):
+    first = promote(registry, tiny_captioner(seed=1))
+    machine.hot.refresh()
+    machine.error = MemoryError()
+    promote(registry, tiny_captioner(seed=2))
+    machine.hot.refresh()
+    registry.rollback(NAME, reason="test")
+    machine.hot.refresh()
+    assert (machine.hot.current().version, machine.hot.waits_for()) == (first, "")
+
+
+def test_process_that_computes_wrong_by_itself_is_no_judge_of_a_version(registry, hot):
+    """Fails without `self_test` in `_take`: one broken processor refused versions for all."""
+    first = promote(registry, tiny_captioner(seed=1))
+    hot.refresh()
+    with torch.no_grad():
+        hot.current().model.prediction.weight.fill_(math.nan)
+    promote(registry, nan_bundle())
+    hot.refresh()
+    assert registry.pointer(NAME).refusal is None
+    assert "cannot be loaded (InvalidBundle" in hot.waits_for()
+    assert hot.current().version == first
+
+
+def test_refused_version_is_dropped_also_by_a_process_in_trouble(registry, machine):
+    good = promote(registry, tiny_captioner(seed=1))
+    promote(registry, tiny_captioner(seed=2))
+    machine.hot.refresh()
+    machine.error = MemoryError()
+    registry.refuse(registry.pointer(NAME), reason="test", serving=good)
+    machine.hot.refresh()
+    assert machine.hot.current() is None
+    machine.error = None
+    machine.hot.start()
+    wait_until(machine.hot.current, doing="another attempt")
+    assert machine.hot.current().version == good
 
 
 def test_feature_made_only_after_the_model_is_refused(registry, hot):

@@ -5,6 +5,7 @@ import time
 import pytest
 
 from streams.app import StageProcess
+from streams.endpoints import Endpoints
 from streams.settings import Settings, StageSettings
 from streams.stages import SINK
 from streams.stages.stage import Stage
@@ -97,3 +98,21 @@ def test_stage_without_partitions_or_broker_is_not_ready(joined, monkeypatch):
     assert joined.readiness().reason == "waits for the Kafka broker"
     joined._worker.has_assignment = False
     assert joined.readiness().reason == "joining the consumer group"
+
+
+def test_process_that_is_itself_not_ready_joins_no_group_and_stays_healthy(joined):
+    """Fails without `beat` in the wait: it would be restarted for want of progress."""
+    reasons = ["promote it"] * 3
+    joined._waits_for = lambda: reasons[-1] if reasons else ""
+    assert joined.readiness().reason == "promote it"
+    assert joined._report(joined._stage, endpoints()).models == []
+    joined._worker.lag.note(None)
+    stand_still(joined, 10_000)
+    joined._waits_for = lambda: reasons.pop() if reasons else ""
+    joined._wait_until_ready(joined._stage)
+    assert reasons == []
+    assert joined.health().is_ok
+
+
+def endpoints():
+    return Endpoints(url="http://x", close=lambda: None)

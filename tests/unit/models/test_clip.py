@@ -15,6 +15,7 @@ from PIL import Image
 
 from streams.errors import InvalidImage, SettingsError
 from streams.models.clip import ClipEncoder
+from streams.models.clip_golden import encode_golden, golden_difference, golden_images
 from streams.models.clip_weights import Weights, check_weights
 from streams.settings import ClipSettings
 from tests.tiny import DIMENSION, TINY_CLIP, write_tiny_clip
@@ -69,6 +70,81 @@ def test_any_weight_decides_the_version(config):
     tensors = encoder._model.state_dict()
     list(tensors.values())[-1].add_(1)
     assert encoder._digest() not in before
+
+
+class Reworded:
+    """The same preprocessing as another release of the library would print it."""
+
+    def __init__(self, preprocess):
+        self._preprocess = preprocess
+        self.transforms = preprocess.transforms
+
+    def __call__(self, image):
+        return self._preprocess(image)
+
+    def __repr__(self):
+        return "Compose v2"
+
+
+def test_words_of_a_library_do_not_decide_the_version(config):
+    """Fails when the `repr` of the preprocessing is hashed: an upgrade embedded all again."""
+    encoder = random_encoder(config)
+    before = encoder._digest()
+    encoder._preprocess = Reworded(encoder._preprocess)
+    assert encoder._digest() == before
+
+
+@pytest.mark.parametrize("changed", [{"mean": (0.5, 0.5, 0.5)}, {"interpolation": "bilinear"}])
+def test_preprocessing_decides_the_version(config, changed):
+    encoder = random_encoder(config)
+    before = encoder._digest()
+    encoder._preprocessing |= changed
+    assert encoder._digest() != before
+
+
+def test_activation_that_weights_choose_decides_the_version(tmp_path):
+    """Fails when the config alone is hashed: a tag of weights may say QuickGELU."""
+    text = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
+    vision = {"image_size": 32, "layers": 1, "width": 16, "patch_size": 16, "head_width": 8}
+    path = tmp_path / "tinyvit.json"
+    path.write_text(json.dumps({"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}))
+    encoder = random_encoder(str(path))
+    before, golden = encoder._digest(), encoder.golden()
+    torch.manual_seed(0)
+    encoder._model.visual = open_clip.create_model("tinyvit", force_quick_gelu=True).visual.eval()
+    encoder._golden = None
+    assert encoder._digest() != before
+    assert not np.allclose(encoder.golden(), golden)
+
+
+def test_golden_images_give_the_same_again_and_tell_other_weights(config):
+    encoder, other = random_encoder(config), random_encoder(config, seed=1)
+    announced = encode_golden(encoder.golden())
+    alone = [encoder.encode(encoder.preprocess(image)[None]) for image in golden_images()]
+    assert golden_difference(np.concatenate(alone), announced) == ""
+    assert "0.999 is wanted" in golden_difference(other.golden(), announced)
+
+
+@pytest.mark.parametrize(("share", "is_same"), [(1e-6, True), (0.03, True), (0.1, False)])
+def test_golden_difference_is_measured_on_what_tells_images_apart(share, is_same):
+    """Fails without the mean taken off: random weights give all images nearly the same."""
+    numbers = np.random.default_rng(0)
+    expected = 100 + numbers.standard_normal((8, 64)).astype(np.float32)
+    found = expected + share * numbers.standard_normal((8, 64)).astype(np.float32)
+    assert (golden_difference(found, encode_golden(expected)) == "") is is_same
+
+
+def test_golden_images_that_are_all_alike_agree_with_themselves():
+    same = np.ones((8, 4), np.float32)
+    assert golden_difference(same, encode_golden(same)) == ""
+    assert golden_difference(same * np.nan, encode_golden(same)) != ""
+
+
+def test_weights_that_give_nan_are_announced_to_nobody(config):
+    encoder = random_encoder(config)
+    next(iter(encoder._model.parameters())).data.fill_(float("nan"))
+    with pytest.raises(SettingsError, match="not finite; set CAPTIONSTREAM_CLIP__PRETRAINED"):
+        encoder.golden()
 
 
 def test_text_tower_is_not_kept(config):

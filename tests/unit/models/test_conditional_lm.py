@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from streams.errors import InvalidBundle
-from streams.models.bundle import make_bundle, tensors_of
+from streams.models.bundle import golden_input, make_bundle, tensors_of
 from streams.models.conditional_lm import (
     ConditionalLM,
     autoregressive_loss,
+    check_golden,
     from_bundle,
     to_bundle,
 )
@@ -228,6 +229,58 @@ def test_bundle_survives_and_checks_its_golden_output(model):
     images = torch.randn(3, D)
     assert again.generate(images) == model.generate(images)
     assert bundle.manifest.features["clip"].version == "c1"
+
+
+def other_processor(model, monkeypatch, noise):
+    """Let every step differ by so much, as kernels of another processor do."""
+    stepper = model.stepper()
+    step, generator = stepper.step, torch.Generator().manual_seed(1)
+
+    def noisy(tokens, state):
+        scores, state = step(tokens, state)
+        return scores + noise * torch.randn(scores.shape, generator=generator), state
+
+    monkeypatch.setattr(stepper, "step", noisy)
+
+
+@pytest.fixture
+def undecided(model):
+    """A model for which two words are equally likely everywhere: the last digits choose."""
+    with torch.no_grad():
+        first, second = (VOCABULARY.words.index(word) for word in ("a", "dog"))
+        for tensor in (model.prediction.weight, model.prediction.bias):
+            tensor[second] = tensor[first]
+            tensor[first] += 1e-7
+        model.prediction.bias[[first, second]] += 5.0
+    return model
+
+
+def test_last_digits_of_another_processor_refuse_no_captioner(undecided, monkeypatch):
+    """Fails when tokens are compared: of two equally likely words it may take the other."""
+    bundle = to_bundle(undecided, clip_version=None)
+    other_processor(undecided, monkeypatch, 1e-5)
+    images = golden_input(bundle.manifest.golden, D)
+    tokens = [list(caption.tokens) for caption in undecided.generate(images)]
+    assert tokens != bundle.manifest.golden.tokens
+    check_golden(undecided, bundle)
+
+
+@pytest.mark.parametrize("noise", [0.1, math.nan])
+def test_numbers_that_are_really_others_refuse_a_captioner(undecided, monkeypatch, noise):
+    bundle = to_bundle(undecided, clip_version=None)
+    other_processor(undecided, monkeypatch, noise)
+    with pytest.raises(InvalidBundle, match="golden"):
+        check_golden(undecided, bundle)
+
+
+@pytest.mark.parametrize("row", [[], [99], [-1], [7, 0, 7], [8, 0], [0] * (LENGTH + 1)])
+def test_promised_tokens_that_no_caption_has_are_refused(model, row):
+    bundle = to_bundle(model, clip_version=None)
+    golden = bundle.manifest.golden
+    texts = [VOCABULARY.decode(row), *golden.texts[1:]]
+    wrong = golden.model_copy(update={"tokens": [row, *golden.tokens[1:]], "texts": texts})
+    with pytest.raises(InvalidBundle, match="golden"):
+        check_golden(model, changed(bundle, golden=wrong))
 
 
 def changed(bundle, **fields):
