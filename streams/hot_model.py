@@ -24,8 +24,7 @@ from streams.states import Recaption
 
 log = get_logger(__name__)
 
-#: What shows that the content of a version is wrong. All else (memory, files, a driver, a bug of
-#: ours) would be no better with another version, or better in another process.
+#: What shows that a version's content is wrong. All else (memory, files, a driver) is our own.
 _REFUSALS: Final = (InvalidBundle, ModelNotFound)
 #: Longest pause before a version is tried again by a process that has trouble of its own.
 _LONGEST_PAUSE_SECONDS: Final = 60.0
@@ -105,6 +104,10 @@ class HotModel(Generic[M]):
         current = self._current
         return current[0] if current else None
 
+    @property
+    def _version(self) -> str | None:
+        return self._current[0].version if self._current else None
+
     def waits_for(self) -> str:
         """Return what keeps this process from the version that serves; "" when nothing does."""
         trouble = self._trouble
@@ -126,12 +129,11 @@ class HotModel(Generic[M]):
     def refresh(self) -> None:
         """Look at the pointer once; if it moved, load that version aside and swap it in.
 
-        1. Nothing has changed since the last look, or a trouble of ours has its pause: done.
+        1. Nothing has changed since the last look, or a trouble has its pause: done.
         2. Take the version that the pointer names.
-        3. It does not hold: say so beside the pointer, and which version serves on. A refused
-           version is not tried again until the pointer moves.
-        4. It was refused, here or elsewhere: the version that serves on is the same everywhere,
-           and where there is none, no process keeps the refused one.
+        3. It does not hold: say so beside the pointer, and which version serves on. It is not tried
+           again until the pointer moves.
+        4. It was refused, here or elsewhere: everywhere the same version serves on, or none.
         5. This process cannot load it: keep what is in memory and try again, ever more seldom.
 
         Raises:
@@ -154,11 +156,11 @@ class HotModel(Generic[M]):
 
     def self_test(self) -> bool:
         """Whether the serving version still computes its golden output; true when there is none."""
-        current = self._current
-        if current is None:
+        if self._current is None:
             return True
+        loaded, bundle = self._current
         try:
-            self._check(current[0].model, current[1])
+            self._check(loaded.model, bundle)
         except (ModelError, RuntimeError):
             return False
         return True
@@ -183,18 +185,15 @@ class HotModel(Generic[M]):
 
     def _note_trouble(self, pointer: Pointer, error: str) -> None:
         """Keep what is in memory, unless it is the very version that was refused."""
-        current = self.current()
-        if current is not None and pointer.refusal is not None:
-            if current.version == pointer.version:
-                self._drop()
-                current = None
+        if pointer.refusal and self._version == pointer.version:
+            self._drop()
         pause = self._settings.poll_interval_seconds
         if self._trouble is not None and self._trouble.state == pointer.state:
             pause = min(2 * self._trouble.pause_seconds, _LONGEST_PAUSE_SECONDS)
         self._trouble = _Trouble(
             state=pointer.state,
             reason=f"{error}; that is this process's own trouble: it tries again, and until then"
-            f" serves {current.version if current else 'no version'}",
+            f" serves {self._version or 'no version'}",
             pause_seconds=pause,
             again_at=time.monotonic() + pause,
         )
@@ -208,8 +207,7 @@ class HotModel(Generic[M]):
         Raises:
             _OwnTrouble: It cannot be loaded here, which says nothing about it.
         """
-        current = self.current()
-        if current is not None and current.version == version:
+        if self._version == version:
             return None
         try:
             self._swap(self._registry.fetch(self._name, version))
@@ -217,7 +215,8 @@ class HotModel(Generic[M]):
             raise
         except Exception as exc:
             if isinstance(exc, _REFUSALS) and self.self_test():
-                self._log_refusal(version, exc)
+                metrics.REFUSED_RELOADS.labels(self._name, type(exc).__name__).inc()
+                log.error("version refused", model=self._name, version=version, error=str(exc))
                 return str(exc)
             metrics.FAILED_RELOADS.labels(self._name, type(exc).__name__).inc()
             what = f"{type(exc).__name__}: {exc}"[:_MOST_CHARACTERS]
@@ -225,22 +224,10 @@ class HotModel(Generic[M]):
             raise _OwnTrouble(msg) from exc
         return None
 
-    def _log_refusal(self, version: str, error: Exception) -> None:
-        current = self.current()
-        metrics.REFUSED_RELOADS.labels(self._name, type(error).__name__).inc()
-        log.error(
-            "model version refused",
-            model=self._name,
-            version=version,
-            serving=current.version if current else None,
-            error=str(error),
-        )
-
     def _last_good(self, refused: Pointer) -> str | None:
         """Return the version that serves on: a process that has just started has none in memory."""
-        current = self.current()
-        if current is not None:
-            return current.version
+        if self._version is not None:
+            return self._version
         tried = {refused.version}
         for move in reversed(self._registry.history(self._name)):
             version = move.serving
@@ -252,8 +239,7 @@ class HotModel(Generic[M]):
         return None
 
     def _drop(self) -> None:
-        current = self.current()
-        if current is not None:
+        if current := self.current():
             self._current = None
             metrics.MODEL_VERSION.remove(self._name, current.version)
             log.warning("no model version serves", model=self._name, before=current.version)

@@ -89,7 +89,7 @@ def read_stack(directory: Path) -> StackInfo:
         values: dict[str, Any] = json.loads((directory / _STACK_FILE).read_text())
         stack = StackInfo(**values)
     except FileNotFoundError as exc:
-        msg = f"no stack is ready in {directory}: {remedy} and wait for its line of JSON"
+        msg = f"no stack is ready in {directory}: {remedy} and wait until its servers run"
         raise SettingsError(msg) from exc
     except (OSError, json.JSONDecodeError, TypeError) as exc:
         msg = f"{directory / _STACK_FILE} cannot be read ({exc}): {remedy}"

@@ -15,7 +15,7 @@ from streams.models.conditional_lm import (
     from_bundle,
     to_bundle,
 )
-from streams.models.decoding import decode_beam, decode_greedy
+from streams.models.decoding import decode_beam, decode_greedy, follow
 from streams.models.manifest import Bundle, Feature
 from streams.models.vocabulary import UNKNOWN, Vocabulary
 
@@ -281,6 +281,23 @@ def test_promised_tokens_that_no_caption_has_are_refused(model, row):
     wrong = golden.model_copy(update={"tokens": [row, *golden.tokens[1:]], "texts": texts})
     with pytest.raises(InvalidBundle, match="golden"):
         check_golden(model, changed(bundle, golden=wrong))
+
+
+def test_promised_sentence_that_is_not_the_likeliest_is_refused(model):
+    """Fails when only its score is compared: the manifest's is that of this very sentence."""
+    bundle = to_bundle(model, clip_version=None)
+    golden = bundle.manifest.golden
+    row = [1, VOCABULARY.stop]
+    images = golden_input(golden, D)
+    found = follow(model.stepper(), images[:1], row, vocabulary=VOCABULARY)
+    assert found.shortfall > 0.1
+    wrong = {
+        "tokens": [row, *golden.tokens[1:]],
+        "texts": [VOCABULARY.decode(row), *golden.texts[1:]],
+        "scores": [found.score, *golden.scores[1:]],
+    }
+    with pytest.raises(InvalidBundle, match="golden"):
+        check_golden(model, changed(bundle, golden=golden.model_copy(update=wrong)))
 
 
 def changed(bundle, **fields):
