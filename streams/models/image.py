@@ -5,6 +5,7 @@ import math
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import Final
 
@@ -77,8 +78,6 @@ def decode_image(value: object, limits: ImageSettings) -> Image.Image:
         InvalidImage: It cannot be decoded or exceeds a limit.
     """
     data = image_bytes(value, limits)
-    # Pillow looks again at pictures within pictures; its error is at twice the number.
-    Image.MAX_IMAGE_PIXELS = limits.max_pixels
     try:
         try:
             return _decode(data, limits)
@@ -108,15 +107,31 @@ def image_suffixes() -> frozenset[str]:
 
 
 def _decode(data: bytes, limits: ImageSettings) -> Image.Image:
-    with warnings.catch_warnings():
-        # Our own look at the size follows, at the same number.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        opened = Image.open(io.BytesIO(data), formats=_formats())
-    with opened as image:
-        _check_size(image, limits)
-        image.seek(0)
-        image.load()
-        return _to_rgb(_upright(image))
+    with _pillow_limit(limits.max_pixels):
+        with warnings.catch_warnings():
+            # Our own look at the size follows, at the same number.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened = Image.open(io.BytesIO(data), formats=_formats())
+        with opened as image:
+            _check_size(image, limits)
+            image.seek(0)
+            image.load()
+            return _to_rgb(_upright(image))
+
+
+@contextmanager
+def _pillow_limit(pixels: int) -> Iterator[None]:
+    """Let Pillow's own limit be ours: it looks again at pictures within pictures.
+
+    Its error is at twice the number. The limit belongs to the whole process, which may have images
+    of its own to open afterwards.
+    """
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = pixels
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def scale_to_centre(

@@ -240,10 +240,12 @@ def test_decompression_bomb_is_refused_and_the_limit_named(size):
 
 
 def test_limit_of_pixels_may_be_above_that_of_pillow():
-    """Fails without MAX_IMAGE_PIXELS: Pillow has a limit of its own."""
+    """Fails without `_pillow_limit`; and without its end, which holds for the whole process."""
+    before = Image.MAX_IMAGE_PIXELS
     with pytest.raises(InvalidImage, match="cannot be decoded") as caught:
         decode_image(with_size(20_000, 9_100), ImageSettings(max_pixels=182_000_000))
     assert "pixels" not in str(caught.value)
+    assert before == Image.MAX_IMAGE_PIXELS
 
 
 @given(cut=st.integers(min_value=0, max_value=700))
