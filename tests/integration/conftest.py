@@ -6,7 +6,9 @@ from contextlib import closing, contextmanager
 import pytest
 
 from streams import events
+from streams.capture.leadership import Leadership
 from streams.capture.publisher import Publisher
+from streams.capture.reconciler import Reconciler
 from streams.cli import app
 from streams.decoding.pool import DecodePool
 from streams.events import DocumentDeleted
@@ -63,18 +65,42 @@ def captionstream(settings, monkeypatch, capsys):
 
 @contextmanager
 def publishing(settings, client, **options):
-    """A publisher in a thread, as long as the context lasts; SIGTERM is the end of the context."""
+    """A publisher and its reconciler, as long as the context lasts; SIGTERM is its end.
+
+    It begins when the copy that is due is done: no stage runs here that could slow it down.
+    """
     stop = threading.Event()
     publisher = Publisher(settings, client, **options)
-    thread = threading.Thread(target=publisher.run, args=(stop,))
-    thread.start()
+    state = state_database(client, settings.mongo)
+    often = settings.reconciler.model_copy(update={"interval_seconds": 0.1})
+    reconciler = Reconciler(
+        settings.model_copy(update={"reconciler": often}),
+        client,
+        serving=Registry(state).serving,
+        lease=lambda: publisher.lease,
+    )
+    threads = [threading.Thread(target=part.run, args=(stop,)) for part in (publisher, reconciler)]
+    for thread in threads:
+        thread.start()
     try:
         wait_until(lambda: not publisher.waits_for, doing="the publisher to be ready")
+        copying = {"copy": {"$exists": True}}
+        wait_until(lambda: not state["positions"].count_documents(copying), doing="the copy")
         yield publisher
     finally:
         stop.set()
-        thread.join(timeout=DEADLINE_SECONDS)
-        assert not thread.is_alive()
+        for thread in threads:
+            thread.join(timeout=DEADLINE_SECONDS)
+        assert not any(thread.is_alive() for thread in threads)
+
+
+def held_lease(settings, client):
+    """The lease on the collection, for as long as a test takes."""
+    lease = Leadership(
+        state_database(client, settings.mongo), tenant=settings.mongo.tenant, lease_seconds=600
+    )
+    assert lease.acquire()
+    return lease
 
 
 class Published:
