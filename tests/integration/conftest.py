@@ -1,16 +1,18 @@
 """Running pieces of the pipeline inside a test's own process."""
 
 import threading
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 
 import pytest
 
 from streams import events
+from streams.capture.copy import Copier
 from streams.capture.leadership import Leadership
 from streams.capture.publisher import Publisher
-from streams.capture.reconciler import Reconciler
+from streams.capture.repeats import Repeater
 from streams.cli import app
 from streams.decoding.pool import DecodePool
+from streams.errors import CaptionstreamError
 from streams.events import DocumentDeleted
 from streams.ids import document_id_of
 from streams.local.broker import Broker, find_broker
@@ -65,21 +67,28 @@ def captionstream(settings, monkeypatch, capsys):
 
 @contextmanager
 def publishing(settings, client, **options):
-    """A publisher and its reconciler, as long as the context lasts; SIGTERM is its end.
+    """A publisher and its copies, as long as the context lasts; SIGTERM is its end.
 
-    It begins when the copy that is due is done: no stage runs here that could slow it down.
+    The context begins when the copy that is due is done. Of the reconciler's thread there is only
+    what copies: it would build an index while a test renames the collection.
     """
     stop = threading.Event()
     publisher = Publisher(settings, client, **options)
     state = state_database(client, settings.mongo)
-    often = settings.reconciler.model_copy(update={"interval_seconds": 0.1})
-    reconciler = Reconciler(
-        settings.model_copy(update={"reconciler": often}),
-        client,
-        serving=Registry(state).serving,
-        lease=lambda: publisher.lease,
-    )
-    threads = [threading.Thread(target=part.run, args=(stop,)) for part in (publisher, reconciler)]
+
+    def copy():
+        store, serving = DocumentStore(client, settings.mongo), Registry(state).serving
+        repeater = Repeater(settings, store, serving=serving, live_changes=lambda: 0)
+        copier = Copier(settings, store, repeater)
+        while not stop.wait(0.05):
+            with suppress(CaptionstreamError):
+                if lease := publisher.lease:
+                    copier.go_on(lease, serving(), stop, seconds=60)
+
+    threads = [
+        threading.Thread(target=publisher.run, args=(stop,)),
+        threading.Thread(target=copy),
+    ]
     for thread in threads:
         thread.start()
     try:

@@ -18,7 +18,7 @@ from streams.capture.producer import EventProducer
 from streams.capture.reconciler import Reconciler
 from streams.documents import CLIP, CLIP_PROJECTION, Output, OutputError, lookup
 from streams.errors import InvalidBundle
-from streams.mongo import state_database
+from streams.mongo import cluster_time, state_database
 from streams.states import Serving
 from streams.store import DocumentStore
 from streams.writes import OutputWrite
@@ -42,6 +42,8 @@ def store(client, settings):
 
 
 def finish(store, document_id):
+    """Store what the stages make of a repeat that was published by now."""
+    now = cluster_time(store.collection.database.client)
     results = {
         CLIP: Output(value=np.ones(2, np.float32), version="c1"),
         CLIP_PROJECTION: Output(
@@ -50,9 +52,7 @@ def finish(store, document_id):
     }
     store.write_outputs(
         [
-            OutputWrite(
-                document_id=document_id, source=SOURCE, model=model, input="ab", result=result
-            )
+            OutputWrite(document_id=document_id, source=now, model=model, input="ab", result=result)
             for model, result in results.items()
         ]
     )

@@ -10,6 +10,7 @@ from bson.timestamp import Timestamp
 
 from streams.capture.copy import Copier, behind, look_at
 from streams.capture.position import CopyState, Position
+from streams.capture.reconciler import Reconciler
 from streams.capture.repeats import Repeater
 from streams.documents import CLIP, CLIP_PROJECTION, Output, OutputError, fingerprint
 from streams.mongo import cluster_time
@@ -161,6 +162,22 @@ def test_copy_goes_on_where_it_was_and_another_round_begins_there(
     while lease.read().copy is not None:
         go_on()
     assert [len(published.of(number)) for number in range(6)] == [2, 2, 2, 2, 1, 1]
+
+
+def test_reconciler_works_on_the_copy(settings, client, store, published, lease, copy):
+    """Fails without `go_on` in `Reconciler.run`."""
+    store.collection.insert_one({"_id": 1, "img": b"x"})
+    copy()
+    reconciler = Reconciler(settings, client, serving=lambda: SERVING, lease=lambda: lease)
+    stop = threading.Event()
+    thread = threading.Thread(target=reconciler.run, args=(stop,))
+    thread.start()
+    try:
+        published.wait_for(1, ["copy"])
+        wait_until(lambda: lease.read().copy is None, doing="its end")
+    finally:
+        stop.set()
+        thread.join(DEADLINE_SECONDS)
 
 
 def test_step_of_a_copy_is_not_kept_for_the_next_one(lease, copy):

@@ -11,7 +11,7 @@ from streams import metrics
 from streams.capture import reconciler
 from streams.capture.reconciler import Reconciler
 from streams.documents import CLIP, CLIP_PROJECTION, MODELS, Output, OutputError, fingerprint
-from streams.mongo import state_database
+from streams.mongo import cluster_time, state_database
 from streams.states import Recaption, Serving
 from streams.store import DocumentStore
 from streams.writes import OutputWrite
@@ -33,7 +33,7 @@ def with_limits(settings, **limits):
     return settings.model_copy(update={"reconciler": settings.reconciler.model_copy(update=limits)})
 
 
-def finish(store, document_id, clip="c1", projection="p1", input="ab"):
+def finish(store, document_id, clip="c1", projection="p1", input="ab", source=SOURCE):
     results = {
         CLIP: Output(value=np.ones(2, np.float32), version=clip),
         CLIP_PROJECTION: Output(
@@ -41,13 +41,13 @@ def finish(store, document_id, clip="c1", projection="p1", input="ab"):
         ),
     }
     store.write_outputs(
-        [write(document_id, model, result, input) for model, result in results.items()]
+        [write(document_id, model, result, input, source) for model, result in results.items()]
     )
 
 
-def write(document_id, model, result, input="ab"):
+def write(document_id, model, result, input="ab", source=SOURCE):
     return OutputWrite(
-        document_id=document_id, source=SOURCE, model=model, input=input, result=result
+        document_id=document_id, source=source, model=model, input=input, result=result
     )
 
 
@@ -115,7 +115,7 @@ def test_publisher_that_is_deposed_publishes_nothing_more(settings, client, stor
         [first] = published.ids()
         positions = state_database(client, settings.mongo)["positions"]
         positions.update_one({}, {"$set": {"owner": "another publisher"}})
-        finish(store, first)  # so that it goes on
+        finish(store, first, source=cluster_time(client))  # so that it goes on
         seen = running.looks
         wait_until(lambda: running.looks > seen + 5, doing="the end of its pass, and more")
     assert published.ids() == {first}
@@ -202,8 +202,8 @@ def test_live_changes_get_most_of_the_time(settings, client, store, live, is_pau
 
     def serving():
         if next(calls) == 1:  # asked again while the first chunk is under way
-            finish(store, 0)
-            finish(store, 1)
+            for number in (0, 1):
+                finish(store, number, source=cluster_time(client))
         return SERVING
 
     stop = NoWait()
