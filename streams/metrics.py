@@ -114,9 +114,12 @@ LOG_LOST = Counter(
 RESUMES = Counter("captionstream_stream_opens", "Times the change stream was opened.", ["reason"])
 IS_LEADER = Gauge("captionstream_publisher_leader", "1 while this publisher holds the lease.")
 LEASE_EPOCH = Gauge("captionstream_publisher_lease_epoch", "Epoch of the lease it holds.")
-RECONCILED = Counter(
-    "captionstream_reconciled_documents", "Documents published again by the reconciler."
+COPIED = Counter(
+    "captionstream_copied_documents",
+    "Documents that a copy has looked at; `finished` ones hold all that their image makes.",
+    ["result"],
 )
 RECONCILER_PENDING = Gauge(
-    "captionstream_reconciler_stale_documents", "Unfinished documents seen by the last scan."
+    "captionstream_reconciler_stale_documents",
+    "Unfinished documents at the last scan; beyond what one takes, a count of the state index.",
 )

@@ -7,10 +7,12 @@ help. Knows nothing about topics or models' insides; the state index is the matt
 
 from collections.abc import Collection as Positions
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 from bson.timestamp import Timestamp
 from pymongo import MongoClient
+from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, OperationFailure
 from pymongo.read_concern import ReadConcern
@@ -18,7 +20,7 @@ from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 from structlog import get_logger
 
-from streams.documents import IMAGE, OUTPUTS, lookup
+from streams.documents import CLIP, IMAGE, OUTPUTS, lookup
 from streams.errors import StoreUnavailable
 from streams.ids import DocumentId, document_key, split_ids
 from streams.mongo import Document, cluster_time, mongo_errors, state_database
@@ -149,11 +151,19 @@ class DocumentStore:
                     raise StoreUnavailable(msg) from exc
                 return self._read(document_ids, now)
 
+    @contextmanager
+    def session(self, after: Timestamp) -> Iterator[ClientSession]:
+        """Give a session whose reads include `after`.
+
+        Without it, a primary that was just elected could answer from before the change.
+        """
+        with self._client.start_session(causal_consistency=True) as session:
+            session.advance_operation_time(after)
+            yield session
+
     def _read(self, document_ids: Sequence[DocumentId], after: Timestamp) -> dict[bytes, Document]:
         query = {"_id": {"$in": list(document_ids)}}
-        with self._client.start_session(causal_consistency=True) as session:
-            # Without this, a primary that was just elected could answer from before the change.
-            session.advance_operation_time(after)
+        with self.session(after) as session:
             found = self._collection.find(query, {IMAGE: 1, OUTPUTS: 1}, session=session)
             return {document_key(document["_id"]): document for document in found}
 
@@ -250,8 +260,21 @@ class DocumentStore:
                 counts[document_state(laid, serving)] += 1
         return counts
 
+    def sample(self, size: int) -> list[DocumentId]:
+        """Return ids of at most so many documents, chosen by chance, from the index alone.
+
+        Raises:
+            StoreUnavailable: MongoDB does not answer.
+        """
+        only_ids: list[dict[str, Any]] = [{"$sort": {"_id": 1}}, {"$project": {"_id": 1}}]
+        with mongo_errors("choosing documents by chance"):
+            rows = self._collection.aggregate([*only_ids, {"$sample": {"size": size}}])
+            return [row["_id"] for row in rows]
+
     def scan_states(self, document_ids: Iterable[DocumentId]) -> Iterator[Document]:
-        """Yield `_id` and the state fields of documents that are there, errors beside them too.
+        """Yield `_id`, the state fields and the source of documents that are there.
+
+        Errors beside them too.
 
         Raises:
             StoreUnavailable: MongoDB does not answer.
@@ -260,7 +283,7 @@ class DocumentStore:
             yield from self.no_room.lay_over(list(self._scan(piece)))
 
     def _scan(self, document_ids: Iterable[DocumentId]) -> Iterator[Document]:
-        projection = dict.fromkeys((*STATE_PATHS, "_id"), 1)
+        projection = dict.fromkeys((*STATE_PATHS, f"{CLIP.path}.source", "_id"), 1)
         for piece in split_ids(document_ids):
             with mongo_errors("scanning documents"):
                 yield from self._collection.find({"_id": {"$in": piece}}, projection)

@@ -5,6 +5,6 @@
 
 `publisher` wins the lease and begins a term, again and again.
 
-What was there before the first start is copied (`copy`); what is missing or stale is published
-again (`reconciler`).
+Beside it, in one thread and below live traffic (`repeats`): what no change tells of is copied
+(`copy`) unless it is `finished`; what is missing or stale is published again (`reconciler`).
 """

@@ -15,18 +15,23 @@ from pymongo import ReturnDocument
 from pymongo.database import Database
 
 from streams.capture.position import (
+    CopyState,
     Position,
     Progress,
-    offsets_row,
+    copy_row,
+    offsets_update,
     position_row,
     progress_of,
     time_of,
 )
 from streams.errors import CaptureError, LeaseLost, SettingsError
-from streams.ids import DocumentId
+from streams.ids import id_bytes
 from streams.mongo import mongo_errors
 
 _COLLECTION: Final = "positions"
+#: Largest id that is kept of a copy: position, token and copy are one document. Behind a larger one
+#: the last but one stays, and a copy that resumes publishes a little more again.
+_KEPT_BYTES: Final = 1024 * 1024
 
 
 def position_time(database: Database[dict[str, Any]], tenant: str) -> Timestamp:
@@ -114,6 +119,19 @@ class Leadership:
         """
         self._write([{"$set": {"expires_at": self._expiry()}}], "renewing the lease")
 
+    def check(self) -> None:
+        """Make sure of the lease without keeping it: its keeper may be the one that hangs.
+
+        Raises:
+            LeaseLost: It has run out, or somebody else holds it.
+            StoreUnavailable: MongoDB does not answer.
+        """
+        is_held = {"$expr": {"$gt": ["$expires_at", "$$NOW"]}}
+        with mongo_errors("looking at the publisher's lease"):
+            row = self._rows.find_one({**self._mine(), **is_held}, {"_id": 1})
+        if row is None:
+            raise self._lost()
+
     def release(self) -> None:
         """Give the lease away, so that another publisher need not wait.
 
@@ -148,12 +166,12 @@ class Leadership:
             LeaseLost: Somebody else holds the lease.
             StoreUnavailable: MongoDB does not answer.
         """
-        fields = {"position": position_row(position), **offsets_row(acknowledged)}
-        self._write({"$set": fields}, "committing the position")
+        kept = {"$set": {"position": position_row(position)}}
+        self._write(kept | offsets_update(acknowledged or {}), "committing the position")
         self.kept_time = position.cluster_time
 
-    def begin_copy(self, position: Position, source: Timestamp) -> None:
-        """Keep that everything is to be copied, and with it where the stream goes on afterwards.
+    def begin_copy(self, position: Position, copy: CopyState) -> None:
+        """Keep that everything is to be copied, and with it where the stream goes on.
 
         What was acknowledged before no longer counts.
 
@@ -162,7 +180,7 @@ class Leadership:
             StoreUnavailable: MongoDB does not answer.
         """
         fields = {
-            "copy": {"source": source},
+            "copy": {"$literal": copy_row(copy)},
             "copied_at": "$$NOW",
             "position": {"$literal": position_row(position)},
         }
@@ -170,35 +188,47 @@ class Leadership:
         self._write([gone, {"$set": fields}], "beginning a copy")
         self.kept_time = position.cluster_time
 
-    def advance_copy(
-        self, last_id: DocumentId, acknowledged: Mapping[int, int] | None = None
-    ) -> None:
-        """Keep how far the copy is, and how far Kafka has acknowledged each partition.
+    def advance_copy(self, copy: CopyState, acknowledged: Mapping[int, int]) -> bool:
+        """Keep how far a copy is, and how far Kafka has acknowledged each partition.
+
+        Returns:
+            False if another copy has begun meanwhile: then nothing is kept.
 
         Raises:
             LeaseLost: Somebody else holds the lease.
             StoreUnavailable: MongoDB does not answer.
         """
-        fields = {"copy.last_id": last_id, **offsets_row(acknowledged)}
-        self._write({"$set": fields}, "keeping the state of the copy")
+        fields: dict[str, Any] = {"copy.is_second_leg": copy.is_second_leg}
+        if all(id_bytes(last) <= _KEPT_BYTES for last in copy.last):
+            fields["copy.last"] = list(copy.last)
+        update = {"$set": fields} | offsets_update(acknowledged)
+        return self._write_copy(copy, update, "keeping the state of the copy")
 
-    def end_copy(self) -> None:
-        """Keep that the copy is complete.
+    def end_copy(self, copy: CopyState, acknowledged: Mapping[int, int]) -> bool:
+        """Keep that a copy is complete. See `advance_copy`."""
+        update = {"$unset": {"copy": 1}} | offsets_update(acknowledged)
+        return self._write_copy(copy, update, "ending the copy")
 
-        Raises:
-            LeaseLost: Somebody else holds the lease.
-            StoreUnavailable: MongoDB does not answer.
-        """
-        self._write({"$unset": {"copy": 1}}, "ending the copy")
+    def _write_copy(self, copy: CopyState, update: Any, doing: str) -> bool:
+        with mongo_errors(doing):
+            mine = {**self._mine(), "copy.source": copy.source}
+            is_kept = self._rows.update_one(mine, update).matched_count > 0
+        if not is_kept:
+            self.check()
+        return is_kept
 
     def _write(self, update: Any, doing: str) -> None:
         with mongo_errors(doing):
-            result = self._rows.update_one(
-                {"_id": self._tenant, "owner": self._owner, "epoch": self.epoch}, update
-            )
+            result = self._rows.update_one(self._mine(), update)
         if result.matched_count == 0:
-            msg = f"another publisher holds the lease on {self._tenant} (ours was {self.epoch})"
-            raise LeaseLost(msg)
+            raise self._lost()
+
+    def _mine(self) -> dict[str, Any]:
+        return {"_id": self._tenant, "owner": self._owner, "epoch": self.epoch}
+
+    def _lost(self) -> LeaseLost:
+        msg = f"another publisher holds the lease on {self._tenant} (ours was {self.epoch})"
+        return LeaseLost(msg)
 
     def _expiry(self) -> dict[str, Any]:
         return {"$add": ["$$NOW", self._lease_ms]}

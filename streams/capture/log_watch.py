@@ -28,7 +28,7 @@ class LogWatch:
         self._before: Mapping[int, int] = {}
 
     def begin(self, acknowledged: Mapping[int, int]) -> None:
-        """Go on from what was kept before this term."""
+        """Go on from what is kept: before this term, or by a copy."""
         self._before = acknowledged
 
     def forget(self) -> None:
@@ -39,7 +39,10 @@ class LogWatch:
     @property
     def acknowledged(self) -> dict[int, int]:
         """Offset of the last record that Kafka has acknowledged, by partition."""
-        return {**self._before, **self._producer.acknowledged(events.IMAGE_CHANGED)}
+        offsets = dict(self._before)
+        for number, offset in self._producer.acknowledged(events.IMAGE_CHANGED).items():
+            offsets[number] = max(offset, offsets.get(number, offset))
+        return offsets
 
     def is_cut(self) -> bool:
         """Whether the log does not reach so far any more; counted, and said in the log.

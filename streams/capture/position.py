@@ -30,17 +30,29 @@ class Position:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CopyState:
-    """A copy of the whole collection that is under way.
+    """A copy of the whole collection that is under way: one round through its ids, in their order.
+
+    A round begins at any id, goes up to the last one, and then from the first one up to where it
+    began. So a copy that has to begin anew goes on where the one before it was, and no documents
+    are left for ever to the end of a copy that begins again and again. An id is a tuple of one, as
+    None is an id too.
 
     Attributes:
         source: clusterTime taken before the copy began.
-        last_id: The last `_id` that is safely published.
-        has_begun: Whether there is a `last_id`; None is a valid one.
+        start: The id that the round begins at; empty for the first one.
+        last: The last id that is safely published in this leg; empty while there is none.
+        is_second_leg: Whether it is behind the last id, and goes on from the first one to `start`.
     """
 
     source: Timestamp
-    last_id: DocumentId = None
-    has_begun: bool = False
+    start: tuple[DocumentId, ...] = ()
+    last: tuple[DocumentId, ...] = ()
+    is_second_leg: bool = False
+
+    @property
+    def here(self) -> tuple[DocumentId, ...]:
+        """Where another round may begin; empty at the first id."""
+        return self.last or (() if self.is_second_leg else self.start)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,10 +94,12 @@ def progress_of(row: Mapping[str, Any]) -> Progress:
             is_invalidate=_checked(stored["is_invalidate"], bool),
         )
     if "copy" in row:
+        stored = row["copy"]
         copy = CopyState(
-            source=_checked(row["copy"]["source"], Timestamp),
-            last_id=row["copy"].get("last_id"),
-            has_begun="last_id" in row["copy"],
+            source=_checked(stored["source"], Timestamp),
+            start=tuple(_checked(stored["start"], list)),
+            last=tuple(_checked(stored["last"], list)),
+            is_second_leg=_checked(stored["is_second_leg"], bool),
         )
     offsets = {int(n): int(offset) for n, offset in row.get("acknowledged", {}).items()}
     return Progress(
@@ -93,11 +107,21 @@ def progress_of(row: Mapping[str, Any]) -> Progress:
     )
 
 
-def offsets_row(acknowledged: Mapping[int, int] | None) -> dict[str, Any]:
-    """Return what is stored of offsets: fields of a document have names, not numbers."""
+def offsets_update(acknowledged: Mapping[int, int]) -> dict[str, Any]:
+    """Return the update that keeps offsets; the stream and a copy both do, and none goes back."""
     if not acknowledged:
         return {}
-    return {"acknowledged": {str(number): offset for number, offset in acknowledged.items()}}
+    return {"$max": {f"acknowledged.{number}": offset for number, offset in acknowledged.items()}}
+
+
+def copy_row(state: CopyState) -> dict[str, Any]:
+    """Return what is stored of a copy."""
+    return {
+        "source": state.source,
+        "start": list(state.start),
+        "last": list(state.last),
+        "is_second_leg": state.is_second_leg,
+    }
 
 
 def position_row(position: Position) -> dict[str, Any]:

@@ -40,11 +40,11 @@ def run_publisher(settings: Settings) -> None:
         serving=Registry(state).serving,
         is_loaded=lambda serving: is_loaded(serving.versions, read_reports(state)),
         live_changes=lambda: publisher.published,
+        lease=lambda: publisher.lease,
     )
     repeating = threading.Thread(
         target=reconciler.run,
         args=(stop,),
-        kwargs={"is_leading": lambda: publisher.is_leading},
         name="reconciler",
         daemon=True,
     )

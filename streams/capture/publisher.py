@@ -70,6 +70,11 @@ class Publisher:
         return term.window if (term := self._term) else None
 
     @property
+    def lease(self) -> Leadership | None:
+        """The lease, while it publishes."""
+        return self._leadership if self.is_leading else None
+
+    @property
     def in_flight(self) -> int:
         """How many these are."""
         return window.events if (window := self.window) else 0
@@ -133,7 +138,7 @@ class Publisher:
         term = Term(self._settings, self._client, self._leadership, producer, tick=self._tick)
         self._term = term
         self._set_leading(is_leading=True)
-        self.waits_for = "the change stream; a copy that is due comes first"
+        self.waits_for = "the change stream"
         began = time.monotonic()
         try:
             term.run(stop, is_open=self._is_open)

@@ -1,11 +1,11 @@
 """Events on their way to Kafka, and the position up to which all of them have arrived."""
 
 import threading
-from typing import Generic, TypeVar
 
 from structlog import get_logger
 
 from streams import events, metrics
+from streams.capture.position import Position
 from streams.capture.producer import EventProducer, is_too_large
 from streams.capture.window import Window
 from streams.errors import BrokerUnavailable
@@ -15,10 +15,8 @@ from streams.wire import encode_event
 
 log = get_logger(__name__)
 
-P = TypeVar("P")
 
-
-class Sender(Generic[P]):
+class Sender:
     """Sends events in order, each with the position behind it.
 
     Attributes:
@@ -32,14 +30,14 @@ class Sender(Generic[P]):
         self._tenant = settings.mongo.tenant
         self._patience = settings.kafka.request_timeout_seconds
         limits = settings.publisher
-        self.window: Window[P] = Window(
+        self.window: Window[Position] = Window(
             max_events=limits.window_events, max_bytes=limits.window_bytes
         )
         self._refused: list[ImageChanged] = []
         self._lock = threading.Lock()
         self.published = 0
 
-    def send(self, event: ImageChanged | DocumentDeleted, position: P) -> None:
+    def send(self, event: ImageChanged | DocumentDeleted, position: Position) -> None:
         """Send an event; whether it arrived is known later.
 
         Raises:
@@ -62,7 +60,7 @@ class Sender(Generic[P]):
 
         self._producer.send(events.IMAGE_CHANGED, record, done)
 
-    def skip(self, position: P) -> None:
+    def skip(self, position: Position) -> None:
         """Note a position behind which there is nothing to send."""
         metrics.SKIPPED.inc()
         self.window.acknowledge(self.window.add(position, 0))

@@ -13,7 +13,6 @@ from structlog import get_logger
 
 from streams import metrics
 from streams.capture.change_stream import ChangeStream
-from streams.capture.copy import copy_chunks, resume_point
 from streams.capture.copy_requests import CopyRequests
 from streams.capture.leadership import Leadership
 from streams.capture.log_watch import LogWatch
@@ -24,8 +23,7 @@ from streams.capture.refusals import note_refused
 from streams.capture.sender import Sender
 from streams.capture.window import Window
 from streams.errors import BrokerUnavailable, HistoryLost
-from streams.events import DocumentDeleted, ImageChanged, Origin
-from streams.ids import DocumentId
+from streams.events import DocumentDeleted, ImageChanged
 from streams.mongo import Document, cluster_time, state_database
 from streams.registry import Registry
 from streams.settings import Settings
@@ -69,12 +67,12 @@ class Term:
         self._collection = settings.mongo.collection
         self._stream = ChangeStream(client[settings.mongo.database], settings.mongo.collection)
         self._log = LogWatch(settings.kafka, producer)
-        self._sender: Sender[Position | DocumentId] = Sender(settings, producer)
+        self._sender = Sender(settings, producer)
         self._position: Position | None = None
         self._due: dict[str, float] = {}
 
     @property
-    def window(self) -> Window[Position | DocumentId]:
+    def window(self) -> Window[Position]:
         """Records sent and not acknowledged."""
         return self._sender.window
 
@@ -86,11 +84,11 @@ class Term:
     def run(self, stop: threading.Event, *, is_open: Callable[[], None]) -> None:
         """Publish until `stop` is set.
 
-        1. Read the position; without one, begin a copy from a time before it. So too when Kafka's
-           log no longer reaches as far as it was acknowledged.
-        2. Finish a copy that is under way.
-        3. Follow the stream; history that is lost makes a new copy.
-        4. On a stop: everything acknowledged, committed, lease released.
+        1. Read the position; without one, begin a copy and follow from a time before it. A copy
+           begins, too, when Kafka's log no longer reaches as far as it was acknowledged.
+        2. Follow the stream; history that is lost makes another copy. Copies are worked on beside
+           it (`copy.py`); here they only begin.
+        3. On a stop: everything acknowledged, committed, lease released.
 
         Args:
             stop: Ends it.
@@ -112,15 +110,14 @@ class Term:
                 self._begin_copy("log lost", self._position)
             while not stop.is_set():
                 try:
-                    self._finish_copy(stop)  # 2
-                    self._follow(stop, is_open)  # 3
+                    self._follow(stop, is_open)  # 2
                 except HistoryLost as exc:
                     metrics.HISTORY_LOST.inc()
                     log.error("changes may have been missed: copying everything", error=str(exc))
                     self._sender.drain()
                     self._sender.window.take_safe()  # positions of the lost history
                     self._begin_copy("history lost")
-            self._sender.settle()  # 4
+            self._sender.settle()  # 3
             self._commit()
             self._leadership.release()
         finally:
@@ -129,40 +126,19 @@ class Term:
     def _begin_copy(self, reason: str, position: Position | None = None) -> None:
         """Take the time before anything is read, so that no change falls between.
 
-        The stream goes on at that time, or behind a position that is still good.
+        The stream goes on at that time, or behind a position that is still good. Both are kept by
+        one write, so no restart falls between them.
         """
         now = cluster_time(self._client)
         position = position or Position(
             token=None, cluster_time=now, pipeline_hash=self._stream.hash
         )
         self._log.forget()
-        self._leadership.begin_copy(position, now)
+        before = self._leadership.read().copy
+        start = before.here if before is not None else ()
+        self._leadership.begin_copy(position, CopyState(source=now, start=start))
         self._position = position
         log.info("copying the collection", reason=reason)
-
-    def _finish_copy(self, stop: threading.Event) -> None:
-        state = self._leadership.read().copy
-        if state is None:
-            return
-        count = 0
-        for ids in copy_chunks(self._store.collection, state, stop):
-            for document_id in ids:
-                self._send_copied(document_id, state)
-            self._sender.drain()
-            self._sender.window.take_safe()  # these positions are ids
-            self._note_refused()
-            for last_id in resume_point(ids):
-                self._leadership.advance_copy(last_id, self._log.acknowledged)
-            self._tick()
-            self._leadership.renew()
-            count += len(ids)
-        if not stop.is_set():
-            self._leadership.end_copy()
-            log.info("collection copied", documents=count)
-
-    def _send_copied(self, document_id: DocumentId, state: CopyState) -> None:
-        event = ImageChanged(document_id=document_id, source=state.source, origin=Origin.COPY)
-        self._sender.send(event, document_id)
 
     def _follow(self, stop: threading.Event, is_open: Callable[[], None]) -> None:
         assert self._position is not None  # noqa: S101 - a copy sets it
@@ -184,19 +160,10 @@ class Term:
             is_renamed = change is not None and brings_documents(change, self._collection)
             is_asked = self._is_due("requests", _REQUEST_POLL_SECONDS) and self._is_asked()
             if is_renamed or is_asked:
-                self._copy_again(self._position, stop)
-
-    def _copy_again(self, position: Position, stop: threading.Event) -> None:
-        """Copy everything without leaving the stream.
-
-        The position behind the reason for it and the copy are kept by one write: no restart falls
-        between them.
-        """
-        self._sender.drain()
-        safe = self._sender.window.take_safe()
-        position = safe if isinstance(safe, Position) else position
-        self._begin_copy("asked for, or another collection", position)
-        self._finish_copy(stop)
+                self._sender.drain()
+                self._note_refused()
+                position = self._sender.window.take_safe() or self._position
+                self._begin_copy("asked for, or another collection", position)
 
     def _publish(self, change: Change) -> None:
         operation = change["operationType"]
@@ -232,7 +199,7 @@ class Term:
     def _commit(self) -> None:
         position = self._sender.window.take_safe()
         self._note_refused()  # first: behind a position that is kept nothing is read again
-        if isinstance(position, Position):
+        if position is not None:
             self._keep(position)
 
     def _note_idle(self) -> None:
@@ -255,7 +222,10 @@ class Term:
 
     def _look_for_a_cut_log(self) -> None:
         """Look now and then while nothing happens: nobody else would notice."""
-        if self._is_due("log", self._settings.reconciler.interval_seconds) and self._log.is_cut():
+        if not self._is_due("log", self._settings.reconciler.interval_seconds):
+            return
+        self._log.begin(self._leadership.read().acknowledged)  # a copy is acknowledged beside us
+        if self._log.is_cut():
             self._begin_copy("log lost", self._position)
             # A broker that lost its log may not know this producer either: it takes nothing of it.
             msg = "Kafka lost its log: a new session of the producer copies everything"

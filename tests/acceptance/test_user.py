@@ -188,11 +188,13 @@ def test_a_users_bad_day(stack):
     assert "rollback by hand" in stack.run("models", "show", "conditional_lm")
     assert stack.run("reconcile", "--dry-run").startswith("0 documents")
 
-    # Everything is published again, and nothing of it computed again.
-    published = stack.metric("publisher", "captionstream_published_events_total")
+    # Everything is looked at, and nothing of it computed again.
+    finished = stack.metric("publisher", "captionstream_copied_documents_total", "finished")
     assert "asked" in stack.run("reconcile", "--all")
     wait_until(
-        lambda: stack.metric("publisher", "captionstream_published_events_total") > published,
+        lambda: (
+            stack.metric("publisher", "captionstream_copied_documents_total", "finished") > finished
+        ),
         doing="the copy that was asked for",
     )
     stack.run("wait", "--timeout", "300")

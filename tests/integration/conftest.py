@@ -1,14 +1,18 @@
 """Running pieces of the pipeline inside a test's own process."""
 
 import threading
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 
 import pytest
 
 from streams import events
+from streams.capture.copy import Copier
+from streams.capture.leadership import Leadership
 from streams.capture.publisher import Publisher
+from streams.capture.repeats import Repeater
 from streams.cli import app
 from streams.decoding.pool import DecodePool
+from streams.errors import CaptionstreamError
 from streams.events import DocumentDeleted
 from streams.ids import document_id_of
 from streams.local.broker import Broker, find_broker
@@ -63,18 +67,49 @@ def captionstream(settings, monkeypatch, capsys):
 
 @contextmanager
 def publishing(settings, client, **options):
-    """A publisher in a thread, as long as the context lasts; SIGTERM is the end of the context."""
+    """A publisher and its copies, as long as the context lasts; SIGTERM is its end.
+
+    The context begins when the copy that is due is done. Of the reconciler's thread there is only
+    what copies: it would build an index while a test renames the collection.
+    """
     stop = threading.Event()
     publisher = Publisher(settings, client, **options)
-    thread = threading.Thread(target=publisher.run, args=(stop,))
-    thread.start()
+    state = state_database(client, settings.mongo)
+
+    def copy():
+        store, serving = DocumentStore(client, settings.mongo), Registry(state).serving
+        repeater = Repeater(settings, store, serving=serving, live_changes=lambda: 0)
+        copier = Copier(settings, store, repeater)
+        while not stop.wait(0.05):
+            with suppress(CaptionstreamError):
+                if lease := publisher.lease:
+                    copier.go_on(lease, serving(), stop, seconds=60)
+
+    threads = [
+        threading.Thread(target=publisher.run, args=(stop,)),
+        threading.Thread(target=copy),
+    ]
+    for thread in threads:
+        thread.start()
     try:
         wait_until(lambda: not publisher.waits_for, doing="the publisher to be ready")
+        copying = {"copy": {"$exists": True}}
+        wait_until(lambda: not state["positions"].count_documents(copying), doing="the copy")
         yield publisher
     finally:
         stop.set()
-        thread.join(timeout=DEADLINE_SECONDS)
-        assert not thread.is_alive()
+        for thread in threads:
+            thread.join(timeout=DEADLINE_SECONDS)
+        assert not any(thread.is_alive() for thread in threads)
+
+
+def held_lease(settings, client):
+    """The lease on the collection, for as long as a test takes."""
+    lease = Leadership(
+        state_database(client, settings.mongo), tenant=settings.mongo.tenant, lease_seconds=600
+    )
+    assert lease.acquire()
+    return lease
 
 
 class Published:

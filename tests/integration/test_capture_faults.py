@@ -12,17 +12,17 @@ from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
 from streams.capture import term
-from streams.capture.copy import copy_chunks
+from streams.capture.copy import behind, look_at
 from streams.capture.position import CopyState
 from streams.capture.producer import EventProducer
 from streams.capture.reconciler import Reconciler
 from streams.documents import CLIP, CLIP_PROJECTION, Output, OutputError, lookup
 from streams.errors import InvalidBundle
-from streams.mongo import state_database
+from streams.mongo import cluster_time, state_database
 from streams.states import Serving
 from streams.store import DocumentStore
 from streams.writes import OutputWrite
-from tests.integration.conftest import publishing
+from tests.integration.conftest import held_lease, publishing
 from tests.integration.test_publisher import MARK, fail_command, mark, position_row
 from tests.waiting import DEADLINE_SECONDS, wait_until
 
@@ -42,6 +42,8 @@ def store(client, settings):
 
 
 def finish(store, document_id):
+    """Store what the stages make of a repeat that was published by now."""
+    now = cluster_time(store.collection.database.client)
     results = {
         CLIP: Output(value=np.ones(2, np.float32), version="c1"),
         CLIP_PROJECTION: Output(
@@ -50,44 +52,43 @@ def finish(store, document_id):
     }
     store.write_outputs(
         [
-            OutputWrite(
-                document_id=document_id, source=SOURCE, model=model, input="ab", result=result
-            )
+            OutputWrite(document_id=document_id, source=now, model=model, input="ab", result=result)
             for model, result in results.items()
         ]
     )
 
 
-def copied(collection, **state):
-    """Ids in the order of the copy; at most ten chunks, so that an endless copy ends."""
-    stop = threading.Event()
+def copied(store, **state):
+    """Ids in the order of the copy; at most 100 looks, so that an endless copy ends."""
+    state = CopyState(source=SOURCE, **state)
     found = []
-    chunks = copy_chunks(collection, CopyState(source=SOURCE, **state), stop)
-    for number, chunk in enumerate(chunks):
-        found += chunk
-        if number == 10:
-            pytest.fail("the copy does not end")
-    return found
+    for _ in range(100):
+        look = look_at(store, state, SERVING, most_unfinished=64, beam_width=1)
+        found += look.unfinished
+        state = behind(state, look)
+        if state is None:
+            return found
+    pytest.fail("the copy does not end")
 
 
 # --- copy ---------------------------------------------------------------------------------------
-def test_id_that_python_takes_for_equal_to_the_last_is_copied(documents):
-    """The last one was deleted meanwhile. Fails without `document_key` in `_next_ids`."""
-    documents.insert_one({"_id": True})
-    assert copied(documents, last_id=Int64(1), has_begun=True) == [True]
+def test_id_that_python_takes_for_equal_to_the_last_is_copied(store):
+    """The last one was deleted meanwhile. Fails without `document_key` in `look_at`."""
+    store.collection.insert_one({"_id": True})
+    assert copied(store, last=(Int64(1),)) == [True]
 
 
-def test_id_with_fields_in_another_order_than_the_last_is_copied(documents):
+def test_id_with_fields_in_another_order_than_the_last_is_copied(store):
     """As above."""
     first, second = SON([("a", 1), ("b", 2)]), SON([("b", 2), ("a", 1)])
-    documents.insert_one({"_id": second})
-    assert len(copied(documents, last_id=dict(first), has_begun=True)) == 1
+    store.collection.insert_one({"_id": second})
+    assert len(copied(store, last=(dict(first),))) == 1
 
 
-def test_copy_ends_behind_an_id_that_is_not_equal_to_itself(documents):
-    """Fails without `document_key` in `_next_ids`."""
-    documents.insert_one({"_id": float("nan")})
-    assert len(copied(documents)) == 1
+def test_copy_ends_behind_an_id_that_is_not_equal_to_itself(store):
+    """Fails without `document_key` in `look_at`."""
+    store.collection.insert_one({"_id": float("nan")})
+    assert len(copied(store)) == 1
 
 
 # --- publisher ----------------------------------------------------------------------------------
@@ -254,10 +255,9 @@ def test_fault_in_a_callback_is_no_silent_stall(settings, client, documents, pub
 class Running:
     def __init__(self, settings, client, serving):
         self._stop = threading.Event()
-        self.reconciler = Reconciler(settings, client, serving=serving)
-        self.thread = threading.Thread(
-            target=self.reconciler.run, args=(self._stop,), kwargs={"is_leading": lambda: True}
-        )
+        lease = held_lease(settings, client)
+        self.reconciler = Reconciler(settings, client, serving=serving, lease=lambda: lease)
+        self.thread = threading.Thread(target=self.reconciler.run, args=(self._stop,))
 
     def __enter__(self):
         self.thread.start()

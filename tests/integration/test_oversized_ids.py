@@ -4,7 +4,6 @@ import pytest
 
 from streams import metrics
 from streams.capture import term
-from streams.capture.leadership import Leadership
 from streams.capture.reconciler import Reconciler
 from streams.capture.repeats import Repeater
 from streams.documents import CLIP, lookup
@@ -108,14 +107,3 @@ def test_event_too_large_for_the_stream_does_not_stop_it(settings, client, docum
         mark(documents, published, 1)
         mark(documents, published, 2)
     assert metrics.HISTORY_LOST._value.get() - before <= 2
-
-
-def test_copy_does_not_keep_a_large_id(settings, client, documents, published, monkeypatch):
-    """Fails without `resume_point`: beside a large token the position had no room for it."""
-    kept = []
-    monkeypatch.setattr(Leadership, "advance_copy", lambda _, last_id, *_rest: kept.append(last_id))
-    documents.insert_many([{"_id": "a", "img": b"x"}, {"_id": f"b{LARGE}", "img": b"x"}])
-    with publishing(settings, client):
-        published.wait_for("a", ["copy"])
-        mark(documents, published, 0)
-    assert kept == ["a"]

@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 from bson.timestamp import Timestamp
 
+from streams import metrics
+from streams.capture import reconciler
 from streams.capture.reconciler import Reconciler
-from streams.documents import CLIP, CLIP_PROJECTION, MODELS, Output, OutputError
+from streams.documents import CLIP, CLIP_PROJECTION, MODELS, Output, OutputError, fingerprint
+from streams.mongo import cluster_time, state_database
 from streams.states import Recaption, Serving
 from streams.store import DocumentStore
 from streams.writes import OutputWrite
+from tests.integration.conftest import held_lease
 from tests.waiting import DEADLINE_SECONDS, wait_until
 
 SERVING = Serving(versions={"clip": "c1", "clip_projection": "p1"})
@@ -25,19 +29,25 @@ def store(client, settings):
     return store
 
 
-def finish(store, document_id, clip="c1", projection="p1"):
+def with_limits(settings, **limits):
+    return settings.model_copy(update={"reconciler": settings.reconciler.model_copy(update=limits)})
+
+
+def finish(store, document_id, clip="c1", projection="p1", input="ab", source=SOURCE):
     results = {
         CLIP: Output(value=np.ones(2, np.float32), version=clip),
         CLIP_PROJECTION: Output(
             value=np.ones(2, np.float32), version=projection, features={"clip": clip}
         ),
     }
-    store.write_outputs([write(document_id, model, result) for model, result in results.items()])
+    store.write_outputs(
+        [write(document_id, model, result, input, source) for model, result in results.items()]
+    )
 
 
-def write(document_id, model, result):
+def write(document_id, model, result, input="ab", source=SOURCE):
     return OutputWrite(
-        document_id=document_id, source=SOURCE, model=model, input="ab", result=result
+        document_id=document_id, source=source, model=model, input=input, result=result
     )
 
 
@@ -47,11 +57,12 @@ class Reconciling:
     def __init__(self, settings, client, serving, **options):
         self.serving = serving
         self.looks = 0
-        self.reconciler = Reconciler(settings, client, serving=self._look, **options)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(
-            target=self.reconciler.run, args=(self._stop,), kwargs={"is_leading": lambda: True}
+        lease = held_lease(settings, client)
+        self.reconciler = Reconciler(
+            settings, client, serving=self._look, lease=lambda: lease, **options
         )
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self.reconciler.run, args=(self._stop,))
 
     def _look(self):
         self.looks += 1
@@ -93,6 +104,51 @@ def test_repeat_carries_the_stored_source_and_never_a_newer_one(settings, client
         serving=lambda: SERVING,
     ).reconcile_now()
     assert [event.source for event in published.events()] == [SOURCE]
+
+
+def test_publisher_that_is_deposed_publishes_nothing_more(settings, client, store, published):
+    """It does not know yet. Fails without `_check_lease` in `Repeater._publish`."""
+    store.collection.insert_many([{"_id": number, "img": b"x"} for number in range(3)])
+    one_by_one = with_limits(settings, chunk_size=1, grace_seconds=0.0)
+    with Reconciling(one_by_one, client, SERVING) as running:
+        wait_until(published.ids, doing="the first repeat")
+        [first] = published.ids()
+        positions = state_database(client, settings.mongo)["positions"]
+        positions.update_one({}, {"$set": {"owner": "another publisher"}})
+        finish(store, first, source=cluster_time(client))  # so that it goes on
+        seen = running.looks
+        wait_until(lambda: running.looks > seen + 5, doing="the end of its pass, and more")
+    assert published.ids() == {first}
+
+
+def test_more_documents_than_a_scan_takes_are_counted(settings, client, store, monkeypatch):
+    """Fails when the gauge shows what the scan has seen."""
+    monkeypatch.setattr(reconciler, "_SCAN_LIMIT", 2)
+    store.collection.insert_many([{"_id": number, "img": b"x"} for number in range(7)])
+    waiting = with_limits(settings, grace_seconds=0.0, chunk_timeout_seconds=0.1)
+    with Reconciling(waiting, client, SERVING):
+        wait_until(lambda: metrics.RECONCILER_PENDING._value.get() == 7, doing="the count")
+
+
+def test_image_that_was_changed_without_an_event_is_found(
+    settings, client, store, published, mongo_client
+):
+    """Fails without the sample in `plan`, and when the repeat carries the stored source."""
+    store.collection.insert_many([{"_id": number, "img": b"x"} for number in range(3)])
+    for number in range(3):
+        finish(store, number, input=fingerprint(b"x"))
+    update = {"op": "u", "ns": store.tenant, "o": {"$v": 2, "diff": {"u": {"img": b"y"}}}}
+    mongo_client.admin.command("applyOps", [{**update, "o2": {"_id": 1}}])
+    assert store.collection.find_one({"_id": 1})["img"] == b"y"
+    plain = Reconciler(
+        with_limits(settings, chunk_timeout_seconds=0.1), client, serving=lambda: SERVING
+    )
+    plan = plain.plan()
+    assert (plan.total, plan.looked_at, plan.changed) == (1, 3, [1])
+    assert plain.reconcile_now(plan.changed) == 1
+    assert [(event.document_id, event.source > SOURCE) for event in published.events()] == [
+        (1, True)
+    ]
 
 
 def test_promotion_makes_it_look_at_once(settings, client, store, published):
@@ -146,12 +202,12 @@ def test_live_changes_get_most_of_the_time(settings, client, store, live, is_pau
 
     def serving():
         if next(calls) == 1:  # asked again while the first chunk is under way
-            finish(store, 0)
-            finish(store, 1)
+            for number in (0, 1):
+                finish(store, number, source=cluster_time(client))
         return SERVING
 
     stop = NoWait()
-    Reconciler(chosen, client, serving=serving, live_changes=live).reconcile_now(stop)
+    Reconciler(chosen, client, serving=serving, live_changes=live).reconcile_now(stop=stop)
     assert (stop.longest > 0.1) is is_pausing
 
 
@@ -218,7 +274,7 @@ def test_retryable_error_is_tried_again_when_it_is_old_enough(settings, client, 
 
 def test_plan_counts_by_the_first_model_that_has_to_run(settings, client, store):
     store.collection.insert_many([{"_id": number, "img": b"x"} for number in range(5)])
-    finish(store, 0)
+    finish(store, 0, input=fingerprint(b"x"))
     finish(store, 1, projection="p0")
     plan = Reconciler(settings, client, serving=lambda: SERVING).plan()
     assert plan.by_model == {"clip": 3, "clip_projection": 1}
