@@ -40,6 +40,7 @@ def roles(settings: MongoSettings) -> dict[str, list[Privilege]]:
     """
     watched, state = _Rights(settings.database), _Rights(settings.state)
     documents = (settings.collection,)
+    no_room = (f"no_room.{settings.collection}",)
     report = state.may(_ALL, _REPORTS)
     # A stage that finds records lost asks for a copy.
     stage = [*report, *state.may(_KEEP, _REQUESTS)]
@@ -55,6 +56,7 @@ def roles(settings: MongoSettings) -> dict[str, list[Privilege]]:
             *watched.may(("update", "dropIndex", *_INDEX), documents),
             *state.may(_KEEP, _POSITIONS),
             *state.may(_READ, _REQUESTS + _REGISTRY),
+            *state.may(_KEEP, no_room),
             *report,
         ],
         "featurize": [  # announces its version
@@ -74,7 +76,11 @@ def roles(settings: MongoSettings) -> dict[str, list[Privilege]]:
             *state.may((*_ALL, *_INDEX), _SUSPECTS),
             *stage,
         ],
-        "sink": [*watched.may(("find", "update"), documents), *stage],
+        "sink": [
+            *watched.may(("find", "update"), documents),
+            *state.may(_KEEP, no_room),
+            *stage,
+        ],
         "producer": watched.may(_ALL, documents),
         "trainer": [
             *watched.may(_READ, documents),
@@ -89,7 +95,7 @@ def roles(settings: MongoSettings) -> dict[str, list[Privilege]]:
             *state.may(("listCollections",), ("",)),
             *state.may(_KEEP, _REQUESTS),
             *state.may(("remove",), _SUSPECTS),
-            *state.may(_READ, _POSITIONS + _REPORTS + _DECISIONS + _RUNS),
+            *state.may(_READ, _POSITIONS + _REPORTS + _DECISIONS + _RUNS + no_room),
         ],
     }
     return {role_name(name, settings): granted for name, granted in by_process.items()}

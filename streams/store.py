@@ -21,7 +21,8 @@ from structlog import get_logger
 from streams.documents import IMAGE, OUTPUTS, lookup
 from streams.errors import StoreUnavailable
 from streams.ids import DocumentId, document_key, split_ids
-from streams.mongo import Document, cluster_time, mongo_errors
+from streams.mongo import Document, cluster_time, mongo_errors, state_database
+from streams.no_room import NoRoom, with_errors
 from streams.settings import MongoSettings
 from streams.state_index import STATE_INDEX, build_state_index, check_collection
 from streams.states import STATE_PATHS, DocumentState, Serving, document_state
@@ -63,6 +64,8 @@ class DocumentStore:
             write_concern=WriteConcern("majority"),
             read_preference=ReadPreference.PRIMARY,
         )
+        #: Errors that do not fit into their documents.
+        self.no_room = NoRoom(state_database(client, settings), settings.collection)
 
     @property
     def collection(self) -> Collection[Document]:
@@ -186,8 +189,18 @@ class DocumentStore:
                 except BulkWriteError as exc:
                     refused = list(rejections(exc).values())
                     log.error("outputs of images before stay", error=refused[0][:200])
+        self.no_room.forget(writes[i] for i in done)
         kept_away = set(range(len(writes))) - done - rejected.keys()
         return WriteReport(done=done, kept_away=kept_away, rejected=rejected)
+
+    def write_errors(self, writes: Sequence[OutputWrite]) -> None:
+        """Write errors as `write_outputs` does; where there is no room for one, it stays beside.
+
+        Raises:
+            StoreUnavailable: MongoDB does not answer; some writes may have been done.
+        """
+        for i in self.write_outputs(writes).rejected:
+            self.no_room.keep(writes[i])
 
     def _stored(
         self,
@@ -228,14 +241,25 @@ class DocumentStore:
             for row in self._collection.aggregate(pipeline, hint=STATE_INDEX):
                 document = _nest({name.replace("/", "."): v for name, v in row["_id"].items()})
                 counts[document_state(document, serving)] += row["count"]
+        errors = self.no_room.errors()
+        for row in self._scan([kept["_id"] for kept in errors.values()]):
+            before = document_state(row, serving)
+            [laid] = with_errors([row], errors)
+            if counts[before]:
+                counts[before] -= 1
+                counts[document_state(laid, serving)] += 1
         return counts
 
     def scan_states(self, document_ids: Iterable[DocumentId]) -> Iterator[Document]:
-        """Yield `_id` and the state fields of documents that are there.
+        """Yield `_id` and the state fields of documents that are there, errors beside them too.
 
         Raises:
             StoreUnavailable: MongoDB does not answer.
         """
+        for piece in split_ids(document_ids):
+            yield from self.no_room.lay_over(list(self._scan(piece)))
+
+    def _scan(self, document_ids: Iterable[DocumentId]) -> Iterator[Document]:
         projection = dict.fromkeys((*STATE_PATHS, "_id"), 1)
         for piece in split_ids(document_ids):
             with mongo_errors("scanning documents"):

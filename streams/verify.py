@@ -28,7 +28,7 @@ from streams.documents import (
     stored_output,
     url_of,
 )
-from streams.errors import InvalidImage
+from streams.errors import InvalidImage, WriteRejected
 from streams.ids import DocumentId, split_ids
 from streams.models.image import image_bytes
 from streams.mongo import Document, mongo_errors
@@ -176,13 +176,15 @@ class Verifier:
 
     def _problem_of_outputs(self, document: Document) -> str:
         errors = errors_of(document)
-        outputs = {} if CLIP in errors else _outputs(document)
+        # What was made of an embedding that finds no room is right, and cannot be computed again.
+        is_refused = errors.get(CLIP) == WriteRejected.__name__
+        outputs = _outputs(document) if is_refused or CLIP not in errors else {}
         for model in MODELS:
             if model in errors or lookup(document, model.path) is None:
                 continue
             if model.name not in outputs:
                 return f"{model.name} was made from another image"
-            problem = model.reads and self._recomputer.compare(model, outputs)
+            problem = model.reads and not is_refused and self._recomputer.compare(model, outputs)
             if problem:
                 return problem
         return ""
@@ -203,7 +205,7 @@ class Verifier:
     def _batches(self, documents: Iterable[Document]) -> Iterator[list[Document]]:
         rest = iter(documents)
         while batch := list(islice(rest, self._settings.stage.batch_size)):
-            yield batch
+            yield self._store.no_room.lay_over(batch)
 
 
 def _unfinished(document: Document, serving: Serving) -> str:

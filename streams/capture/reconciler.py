@@ -129,7 +129,7 @@ class Reconciler:
             StoreUnavailable: MongoDB does not answer.
         """
         serving = self._serving()
-        found = scan_unfinished(self._store.collection, serving)
+        found = scan_unfinished(self._store, serving)
         counts = Counter(model.name for _, model in found)
         return ReconcilePlan(
             by_model={m.name: counts[m.name] for m in MODELS if counts[m.name]},
@@ -146,7 +146,7 @@ class Reconciler:
         serving = self._serving()
         before = cluster_time(self._client)
         done = self._repeater.published
-        ids = [row["_id"] for row, _ in scan_unfinished(self._store.collection, serving)]
+        ids = [row["_id"] for row, _ in scan_unfinished(self._store, serving)]
         ids += self._due_retries(serving)
         self._repeater.repeat(ids, serving, before, stop or threading.Event())
         return self._repeater.published - done
@@ -163,7 +163,7 @@ class Reconciler:
         done = self._repeater.published
         ids: list[DocumentId] = []
         unfinished = 0
-        for row, model in scan_unfinished(self._store.collection, serving):
+        for row, model in scan_unfinished(self._store, serving):
             unfinished += 1
             if staleness.is_due(row, model, serving):
                 ids.append(row["_id"])

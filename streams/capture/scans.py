@@ -16,8 +16,10 @@ from streams.capture.retries import Failure
 from streams.documents import MODELS, Model, lookup, upstream_of
 from streams.ids import document_key
 from streams.mongo import Document, mongo_errors
+from streams.no_room import with_errors
 from streams.state_index import STATE_INDEX
 from streams.states import STATE_PATHS, Recaption, Serving, pending_model
+from streams.store import DocumentStore
 
 #: Of each condition the index alone tells whether it holds; of "is null" it does not.
 _IS_TEXT: Final[dict[str, Any]] = {"$gte": ""}
@@ -28,18 +30,18 @@ _ANYTHING: Final = {STATE_PATHS[0]: {"$gte": MinKey()}}
 _STATE: Final = dict.fromkeys((*STATE_PATHS, "_id"), 1)
 
 
-def scan_unfinished(
-    collection: Collection[Document], serving: Serving
-) -> Iterator[tuple[Document, Model]]:
+def scan_unfinished(store: DocumentStore, serving: Serving) -> Iterator[tuple[Document, Model]]:
     """Yield `_id` and the state fields of each unfinished document, and what has to run for it.
 
     Raises:
         StoreUnavailable: MongoDB does not answer.
     """
+    errors = store.no_room.errors()
     for model in MODELS:
         for query in _unfinished(model, serving):
             with mongo_errors("scanning documents"):
-                for row in collection.find(query, _STATE).hint(STATE_INDEX):
+                found = store.collection.find(query, _STATE).hint(STATE_INDEX)
+                for row in with_errors(found, errors):
                     if pending_model(row, serving) is model:
                         yield row, model
 

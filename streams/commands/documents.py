@@ -112,12 +112,12 @@ def show(
     settings = settings_of(data_dir)
     client, _ = open_state(settings)
     with mongo_errors("reading a document"):
-        document = DocumentStore(client, settings.mongo).collection.find_one(
-            {"_id": {"$eq": parse_id(document_id)}}, {"img": 0}
-        )
+        store = DocumentStore(client, settings.mongo)
+        document = store.collection.find_one({"_id": {"$eq": parse_id(document_id)}}, {"img": 0})
     if document is None:
         msg = f"no document has the id {document_id} in {settings.mongo.database}"
         raise SettingsError(msg)
+    [document] = store.no_room.lay_over([document])
     if as_json:
         typer.echo(json_util.dumps(document, json_options=json_util.RELAXED_JSON_OPTIONS))
         return

@@ -50,7 +50,8 @@ class Sink:
     def _write(self, writes: Sequence[OutputWrite]) -> WriteReport:
         """Write; try those that MongoDB refuses once more when what is in their way is gone.
 
-        Where an output does not fit, the document says so: else it would look unfinished for ever.
+        Where an output does not fit, that is said in the document, or beside it: else it would look
+        unfinished for ever.
         """
         first = self._store.write_outputs(writes)
         if not first.rejected:
@@ -62,7 +63,7 @@ class Sink:
         )
         self._store.mend([write.document_id for write in refused])
         second = self._store.write_outputs(refused)
-        self._store.write_outputs(
+        self._store.write_errors(
             [_refusal(refused[i], reason) for i, reason in second.rejected.items()]
         )
         return WriteReport(
@@ -81,6 +82,8 @@ class Sink:
 
 
 def _refusal(write: OutputWrite, reason: str) -> OutputWrite:
+    if isinstance(write.result, OutputError):
+        return write
     error = OutputError(
         type=WriteRejected.__name__,
         message=f"MongoDB refused the output: {reason[:_MOST_REASON]}",

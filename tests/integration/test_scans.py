@@ -77,7 +77,7 @@ def test_no_pending_document_is_left_out_and_none_comes_twice(store):
             for document in documents
             if (model := pending_model(document, serving)) is not None
         }
-        found = [(row["_id"], model) for row, model in scan_unfinished(store.collection, serving)]
+        found = [(row["_id"], model) for row, model in scan_unfinished(store, serving)]
         assert dict(found) == expected, serving
         assert not [i for i, n in Counter(i for i, _ in found).items() if n > 1 and is_ours(i)]
 

@@ -3,19 +3,23 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import bson
 import numpy as np
 import pytest
 from bson.timestamp import Timestamp
 
 from streams import metrics
+from streams.capture.scans import scan_unfinished
 from streams.dead_letters import dead_letter_record, parse_dead_letter
 from streams.documents import Output, OutputError
 from streams.errors import WriteRejected
 from streams.events import IMAGE_CHANGED, ImageChanged, ModelApplied, Origin
-from streams.mongo import connect
+from streams.mongo import connect, state_database
+from streams.registry import Registry
 from streams.stages.outcome import Failed, Result
 from streams.stages.sink import Sink
 from streams.states import DocumentState, Serving, document_state
+from streams.status import wait_until_settled
 from streams.store import DocumentStore
 from streams.wire import encode_event
 
@@ -23,9 +27,14 @@ SOURCE = Timestamp(100, 1)
 
 
 @pytest.fixture
-def store(settings):
+def client(settings):
     with connect(settings.mongo) as client:
-        yield DocumentStore(client, settings.mongo)
+        yield client
+
+
+@pytest.fixture
+def store(client, settings):
+    return DocumentStore(client, settings.mongo)
 
 
 def applied(document_id, value, model="clip", source=SOURCE):
@@ -139,6 +148,46 @@ def test_output_that_does_not_fit_leaves_its_error_in_the_document(store):
     error = outputs(store, 1)["img"]["clip"]
     assert (error["error"]["type"], error["version"]) == ("WriteRejected", "v1")
     assert document_state(store.collection.find_one({"_id": 1}), SERVING) is DocumentState.FAILED
+
+
+def full_document(document_id):
+    """One that leaves room for ten bytes."""
+    size = len(bson.encode({"_id": document_id, "img": b""}))
+    return {"_id": document_id, "img": b"x" * (16 * 1024 * 1024 - size - 10)}
+
+
+def test_document_without_room_for_its_error_is_failed_until_there_is_room(store, client, settings):
+    """Fails without `write_errors`: it would be pending, and `wait` would not end, for ever."""
+    store.prepare()
+    store.collection.insert_one(full_document(1))
+    [outcome] = Sink(store).run([applied(1, np.ones(2, np.float32))])
+    assert isinstance(outcome, Failed), "there is a dead letter"
+
+    serving, state = Serving(versions={"clip": "v1"}), state_database(client, settings.mongo)
+    assert store.count_states(serving)[DocumentState.FAILED] == 1
+    assert store.count_states(serving)[DocumentState.PENDING] == 0
+    assert list(scan_unfinished(store, serving)) == []
+    assert document_state(next(iter(store.scan_states([1]))), serving) is DocumentState.FAILED
+    [shown] = store.no_room.lay_over([{"_id": 1}])
+    assert "MongoDB refused the output" in shown["_outputs"]["img"]["clip"]["error"]["message"]
+    Registry(state).announce("clip", "v1", {"dimension": 2})
+    assert wait_until_settled(store, state, timeout_seconds=0)
+
+    another = Serving(versions={"clip": "v2"})
+    assert [row["_id"] for row, _ in scan_unfinished(store, another)] == [1], "it is tried again"
+
+    store.collection.update_one({"_id": 1}, {"$set": {"img": b"small"}})
+    Sink(store).run([applied(1, np.ones(2, np.float32))])
+    assert store.count_states(serving)[DocumentState.FAILED] == 0
+    assert "error" not in outputs(store, 1)["img"]["clip"]
+
+
+def test_error_of_a_document_without_room_keeps_its_reason(store):
+    """Fails when the refusal takes its place."""
+    store.collection.insert_one(full_document(1))
+    Sink(store).run([letter(1)])
+    [shown] = store.no_room.lay_over([{"_id": 1}])
+    assert shown["_outputs"]["img"]["clip"]["error"]["type"] == "InvalidImage"
 
 
 SERVING = Serving(versions={"clip": "v1", "clip_projection": "p1"})

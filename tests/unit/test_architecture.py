@@ -35,6 +35,7 @@ LAYERS = (
     "streams.mongo",
     "streams.state_index",
     "streams.writes",
+    "streams.no_room",
     "streams.store",
     "streams.pointers",
     "streams.versions",
