@@ -2,11 +2,15 @@
 
 from collections.abc import Callable, Sequence
 
+from structlog import get_logger
+
 from streams.documents import CLIP, OutputError
 from streams.events import ImageChanged
 from streams.states import Serving
 from streams.store import DocumentStore
 from streams.writes import OutputWrite
+
+log = get_logger(__name__)
 
 
 def note_refused(
@@ -31,7 +35,8 @@ def note_refused(
         is_retryable=False,
         version=serving().versions.get(CLIP.name, ""),
     )
-    store.write_errors([_write(event, error) for event in events])
+    for reason in store.write_errors([_write(event, error) for event in events]).values():
+        log.error("document without the error that says why", error=reason[:300])
 
 
 def _write(event: ImageChanged, error: OutputError) -> OutputWrite:
