@@ -194,9 +194,7 @@ def quantile(found: Counter[str], share: float) -> float:
     return lower
 
 
-def summary(
-    stack: Stack, material: Material, is_over: Callable[[int], bool]
-) -> dict[str, Any]:
+def summary(stack: Stack, material: Material, is_over: Callable[[int], bool]) -> dict[str, Any]:
     """Insert; return count, mean, median and 95th percentile, and what the metric says of them."""
     before = observed(stack)
     seconds = latencies(stack, material, is_over)
