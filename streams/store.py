@@ -37,6 +37,7 @@ from streams.writes import (
     malformed,
     rejections,
     update_of,
+    without_room,
 )
 
 log = get_logger(__name__)
@@ -184,12 +185,13 @@ class DocumentStore:
         fields = [fields_of(write) for write in writes]
         requests = [update_of(write, f) for write, f in zip(writes, fields, strict=True)]
         rejected: dict[int, str] = {}
+        no_room: set[int] = set()
         with mongo_errors("writing outputs"):
             try:
                 written = self._collection.bulk_write(requests, ordered=False).modified_count
             except BulkWriteError as exc:
                 written = int(exc.details.get("nModified", 0))
-                rejected = rejections(exc)
+                rejected, no_room = rejections(exc), without_room(exc)
             done = set(range(len(writes))) - rejected.keys()
             if written < len(done):
                 done = self._stored(writes, fields, done)
@@ -201,16 +203,21 @@ class DocumentStore:
                     log.error("outputs of images before stay", error=refused[0][:200])
         self.no_room.forget(writes[i] for i in done)
         kept_away = set(range(len(writes))) - done - rejected.keys()
-        return WriteReport(done=done, kept_away=kept_away, rejected=rejected)
+        return WriteReport(done=done, kept_away=kept_away, rejected=rejected, no_room=no_room)
 
-    def write_errors(self, writes: Sequence[OutputWrite]) -> None:
+    def write_errors(self, writes: Sequence[OutputWrite]) -> dict[int, str]:
         """Write errors as `write_outputs` does; where there is no room for one, it stays beside.
+
+        Returns:
+            Why, by position, of those that MongoDB refused for another reason: they stand nowhere.
 
         Raises:
             StoreUnavailable: MongoDB does not answer; some writes may have been done.
         """
-        for i in self.write_outputs(writes).rejected:
+        report = self.write_outputs(writes)
+        for i in report.no_room:
             self.no_room.keep(writes[i])
+        return {i: reason for i, reason in report.rejected.items() if i not in report.no_room}
 
     def _stored(
         self,

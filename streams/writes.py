@@ -41,6 +41,9 @@ from streams.states import STATE_PATHS
 #: a time-series collection.
 _ABOUT_ALL: Final = frozenset((13, 72, 166, 263))
 
+#: BSONObjectTooLarge, and an update that makes a document larger than 16 MB.
+_TOO_LARGE: Final = frozenset((10334, 17419))
+
 #: Fields that our outputs stand in.
 _PARENTS: Final = (OUTPUTS, *sorted({f"{OUTPUTS}.{model.key}" for model in MODELS}))
 
@@ -67,11 +70,13 @@ class WriteReport:
         done: Outputs that were stored.
         kept_away: Outputs that the guard kept away, or whose document is gone.
         rejected: Message for writes that MongoDB refused.
+        no_room: Those of them that would make their document larger than MongoDB allows.
     """
 
     done: Collection[int]
     kept_away: Collection[int]
     rejected: Mapping[int, str]
+    no_room: Collection[int] = ()
 
     @property
     def written(self) -> int:
@@ -218,3 +223,9 @@ def rejections(exc: BulkWriteError) -> dict[int, str]:
     for error in (*concerns, *others):
         raise OperationFailure(str(error.get("errmsg")), error.get("code"), exc.details) from exc
     return {error["index"]: str(error.get("errmsg")) for error in errors}
+
+
+def without_room(exc: BulkWriteError) -> set[int]:
+    """Return the positions of writes that would make their document too large."""
+    errors = exc.details.get("writeErrors") or []
+    return {error["index"] for error in errors if error.get("code") in _TOO_LARGE}

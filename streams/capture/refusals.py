@@ -31,7 +31,8 @@ def note_refused(
         is_retryable=False,
         version=serving().versions.get(CLIP.name, ""),
     )
-    store.write_errors([_write(event, error) for event in events])
+    for reason in store.write_errors([_write(event, error) for event in events]).values():
+        log.error("document without the error that says why", error=reason[:300])
 
 
 def _write(event: ImageChanged, error: OutputError) -> OutputWrite:

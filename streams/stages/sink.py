@@ -63,9 +63,9 @@ class Sink:
         )
         self._store.mend([write.document_id for write in refused])
         second = self._store.write_outputs(refused)
-        self._store.write_errors(
-            [_refusal(refused[i], reason) for i, reason in second.rejected.items()]
-        )
+        errors = [_refusal(refused[i], reason) for i, reason in second.rejected.items()]
+        for reason in self._store.write_errors(errors).values():
+            log.error("neither output nor error can be stored", error=reason[:200])
         return WriteReport(
             done={*first.done, *(positions[i] for i in second.done)},
             kept_away={*first.kept_away, *(positions[i] for i in second.kept_away)},
