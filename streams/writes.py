@@ -41,6 +41,13 @@ from streams.states import STATE_PATHS
 #: a time-series collection.
 _ABOUT_ALL: Final = frozenset((13, 72, 166, 263))
 
+#: DocumentValidationFailure: the collection has a schema that does not allow what we write.
+VALIDATION: Final = 121
+SCHEMA: Final = (
+    f': its schema does not allow {OUTPUTS}; add {OUTPUTS}: {{bsonType: "object"}} to `properties`'
+    " of the collection's $jsonSchema (collMod), with no more about what is in it"
+)
+
 #: Fields that our outputs stand in.
 _PARENTS: Final = (OUTPUTS, *sorted({f"{OUTPUTS}.{model.key}" for model in MODELS}))
 
@@ -217,4 +224,8 @@ def rejections(exc: BulkWriteError) -> dict[int, str]:
     others = [error for error in errors if error.get("code") in PASSING_CODES | _ABOUT_ALL]
     for error in (*concerns, *others):
         raise OperationFailure(str(error.get("errmsg")), error.get("code"), exc.details) from exc
-    return {error["index"]: str(error.get("errmsg")) for error in errors}
+    return {error["index"]: _reason(error) for error in errors}
+
+
+def _reason(error: Mapping[str, Any]) -> str:
+    return f"{error.get('errmsg')}{SCHEMA if error.get('code') == VALIDATION else ''}"

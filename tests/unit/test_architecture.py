@@ -36,6 +36,7 @@ LAYERS = (
     "streams.state_index",
     "streams.writes",
     "streams.store",
+    "streams.rehearsal",
     "streams.pointers",
     "streams.versions",
     "streams.serving",
