@@ -63,6 +63,7 @@ class StageProcess:
         self._settings = settings
         self._stage: Stage | None = None
         self._waits_for: Callable[[], str] = lambda: ""
+        self._refused: Callable[[], tuple[int, str]] = lambda: (0, "")
         self._worker = StageWorker(spec, settings.kafka, settings.stage)
         self._rate = Rate()
 
@@ -85,7 +86,7 @@ class StageProcess:
         )
         client = connect(self._settings.mongo)
         built = wait_for(lambda: build_step(self._spec, client, self._settings))  # 2
-        step, self._waits_for = built.step, built.waits_for
+        step, self._waits_for, self._refused = built.step, built.waits_for, built.refused
         if self._spec.model is not None:
             step = self._watch(step, Suspects(state_database(client, self._settings.mongo), name))
         stage = Stage(
@@ -168,6 +169,7 @@ class StageProcess:
 
     def _report(self, stage: Stage, endpoints: Endpoints) -> Report:
         ready = self.readiness()
+        refused, refusal = self._refused()
         return Report(
             stage=self._spec.name,
             url=endpoints.url,
@@ -179,6 +181,8 @@ class StageProcess:
             versions=dict(stage.step.versions()),
             models=[self._spec.model.name] if self._spec.model and not self._waits_for() else [],
             in_flight=stage.progress.in_flight,
+            refused=refused,
+            refusal=refusal,
         )
 
 

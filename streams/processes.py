@@ -48,6 +48,9 @@ class Report:
         models: Names of the models that it applies, with a version or without; none while it is
             itself the reason that it is not ready.
         in_flight: Records taken and not acknowledged.
+        refused: Documents, of those it had lately, in which MongoDB lets it store neither outputs
+            nor errors.
+        refusal: What MongoDB says of the latest of them, and the remedy.
     """
 
     stage: str
@@ -60,6 +63,8 @@ class Report:
     versions: Mapping[str, str] = field(default_factory=dict)
     models: Sequence[str] = ()
     in_flight: int = 0
+    refused: int = 0
+    refusal: str = ""
 
 
 class Reporter:

@@ -36,6 +36,15 @@ class Status:
     problems: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def refused(self) -> list[str]:
+        """What each process says of documents in which nothing can be stored."""
+        return [
+            f"outputs of {report.refused} documents are refused: {report.refusal}"
+            for report in self.reports
+            if report.refused
+        ]
+
+    @property
     def total(self) -> int:
         """All documents."""
         return sum(self.documents.values())
@@ -49,6 +58,7 @@ class Status:
             },
             "stages": {stage: self._stage(stage) for stage in stages},
             "problems": dict(self.problems),
+            "refused": self.refused,
         }
 
     def _stage(self, name: str) -> dict[str, Any]:
@@ -154,7 +164,10 @@ def wait_until_settled(
     timeout_seconds: float,
     watch: Callable[[Status], None] = lambda _: None,
 ) -> bool:
-    """Wait until every change made so far is through; False when the time is over before that.
+    """Wait until every change made so far is through; whether it is.
+
+    It is not when the time is over, nor when all is idle and documents are left in which nothing
+    can be stored.
 
     A document that was just updated still holds its old outputs and looks finished. So, as long as
     processes report, the publisher must have passed the time of this call, and all stages must
@@ -177,7 +190,7 @@ def wait_until_settled(
             not status.reports or time.monotonic() - idle_since >= _IDLE_SECONDS
         )
         if is_idle:
-            return True
+            return not status.documents[DocumentState.PENDING]
         if time.monotonic() > deadline:
             return False
         time.sleep(_PAUSE_SECONDS)
@@ -188,7 +201,7 @@ def _has_work(report: Report) -> bool:
 
 
 def _is_idle(status: Status, state: Database[dict[str, Any]], tenant: str, now: Timestamp) -> bool:
-    if status.documents[DocumentState.PENDING]:
+    if status.documents[DocumentState.PENDING] and not status.refused:
         return False
     if any(_has_work(report) for report in status.reports):
         return False

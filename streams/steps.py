@@ -25,10 +25,12 @@ class Built:
         step: The step.
         waits_for: Says why this process is not ready whatever its neighbours do, with the remedy;
             "" when it is.
+        refused: Says in how many documents it can store nothing, and why.
     """
 
     step: Step
     waits_for: Callable[[], str] = lambda: ""
+    refused: Callable[[], tuple[int, str]] = lambda: (0, "")
 
 
 def build_step(spec: StageSpec, client: Client, settings: Settings) -> Built:
@@ -124,7 +126,8 @@ def _caption(client: Client, settings: Settings) -> Built:
 def _sink(client: Client, settings: Settings) -> Built:
     from streams.stages.sink import Sink
 
-    return Built(step=Sink(DocumentStore(client, settings.mongo)))
+    step = Sink(DocumentStore(client, settings.mongo))
+    return Built(step=step, refused=step.refused)
 
 
 #: By name of the stage.

@@ -2,11 +2,15 @@
 
 from collections.abc import Callable, Sequence
 
+from structlog import get_logger
+
 from streams.documents import CLIP, OutputError
 from streams.events import ImageChanged
 from streams.states import Serving
 from streams.store import DocumentStore
 from streams.writes import OutputWrite
+
+log = get_logger(__name__)
 
 
 def note_refused(

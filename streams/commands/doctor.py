@@ -18,6 +18,7 @@ from streams.errors import CaptionstreamError, SettingsError, StoreUnavailable
 from streams.mongo import reason_of, state_database
 from streams.processes import read_reports
 from streams.registry import Registry
+from streams.rehearsal import rehearse
 from streams.settings import ClipSettings, Settings
 from streams.stages import STAGE_BY_NAME
 from streams.store import DocumentStore
@@ -117,9 +118,10 @@ def _mongo(client: MongoClient[dict[str, Any]], settings: Settings) -> Finding:
 def _collection(store: DocumentStore) -> Finding:
     def check() -> Finding:
         store.check()
-        return Finding(subject="collection", is_ok=True, detail="takes outputs")
+        detail = "takes outputs" if rehearse(store) else "is empty"
+        return Finding(subject="collection", is_ok=True, detail=detail)
 
-    return _guarded("collection", check, "what stands there")
+    return _guarded("collection", check, "change what this names; documents wait until then")
 
 
 def _topics(settings: Settings) -> Finding:

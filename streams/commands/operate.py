@@ -63,13 +63,15 @@ def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
             out.print(f"{name}: {reason}", markup=False)
     for model, problem in now.problems.items():
         out.print(f"{model}: {problem}", markup=False)
+    for refusal in now.refused:
+        out.print(refusal, markup=False)
 
 
 def wait(
     timeout: Annotated[float, typer.Option(help="Seconds; exit code 1 when they are over.")] = 600,
     data_dir: DataDir = None,
 ) -> None:
-    """Wait until no document is pending.
+    """Wait until no document is pending, or those that are can take no output.
 
     Example: captionstream wait --timeout 60
     """
@@ -87,10 +89,12 @@ def wait(
     out.print(_documents_line(now))
     for model, problem in now.problems.items():
         err.print(f"{model}: {problem}", markup=False)
+    for refusal in now.refused:
+        err.print(refusal, markup=False)
     if not is_settled:
         err.print(
-            f"still pending after {timeout:.0f} s: see `captionstream status` for lag and"
-            " `captionstream doctor` for causes"
+            f"{now.documents[DocumentState.PENDING]} still pending: see `captionstream status` for"
+            " lag and `captionstream doctor` for causes"
         )
         raise typer.Exit(1)
 

@@ -1,6 +1,6 @@
 """The step of `sink`: the one writer. Outputs and errors go into their documents, each guarded."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
@@ -12,6 +12,7 @@ from streams.dead_letters import DeadLetter
 from streams.documents import MODEL_BY_NAME, OutputError
 from streams.errors import InvalidEvent, WriteRejected
 from streams.events import DocumentDeleted, ModelApplied, Origin
+from streams.ids import DocumentId, document_key
 from streams.stages.outcome import Failed, Input, Ok, Outcome, Result
 from streams.store import DocumentStore
 from streams.writes import OutputWrite, WriteReport
@@ -20,6 +21,8 @@ log = get_logger(__name__)
 
 #: Characters of MongoDB's reason that are stored: there is little room in such a document.
 _MOST_REASON: Final = 100
+#: Documents that are remembered because nothing can be stored in them.
+_MOST_REFUSED: Final = 10_000
 
 
 class Sink:
@@ -28,12 +31,16 @@ class Sink:
     def __init__(self, store: DocumentStore) -> None:
         """Keep the store."""
         self._store = store
+        #: Why, by key, of documents that hold neither our outputs nor our errors; the latest last.
+        self._refused: dict[bytes, str] = {}
 
     def run(self, events: Sequence[Input]) -> list[Outcome]:
         """Return one outcome for each event, after a majority has acknowledged its write."""
         planned = [_plan(event) for event in events]
         placed = [(i, item) for i, item in enumerate(planned) if isinstance(item, OutputWrite)]
         report = self._write([write for _, write in placed])
+        self._forget(placed[i][1].document_id for i in (*report.done, *report.kept_away))
+        self._forget(e.document_id for e in events if isinstance(e, DocumentDeleted))
         metrics.WRITES.labels("written").inc(report.written)
         metrics.WRITES.labels("ignored").inc(report.ignored)
         outcomes: list[Outcome] = [
@@ -63,14 +70,33 @@ class Sink:
         )
         self._store.mend([write.document_id for write in refused])
         second = self._store.write_outputs(refused)
-        errors = [_refusal(refused[i], reason) for i, reason in second.rejected.items()]
-        for reason in self._store.write_errors(errors).values():
-            log.error("neither output nor error can be stored", error=reason[:200])
+        notes = [_refusal(refused[i], reason) for i, reason in second.rejected.items()]
+        self._remember(notes, self._store.write_errors(notes))
         return WriteReport(
             done={*first.done, *(positions[i] for i in second.done)},
             kept_away={*first.kept_away, *(positions[i] for i in second.kept_away)},
             rejected={positions[i]: reason for i, reason in second.rejected.items()},
         )
+
+    def refused(self) -> tuple[int, str]:
+        """Return in how many documents neither outputs nor errors can be stored, and why."""
+        reasons = list(self._refused.values())
+        return len(reasons), reasons[-1] if reasons else ""
+
+    def _remember(self, notes: Sequence[OutputWrite], rejected: Mapping[int, str]) -> None:
+        """Without it such a document would look as if it were on its way, for ever."""
+        for position, reason in rejected.items():
+            key = document_key(notes[position].document_id)
+            self._refused.pop(key, None)
+            self._refused[key] = reason
+            log.error("neither output nor error can be stored", key=key[:100], error=reason[:300])
+        for key in list(self._refused)[:-_MOST_REFUSED]:
+            del self._refused[key]
+
+    def _forget(self, document_ids: Iterable[DocumentId]) -> None:
+        if self._refused:
+            for document_id in document_ids:
+                self._refused.pop(document_key(document_id), None)
 
     def self_test(self) -> bool:
         """There is no model that could be broken."""

@@ -40,7 +40,21 @@ def test_wait_says_when_its_time_is_over(unfinished, captionstream):
     done = captionstream("wait", "--timeout", "0.1")
     assert done.code == 1
     assert "2 documents: 0 captioned, 0 awaiting a model, 2 pending, 0 failed" in done.out
-    assert "still pending after 0 s: see `captionstream status`" in done.err
+    assert "2 still pending: see `captionstream status`" in done.err
+
+
+def test_wait_ends_and_status_says_so_when_outputs_are_refused(
+    unfinished, client, settings, captionstream
+):
+    """Fails without `refused` in `_is_idle`: `wait` would end with its time, and say nothing."""
+    report = {"stage": "sink", "url": "", "is_ready": True, "refused": 2, "refusal": "a schema"}
+    reports = state_database(client, settings.mongo)["processes"]
+    in_an_hour = {"$add": ["$$NOW", 3_600_000]}
+    reports.update_one({}, [{"$set": {**report, "at": in_an_hour}}], upsert=True)
+    said = "outputs of 2 documents are refused: a schema"
+    assert said in captionstream("status").out
+    done = captionstream("wait", "--timeout", "500")
+    assert (done.code, said in done.err) == (1, True)
 
 
 def test_reconcile_publishes_what_is_unfinished(

@@ -1,5 +1,6 @@
 """The step of `sink` on a real MongoDB."""
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -12,10 +13,11 @@ from streams import metrics
 from streams.capture.scans import scan_unfinished
 from streams.dead_letters import dead_letter_record, parse_dead_letter
 from streams.documents import Output, OutputError
-from streams.errors import WriteRejected
-from streams.events import IMAGE_CHANGED, ImageChanged, ModelApplied, Origin
+from streams.errors import StoreRefuses, WriteRejected
+from streams.events import IMAGE_CHANGED, DocumentDeleted, ImageChanged, ModelApplied, Origin
 from streams.mongo import connect, state_database
 from streams.registry import Registry
+from streams.rehearsal import rehearse
 from streams.stages.outcome import Failed, Result
 from streams.stages.sink import Sink
 from streams.states import DocumentState, Serving, document_state
@@ -191,6 +193,36 @@ def test_error_of_a_document_without_room_keeps_its_reason(store):
 
 
 SERVING = Serving(versions={"clip": "v1", "clip_projection": "p1"})
+
+
+def test_schema_that_forbids_our_field_is_told_with_what_to_add(store):
+    """Fails without `SCHEMA`, `refused` and `rehearse`: pending for ever with everything green."""
+    properties = {"_id": {}, "img": {}}
+    schema = {"$jsonSchema": {"additionalProperties": False, "properties": properties}}
+    database = store.collection.database
+    database.create_collection(store.collection.name, validator=schema)
+    assert not rehearse(store), "nothing to try it with"
+    rows = [{"_id": 1, "img": b"x"}, {"_id": 2, "img": b"x"}]
+    store.collection.insert_many(rows)
+    sink = Sink(store)
+    with pytest.raises(StoreRefuses, match=ADD):
+        rehearse(store)
+    outcomes = sink.run([applied(i, np.ones(2, np.float32)) for i in (1, 2)])
+    for outcome in outcomes:
+        assert re.search(ADD, str(outcome.error))
+    count, reason = sink.refused()
+    assert (count, bool(re.search(ADD, reason))) == (2, True)
+    assert list(store.collection.find()) == rows
+
+    properties["_outputs"] = {"bsonType": "object"}
+    database.command("collMod", store.collection.name, validator=schema)
+    assert rehearse(store)
+    assert list(store.collection.find()) == rows, "nothing is left"
+    sink.run([applied(1, np.ones(2, np.float32)), DocumentDeleted(document_id=2, source=SOURCE)])
+    assert sink.refused() == (0, "")
+
+
+ADD = r"add _outputs: .bsonType: \"object\". to `properties` of the collection's \$jsonSchema"
 
 
 def test_caption_of_the_image_before_does_not_stay(store):

@@ -37,6 +37,7 @@ LAYERS = (
     "streams.writes",
     "streams.no_room",
     "streams.store",
+    "streams.rehearsal",
     "streams.pointers",
     "streams.versions",
     "streams.serving",
