@@ -119,7 +119,7 @@ def test_collection_renamed_onto_ours_is_copied(settings, client, documents, pub
 
 
 def test_copy_begun_by_a_rename_is_finished_after_a_restart(settings, client, documents, published):
-    """Fails when `_copy_again` commits the position behind the rename without the copy."""
+    """Fails when `_follow` keeps the position behind the rename without the copy."""
     with publishing(settings, client):
         mark(documents, published, 0)
     other = documents.database[f"{documents.name}_other"]
@@ -206,7 +206,7 @@ def test_position_of_a_lost_history_is_not_committed_again(
 def test_requested_copy_keeps_what_was_acknowledged_before(
     settings, client, documents, published, monkeypatch
 ):
-    """Fails without what `take_safe` returns in `_copy_again`."""
+    """Fails when `_begin_copy` forgets what `take_safe` returns."""
     monkeypatch.setattr(term, "_REQUEST_POLL_SECONDS", 0.0)
     seldom = committing_seldom(settings)
     with publishing(seldom, client):
