@@ -9,11 +9,13 @@ from bson import ObjectId
 from bson.timestamp import Timestamp
 
 from streams.capture.copy import Copier, behind, look_at
+from streams.capture.copy_requests import CopyRequests
 from streams.capture.position import CopyState, Position
+from streams.capture.publisher import Publisher
 from streams.capture.reconciler import Reconciler
 from streams.capture.repeats import Repeater
 from streams.documents import CLIP, CLIP_PROJECTION, Output, OutputError, fingerprint
-from streams.mongo import cluster_time
+from streams.mongo import cluster_time, state_database
 from streams.states import Serving
 from streams.store import DocumentStore
 from streams.writes import OutputWrite
@@ -162,6 +164,25 @@ def test_copy_goes_on_where_it_was_and_another_round_begins_there(
     while lease.read().copy is not None:
         go_on()
     assert [len(published.of(number)) for number in range(6)] == [2, 2, 2, 2, 1, 1]
+
+
+def test_term_begins_another_round_where_the_copy_was(settings, client, store, lease, copy):
+    """A copy is asked for while one is under way. Fails without `here` in `Term._begin_copy`."""
+    store.collection.insert_one({"_id": 1, "img": b"x"})
+    state = copy()
+    assert lease.advance_copy(replace(state, last=(1,)), {})
+    lease.release()
+    CopyRequests(state_database(client, settings.mongo)).ask()
+    publisher = Publisher(settings, client)
+    stop = threading.Event()
+    thread = threading.Thread(target=publisher.run, args=(stop,))
+    thread.start()
+    try:
+        wait_until(lambda: lease.read().copy.source > state.source, doing="another copy")
+    finally:
+        stop.set()
+        thread.join(DEADLINE_SECONDS)
+    assert lease.read().copy.start == (1,)
 
 
 def test_reconciler_works_on_the_copy(settings, client, store, published, lease, copy):
