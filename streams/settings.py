@@ -393,6 +393,12 @@ class HttpSettings(Section):
     """Where a process serves /metrics, /healthz and /readyz."""
 
     host: str = Field("127.0.0.1", description="Address to bind.")
+    advertised_host: str | None = Field(
+        None,
+        min_length=1,
+        description="Host in the URLs that processes report; when absent `HTTP__HOST`, or the"
+        " machine's own address if that means all of its addresses.",
+    )
     port: int = Field(
         0, ge=0, le=65535, description="0: any free port; see `captionstream status`."
     )
