@@ -23,9 +23,6 @@ from streams.settings import HttpSettings
 
 #: Requests that are answered at once; a scraper and a supervisor need two.
 _MOST_CONNECTIONS: Final = 32
-#: After this share of the time at which a process is not healthy it is not ready: whoever looks
-#: should see it before it is restarted.
-SLOW_SHARE: Final = 0.2
 #: How often the server looks whether it is to end.
 _POLL_SECONDS: Final = 0.1
 
