@@ -12,7 +12,7 @@ import stamina
 from structlog import get_logger
 
 from streams.capture.copy_requests import CopyRequests
-from streams.endpoints import SLOW_SHARE, Check, Endpoints, serve_endpoints
+from streams.endpoints import Check, Endpoints, serve_endpoints
 from streams.errors import SettingsError, Unavailable
 from streams.mongo import connect, state_database
 from streams.offsets import reset_lost_offsets
@@ -31,7 +31,6 @@ log = get_logger(__name__)
 
 T = TypeVar("T")
 
-_SHARE_OF_STALL: Final = 0.8
 #: How often a process that is not ready looks whether it may begin.
 _LOOK_SECONDS: Final = 0.2
 
@@ -114,7 +113,7 @@ class StageProcess:
         wait_for(suspects.refresh)
         careful = CarefulStep(step, suspects, beat=self._beat)
         # Before anybody finds the process unhealthy and ends it without a note.
-        seconds = _SHARE_OF_STALL * self._settings.stage.stall_seconds
+        seconds = self._settings.stage.hung_seconds
         Watchdog(careful, suspects, seconds=seconds).start()
         return careful
 
@@ -157,7 +156,7 @@ class StageProcess:
             return reason
         if stage.waits_for:
             return f"waits for {stage.waits_for}"
-        return self._standstill(stage, SLOW_SHARE * self._settings.stage.stall_seconds)
+        return self._standstill(stage, self._settings.stage.slow_seconds)
 
     def _standstill(self, stage: Stage, seconds: float) -> str:
         """Say so if nothing moved for so long although work waits, or may wait."""

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
@@ -22,9 +23,6 @@ from streams.settings import HttpSettings
 
 #: Requests that are answered at once; a scraper and a supervisor need two.
 _MOST_CONNECTIONS: Final = 32
-#: After this share of the time at which a process is not healthy it is not ready: whoever looks
-#: should see it before it is restarted.
-SLOW_SHARE: Final = 0.2
 #: How often the server looks whether it is to end.
 _POLL_SECONDS: Final = 0.1
 
@@ -42,7 +40,7 @@ class Endpoints:
     """A running HTTP server.
 
     Attributes:
-        url: Base URL, without a slash at the end.
+        url: Base URL for others, without a slash at the end; empty if none is known to lead here.
         close: Stops it.
     """
 
@@ -145,4 +143,40 @@ def serve_endpoints(
         server.shutdown()
         server.server_close()
 
-    return Endpoints(url=f"http://{settings.host}:{server.server_port}", close=close)
+    bound, port = server.server_address[:2]
+    host = settings.advertised_host or reachable_host(settings.host, str(bound))
+    return Endpoints(url=base_url(host, port) if host else "", close=close)
+
+
+def reachable_host(host: str, bound: str) -> str:
+    """Return where others find a server: its host, or an address of this machine if it binds all.
+
+    Args:
+        host: What was to be bound.
+        bound: The address that was bound.
+
+    Returns:
+        A host or an address; empty if it binds all addresses and the machine knows none of its own.
+    """
+    if not ip_address(bound).is_unspecified:
+        return host
+    with suppress(OSError):
+        for *_, address in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET):
+            if not ip_address(address[0]).is_loopback and _is_ours(str(address[0])):
+                return str(address[0])
+    return ""
+
+
+def base_url(host: str, port: int) -> str:
+    """Return the URL of a host and a port."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _is_ours(address: str) -> bool:
+    """Whether this machine has an address: a name server may know its name by another's."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True

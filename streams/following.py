@@ -1,4 +1,4 @@
-"""Looks at something again and again, from a thread of its own."""
+"""Does something again and again, from a thread of its own that no error ends unseen."""
 
 import threading
 from collections.abc import Callable
@@ -6,7 +6,8 @@ from typing import Final
 
 from structlog import get_logger
 
-from streams.errors import StoreUnavailable
+from streams import metrics
+from streams.errors import Unavailable
 
 log = get_logger(__name__)
 
@@ -17,22 +18,27 @@ _STOP_SECONDS: Final = 5.0
 class Follower:
     """Calls `look` until it is stopped. No error ends it: what comes later would not be seen."""
 
-    def __init__(self, look: Callable[[], None], *, name: str, seconds: float) -> None:
+    def __init__(
+        self, look: Callable[[], None], *, name: str, seconds: float, at_once: bool = False
+    ) -> None:
         """Keep what is needed.
 
         Args:
             look: What is called.
-            name: What is looked at, for logs.
+            name: What is looked at or done, for logs and metrics.
             seconds: Pause between two looks.
+            at_once: Whether to begin without a pause.
         """
         self._look = look
         self._name = name
         self._seconds = seconds
+        self._first_pause = 0.0 if at_once else seconds
+        self._failure = ""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"{name}-follower", daemon=True)
 
     def start(self) -> None:
-        """Begin, with a pause first."""
+        """Begin."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -42,10 +48,21 @@ class Follower:
             self._thread.join(_STOP_SECONDS)
 
     def _run(self) -> None:
-        while not self._stop.wait(self._seconds):
+        pause = self._first_pause
+        while not self._stop.wait(pause):
+            pause = self._seconds
             try:
                 self._look()
-            except StoreUnavailable as exc:
-                log.warning("pointer not read", model=self._name, error=str(exc))
-            except Exception:
-                log.exception("pointer not followed", model=self._name)
+            except Unavailable as exc:
+                log.warning("a server is away", follower=self._name, error=str(exc))
+            except Exception as exc:
+                self._note(exc)
+            else:
+                self._failure = ""
+
+    def _note(self, exc: Exception) -> None:
+        """Count a fault of ours; one that comes again and again is logged once."""
+        metrics.FOLLOWER_ERRORS.labels(self._name).inc()
+        if self._failure != repr(exc):
+            self._failure = repr(exc)
+            log.exception("unexpected error; it is tried again", follower=self._name)

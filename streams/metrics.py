@@ -95,6 +95,13 @@ FAILED_RELOADS = Counter(
     ["model", "error"],
 )
 
+# --- threads beside the work -----------------------------------------------------------------
+FOLLOWER_ERRORS = Counter(
+    "captionstream_follower_errors",
+    "Unexpected errors of what is done again and again in the background: reports, watchdog, ...",
+    ["follower"],
+)
+
 # --- capture ------------------------------------------------------------------------------------
 CHANGES = Counter("captionstream_changes", "Changes read from the change stream.", ["operation"])
 PUBLISHED = Counter("captionstream_published_events", "Events acknowledged by Kafka.", ["origin"])

@@ -16,7 +16,7 @@ from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
 from streams.errors import SettingsError, StoreRefuses, StoreUnavailable
-from streams.settings import MongoSettings
+from streams.settings import MONGO_LONGEST, MongoSettings
 
 Document = dict[str, Any]
 
@@ -77,7 +77,7 @@ def _client(settings: MongoSettings) -> MongoClient[Document]:
             serverSelectionTimeoutMS=int(settings.timeout_seconds * 1000),
             connectTimeoutMS=int(settings.timeout_seconds * 1000),
             # Longer than any operation of ours; a half-open connection must not hang for ever.
-            socketTimeoutMS=int(settings.timeout_seconds * 3000),
+            socketTimeoutMS=int(settings.timeout_seconds * 1000 * MONGO_LONGEST),
             **_security(settings),
         )
 

@@ -4,13 +4,11 @@ Each process replaces its own report every second; a report that is no longer re
 the state of the whole pipeline can be asked with MongoDB alone, wherever the processes run.
 """
 
-import os
-import socket
-import threading
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from pymongo import timeout
@@ -18,6 +16,7 @@ from pymongo.database import Database
 from structlog import get_logger
 
 from streams.errors import StoreUnavailable
+from streams.following import Follower
 from streams.mongo import mongo_errors
 
 log = get_logger(__name__)
@@ -38,7 +37,7 @@ class Report:
 
     Attributes:
         stage: Name of the stage, or `publisher`.
-        url: Base URL of its HTTP endpoints.
+        url: Base URL of its HTTP endpoints, for others; empty if it has none that they can reach.
         is_ready: Whether it can work.
         reason: Why it is not ready.
         lag: Records that wait in its input; None while unknown.
@@ -51,6 +50,7 @@ class Report:
         refused: Documents, of those it had lately, in which MongoDB lets it store neither outputs
             nor errors.
         refusal: What MongoDB says of the latest of them, and the remedy.
+        process: Id of this life of the process; set by its `Reporter`.
     """
 
     stage: str
@@ -65,6 +65,7 @@ class Report:
     in_flight: int = 0
     refused: int = 0
     refusal: str = ""
+    process: str = ""
 
 
 class Reporter:
@@ -73,47 +74,42 @@ class Reporter:
     def __init__(self, database: Database[dict[str, Any]], describe: Callable[[], Report]) -> None:
         self._reports = database[_COLLECTION]
         self._describe = describe
-        self._id = f"{socket.gethostname()}:{os.getpid()}"
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
+        #: Of this life of the process: host and process id are the same in many containers.
+        self._id = uuid.uuid4().hex
+        self._follower = Follower(self._report, name="report", seconds=REPORT_SECONDS, at_once=True)
+        self._is_first = True
 
     def start(self) -> None:
         """Begin to report."""
-        self._thread.start()
+        self._follower.start()
 
     def stop(self) -> None:
         """Stop reporting and withdraw the report."""
-        self._stop.set()
-        self._thread.join(timeout=5)
+        self._follower.stop()
         try:
             with mongo_errors("withdrawing the process report"), timeout(_FAREWELL_SECONDS):
                 self._reports.delete_one({"_id": self._id})
         except StoreUnavailable as exc:
             log.warning("process report not withdrawn", error=str(exc))
 
-    def _run(self) -> None:
-        self._forget_the_dead()
-        while not self._stop.is_set():
-            row = {"$literal": {"_id": self._id, **asdict(self._describe())}}
-            try:
-                with mongo_errors("reporting"):
-                    self._reports.update_one(
-                        {"_id": self._id},
-                        [{"$replaceWith": {"$mergeObjects": [row, {"at": "$$NOW"}]}}],
-                        upsert=True,
-                    )
-            except StoreUnavailable as exc:
-                log.warning("process report not written", error=str(exc))
-            self._stop.wait(REPORT_SECONDS)
+    def _report(self) -> None:
+        report = replace(self._describe(), process=self._id)
+        row = {"$literal": {"_id": self._id, **asdict(report)}}
+        with mongo_errors("reporting"):
+            self._reports.update_one(
+                {"_id": self._id},
+                [{"$replaceWith": {"$mergeObjects": [row, {"at": "$$NOW"}]}}],
+                upsert=True,
+            )
+        if self._is_first:
+            self._forget_the_dead()
+            self._is_first = False
 
     def _forget_the_dead(self) -> None:
         """Remove reports that killed processes left behind long ago."""
         oldest = {"$subtract": ["$$NOW", _FORGOTTEN_AFTER_MS]}
-        try:
-            with mongo_errors("removing old process reports"):
-                self._reports.delete_many({"$expr": {"$lt": ["$at", oldest]}})
-        except StoreUnavailable as exc:
-            log.debug("old process reports not removed", error=str(exc))
+        with mongo_errors("removing old process reports"):
+            self._reports.delete_many({"$expr": {"$lt": ["$at", oldest]}})
 
 
 class Rate:

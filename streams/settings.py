@@ -5,6 +5,7 @@ table in the README is generated from this module.
 """
 
 import hashlib
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,8 @@ from pydantic_settings import SettingsError as UnreadableSettings
 from streams.errors import SettingsError
 
 ENVIRONMENT_PREFIX = "CAPTIONSTREAM_"
+#: An operation of MongoDB takes at most so many of its timeouts: a half-open connection ends then.
+MONGO_LONGEST = 3
 
 #: An address that both clients of Kafka understand: a host or an IPv6 address, and a port.
 _SERVER = re.compile(r"(?:[\w.-]+|\[[\w.:%]+\])(?::([0-9]{1,5}))?")
@@ -245,7 +248,8 @@ class ImageSettings(Section):
         7.0,
         gt=0,
         description="How long decoding may take. A batch of nothing but images that hang takes"
-        " `batch_size` / `decode_workers` times as long, which must stay below `stall_seconds`.",
+        " `batch_size` / `decode_workers` times as long, which must be less than four fifths of"
+        " `stall_seconds`.",
     )
     max_memory_bytes: int = Field(
         3 * 1024**3,
@@ -350,6 +354,16 @@ class StageSettings(Section):
         " batch for four fifths of it counts as hanging.",
     )
 
+    @property
+    def hung_seconds(self) -> float:
+        """How long a model may be at one batch: it ends before anybody finds it not healthy."""
+        return 0.8 * self.stall_seconds
+
+    @property
+    def slow_seconds(self) -> float:
+        """How long work may wait without progress until a process is not ready."""
+        return 0.2 * self.stall_seconds
+
 
 class PublisherSettings(Section):
     """From the change stream to Kafka."""
@@ -393,6 +407,12 @@ class HttpSettings(Section):
     """Where a process serves /metrics, /healthz and /readyz."""
 
     host: str = Field("127.0.0.1", description="Address to bind.")
+    advertised_host: str | None = Field(
+        None,
+        min_length=1,
+        description="Host in the URLs that processes report; when absent `HTTP__HOST`, or the"
+        " machine's own address if that means all of its addresses.",
+    )
     port: int = Field(
         0, ge=0, le=65535, description="0: any free port; see `captionstream status`."
     )
@@ -494,6 +514,44 @@ class Settings(BaseSettings):
             self.__dict__["kafka"] = self.kafka.model_copy(update=own)
         return self
 
+    @model_validator(mode="after")
+    def _limits_fit_together(self) -> Self:
+        problems = [
+            f"{shorter} is {value:g}; it must be less than {longer}, which is {limit:g}"
+            for shorter, value, longer, limit in self._limits()
+            if value >= limit
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _limits(self) -> Iterator[tuple[str, float, str, float]]:
+        """Yield what must be less than what: variable or product of some, value, and the limit."""
+        stage, stall = self.stage, "0.8 * STAGE__STALL_SECONDS"
+        turns = math.ceil(stage.batch_size / stage.decode_workers)
+        yield (
+            "IMAGE__MAX_SECONDS * STAGE__BATCH_SIZE / STAGE__DECODE_WORKERS",
+            self.image.max_seconds * turns,
+            stall,
+            stage.hung_seconds,
+        )
+        # Else a server that is away passes for a model that hangs, and a document fails for it.
+        longest = MONGO_LONGEST * self.mongo.timeout_seconds
+        yield f"{MONGO_LONGEST} * MONGO__TIMEOUT_SECONDS", longest, stall, stage.hung_seconds
+        kafka = self.kafka
+        yield (
+            "KAFKA__FETCH_WAIT_SECONDS",
+            kafka.fetch_wait_seconds,
+            "KAFKA__REQUEST_TIMEOUT_SECONDS",
+            kafka.request_timeout_seconds,
+        )
+        for name, section in (("STAGE", stage), ("LOCAL", self.local)):
+            longest = section.backoff_max_seconds
+            if section.backoff_initial_seconds > longest:
+                initial = section.backoff_initial_seconds
+                most = f"{name}__BACKOFF_MAX_SECONDS"
+                yield f"{name}__BACKOFF_INITIAL_SECONDS", initial, most, longest
+
 
 def _topic_part(tenant: str) -> str:
     """Return a name that Kafka takes; one that had to be changed ends with a hash."""
@@ -513,7 +571,7 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as exc:
         problems = "; ".join(
-            f"{ENVIRONMENT_PREFIX}{'__'.join(str(part).upper() for part in error['loc'])}:"
+            f"{ENVIRONMENT_PREFIX}{'__'.join(str(part).upper() for part in error['loc']) or '...'}:"
             f" {error['msg']}"
             for error in exc.errors(include_input=False)
         )

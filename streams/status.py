@@ -72,7 +72,7 @@ class Status:
             "lag": None if None in lags or not lags else sum(lag or 0 for lag in lags),
             "rate": round(sum(report.rate for report in mine), 2),
             "versions": versions,
-            "urls": [report.url for report in mine],
+            "urls": [report.url for report in mine if report.url],
             "reasons": [report.reason for report in mine if report.reason],
         }
 
@@ -125,10 +125,10 @@ def standing_still(before: Progress, after: Progress, *, stages: Sequence[str]) 
     """
     alive = {report.stage for report in after.reports}
     found = {name: "no process runs" for name in stages if name not in alive}
-    finished = {report.url: report.documents for report in before.reports}
-    moving = {r.stage for r in after.reports if finished.get(r.url, r.documents) != r.documents}
-    had_work = {report.url for report in before.reports if _has_work(report)}
-    stuck = {r.stage for r in after.reports if _has_work(r) and r.url in had_work}
+    finished = {report.process: report.documents for report in before.reports}
+    moving = {r.stage for r in after.reports if finished.get(r.process, r.documents) != r.documents}
+    had_work = {report.process for report in before.reports if _has_work(report)}
+    stuck = {r.stage for r in after.reports if _has_work(r) and r.process in had_work}
     if before.published == after.published < before.now:
         stuck.add(_PUBLISHER)
     return {name: "has work and finishes none" for name in sorted(stuck - moving)} | found

@@ -6,7 +6,6 @@ are those of the server.
 
 import os
 import socket
-import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from pymongo.database import Database
 from structlog import get_logger
 
 from streams.errors import LeaseLost, StoreUnavailable
+from streams.following import Follower
 from streams.mongo import mongo_errors
 
 log = get_logger(__name__)
@@ -42,7 +42,7 @@ class JobLease:
         self._seconds = lease_seconds
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._ours_until = 0.0  # of the monotonic clock
-        self._stop = threading.Event()
+        self._is_lost = False
 
     @contextmanager
     def held(self) -> Iterator[bool]:
@@ -54,14 +54,13 @@ class JobLease:
         if not self._acquire():
             yield False
             return
-        self._stop.clear()
-        heartbeat = threading.Thread(target=self._keep, name="job-lease", daemon=True)
+        self._is_lost = False
+        heartbeat = Follower(self._renew, name="job lease", seconds=self._seconds / _RENEWALS)
         heartbeat.start()
         try:
             yield True
         finally:
-            self._stop.set()
-            heartbeat.join()
+            heartbeat.stop()
             self._release()
 
     def check(self) -> None:
@@ -102,24 +101,21 @@ class JobLease:
         self._ours_until = asked + self._seconds
         return True
 
-    def _keep(self) -> None:
-        """Renew until told to stop, or until somebody else has the lease."""
-        while not self._stop.wait(self._seconds / _RENEWALS):
-            asked = time.monotonic()
-            try:
-                with mongo_errors("renewing the job's lease"):
-                    result = self._rows.update_one(
-                        {"_id": _ID, "owner": self._owner},
-                        [{"$set": {"expires_at": self._expiry()}}],
-                    )
-            except StoreUnavailable as exc:
-                log.warning("lease not renewed", reason=str(exc))
-                continue
-            if result.matched_count == 0:
-                self._ours_until = 0.0
-                log.error("lease lost")
-                return
-            self._ours_until = asked + self._seconds
+    def _renew(self) -> None:
+        """Renew, unless somebody else has the lease."""
+        if self._is_lost:
+            return
+        asked = time.monotonic()
+        with mongo_errors("renewing the job's lease"):
+            result = self._rows.update_one(
+                {"_id": _ID, "owner": self._owner},
+                [{"$set": {"expires_at": self._expiry()}}],
+            )
+        if result.matched_count == 0:
+            self._ours_until, self._is_lost = 0.0, True
+            log.error("lease lost")
+            return
+        self._ours_until = asked + self._seconds
 
     def _release(self) -> None:
         """Let the next job start at once; what fails here only makes it wait for the expiry."""

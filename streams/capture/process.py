@@ -12,7 +12,7 @@ from streams import metrics
 from streams.capture.publisher import Publisher
 from streams.capture.reconciler import Reconciler
 from streams.capture.window import Window
-from streams.endpoints import SLOW_SHARE, Check, serve_endpoints
+from streams.endpoints import Check, serve_endpoints
 from streams.mongo import connect, state_database
 from streams.processes import Rate, Report, Reporter, is_loaded, read_reports
 from streams.registry import Registry
@@ -50,7 +50,7 @@ def run_publisher(settings: Settings) -> None:
     )
 
     def readiness() -> Check:
-        return _readiness(publisher, SLOW_SHARE * settings.stage.stall_seconds)
+        return _readiness(publisher, settings.stage.slow_seconds)
 
     endpoints = serve_endpoints(
         settings.http,

@@ -2,10 +2,11 @@
 
 import http.client
 import json
-import threading
 import time
 from dataclasses import dataclass
 from typing import Final
+
+from streams.following import Follower
 
 _PAUSE_SECONDS: Final = 0.3
 _TIMEOUT_SECONDS: Final = 3.0
@@ -48,18 +49,16 @@ class Prober:
 
     def __init__(self) -> None:
         self._watched: dict[str, Health] = {}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="prober", daemon=True)
+        self._follower = Follower(self._ask_all, name="health", seconds=_PAUSE_SECONDS)
 
     def start(self) -> None:
         """Begin to ask."""
-        self._thread.start()
+        self._follower.start()
 
     def close(self) -> None:
         """Stop asking, if it ever began."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._watched.clear()
+        self._follower.stop()
 
     def watch(self, name: str, host: str, port: int) -> Health:
         """Forget what an earlier run of this process answered and watch a new one."""
@@ -71,11 +70,10 @@ class Prober:
         """Ask this process no more."""
         self._watched.pop(name, None)
 
-    def _run(self) -> None:
-        while not self._stop.wait(_PAUSE_SECONDS):
-            for health in list(self._watched.values()):
-                if not self._stop.is_set():
-                    _ask(health)
+    def _ask_all(self) -> None:
+        for name in list(self._watched):
+            if (health := self._watched.get(name)) is not None:
+                _ask(health)
 
 
 def _ask(health: Health) -> None:

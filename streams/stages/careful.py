@@ -4,7 +4,6 @@ Suspects run alone.
 """
 
 import os
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
@@ -12,6 +11,7 @@ from typing import Final
 from structlog import get_logger
 
 from streams.errors import DocumentError, ModelCrashed, ModelHung, StoreUnavailable, Unavailable
+from streams.following import Follower
 from streams.stages.outcome import Failed, Input, Outcome, Step, Waiting
 from streams.stages.suspects import Standing, Suspects
 
@@ -133,41 +133,42 @@ class Watchdog:
         self._suspects = suspects
         self._seconds = seconds
         self._end = end
-        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+        self._tick = min(_TICK_SECONDS, seconds / 10)
+        self._seen: Sequence[Input] = ()
+        self._spent = 0.0
+        self._last, self._refresh_at = time.monotonic(), 0.0
+        self._follower = Follower(self._look, name="watchdog", seconds=self._tick, at_once=True)
 
     def start(self) -> None:
         """Watch until the process ends."""
-        self._thread.start()
+        self._follower.start()
 
-    def _run(self) -> None:
-        tick = min(_TICK_SECONDS, self._seconds / 10)
-        pause = threading.Event()
-        seen: Sequence[Input] = ()
-        spent = 0.0
-        last, due = time.monotonic(), 0.0
-        while True:
-            now = time.monotonic()
-            # A process that was itself stopped for a while must not take that for the model's time.
-            spent += min(now - last, 2 * tick)
-            last = now
-            if self._step.in_hand is not seen:
-                seen, spent = self._step.in_hand, 0.0
-            if seen and spent > self._seconds:
-                self._give_up(seen)
-                return
-            if now >= due:
-                self._refresh()
-                due = now + _REFRESH_SECONDS
-            pause.wait(tick)
+    def stop(self) -> None:
+        """Watch no more."""
+        self._follower.stop()
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        # A process that was itself stopped for a while must not take that for the model's time.
+        self._spent += min(now - self._last, 2 * self._tick)
+        self._last = now
+        if self._step.in_hand is not self._seen:
+            self._seen, self._spent = self._step.in_hand, 0.0
+        if self._seen and self._spent > self._seconds:
+            self._give_up(self._seen)
+        if now >= self._refresh_at:
+            self._refresh_at = now + _REFRESH_SECONDS
+            self._refresh()
 
     def _give_up(self, events: Sequence[Input]) -> None:
         log.error("the model hangs; ending the process", events=len(events))
-        if len(events) == 1:
-            try:
+        try:
+            if len(events) == 1:
                 self._suspects.convict(events[0], self._step.versions())
-            except StoreUnavailable as exc:
-                log.warning("the hanging event is not noted", error=str(exc))
-        self._end(HUNG)
+        except StoreUnavailable as exc:
+            log.warning("the hanging event is not noted", error=str(exc))
+        finally:  # whatever cannot be noted: it hangs
+            self._end(HUNG)
 
     def _refresh(self) -> None:
         try:

@@ -15,7 +15,7 @@ from streams.errors import ProcessBroken
 from streams.events import IMAGE_CHANGED, IMAGE_FEATURIZED, ImageChanged
 from streams.ids import document_id_of, document_key
 from streams.mongo import state_database
-from streams.settings import ClipSettings, StageSettings, child_environment
+from streams.settings import ClipSettings, ImageSettings, StageSettings, child_environment
 from streams.stages.careful import HUNG
 from streams.topic_log import read_topics
 from streams.topics import create_topics, topic_name
@@ -61,8 +61,10 @@ def test_document_that_the_model_does_not_survive_fails_alone(
         update={
             "clip": ClipSettings(model=str(write_tiny_clip(tmp_path)), pretrained="random"),
             "stage": StageSettings(
-                torch_threads=1, decode_workers=1, stall_seconds=7, backoff_max_seconds=0.2
+                torch_threads=1, batch_size=4, stall_seconds=7, backoff_max_seconds=0.2
             ),
+            "image": ImageSettings(max_seconds=2.5),
+            "mongo": settings.mongo.model_copy(update={"timeout_seconds": 1.8}),
             "kafka": settings.kafka.model_copy(update={"session_timeout_seconds": 3.0}),
         }
     )

@@ -1,8 +1,10 @@
 """What a process answers over HTTP."""
 
 import json
+import socket
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 
 import pytest
 
@@ -44,6 +46,40 @@ def test_metrics_are_served(served):
     status, body = get(f"{served[0].url}/metrics")
     assert status == 200
     assert "# TYPE captionstream_documents_total counter" in body
+
+
+@pytest.fixture
+def everywhere():
+    """Serve on all addresses, with settings of their own."""
+    with ExitStack() as opened:
+
+        def serve(**settings):
+            settings = HttpSettings(host="0.0.0.0", **settings)  # noqa: S104 - a moment
+            ok = Check(is_ok=True)
+            made = serve_endpoints(settings, health=lambda: ok, readiness=lambda: ok)
+            opened.callback(made.close)
+            return made.url
+
+        yield serve
+
+
+@pytest.mark.parametrize("own", ["127.0.0.1", "127.0.1.1", "192.0.2.1"])
+def test_url_of_all_addresses_leads_here_or_there_is_none(everywhere, monkeypatch, own):
+    """Fails when the bound address is reported: all containers have http://0.0.0.0:PORT.
+
+    A name may lead to the loopback, which others cannot reach, or to another machine.
+    """
+    assert (url := everywhere()) == "" or get(f"{url}/healthz")[0] == 200
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: [(0, 0, 0, "", (own, 0))])
+    assert everywhere() == ""
+
+
+@pytest.mark.parametrize(
+    ("host", "start"),
+    [("captions.internal", "http://captions.internal:"), ("::1", "http://[::1]:")],
+)
+def test_advertised_host_is_reported(everywhere, host, start):
+    assert everywhere(advertised_host=host).startswith(start)
 
 
 def test_other_paths_are_not_found(served):

@@ -27,7 +27,7 @@ class IdleStep:
 
 @pytest.fixture
 def process():
-    settings = Settings(stage=StageSettings(stall_seconds=60))
+    settings = Settings(stage=StageSettings(stall_seconds=60, batch_size=8))
     made = StageProcess(SINK, settings)
 
     async def deliver(records):

@@ -25,6 +25,7 @@ LAYERS = (
     "streams.kafka_clients",
     "streams.topics",
     "streams.metrics",
+    "streams.following",
     "streams.offsets",
     "streams.topic_log",
     "streams.logs",
@@ -43,7 +44,6 @@ LAYERS = (
     "streams.serving",
     "streams.registry",
     "streams.seeded_projection",
-    "streams.following",
     "streams.hot_model",
     "streams.computations",
     "streams.on_demand",
@@ -211,3 +211,20 @@ def test_only_settings_reads_the_environment():
 def test_every_way_to_read_the_environment_is_seen(code):
     """Fails when only `getenv` is looked for."""
     assert list(environment_reads(ast.parse(code)))
+
+
+#: Threads whose end is seen: `/healthz` does not answer, or says that it has ended; or somebody
+#: waits for what it finds. (An event loop reports errors of what it runs and goes on.)
+_THREADS = {
+    "streams.following",
+    "streams.endpoints",
+    "streams.fetching.network",
+    "streams.fetching.turns",
+    "streams.capture.process",
+}
+
+
+def test_no_thread_can_end_unseen():
+    """What is done again and again is done by a `Follower`."""
+    started = {module for module, path in modules() if "threading.Thread(" in path.read_text()}
+    assert started == _THREADS

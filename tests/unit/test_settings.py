@@ -38,6 +38,35 @@ def test_what_is_no_address_of_a_broker_is_told(monkeypatch, server):
     assert str(caught.value).startswith(f"{variable}: Value error, {server!r} is not host:port")
 
 
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"STAGE__DECODE_WORKERS": "1"}, ["IMAGE__MAX_SECONDS", "STAGE__STALL_SECONDS"]),
+        ({"STAGE__STALL_SECONDS": "140"}, ["STAGE__DECODE_WORKERS", "STAGE__STALL_SECONDS"]),
+        ({"MONGO__TIMEOUT_SECONDS": "40"}, ["MONGO__TIMEOUT_SECONDS", "STAGE__STALL_SECONDS"]),
+        (
+            {"KAFKA__FETCH_WAIT_SECONDS": "30"},
+            ["KAFKA__FETCH_WAIT_SECONDS", "KAFKA__REQUEST_TIMEOUT_SECONDS"],
+        ),
+        (
+            {"STAGE__BACKOFF_INITIAL_SECONDS": "11"},
+            ["STAGE__BACKOFF_INITIAL_SECONDS", "STAGE__BACKOFF_MAX_SECONDS"],
+        ),
+        (
+            {"LOCAL__BACKOFF_MAX_SECONDS": "0.1"},
+            ["LOCAL__BACKOFF_INITIAL_SECONDS", "LOCAL__BACKOFF_MAX_SECONDS"],
+        ),
+    ],
+)
+def test_limits_that_do_not_fit_together_are_both_named(monkeypatch, values, named):
+    """Fails when each is judged alone; a model counts as hanging at four fifths of 140 s, 112 s."""
+    for name, value in values.items():
+        monkeypatch.setenv(f"CAPTIONSTREAM_{name}", value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert all(name in str(caught.value) for name in named)
+
+
 def test_wrong_value_names_the_variable(monkeypatch):
     monkeypatch.setenv("CAPTIONSTREAM_KAFKA__PARTITIONS", "many")
     with pytest.raises(SettingsError, match="CAPTIONSTREAM_KAFKA__PARTITIONS"):

@@ -16,7 +16,8 @@ WORK = "has work and finishes none"
 def report(stage, documents=5, *, lag=0, in_flight=0, number=1):
     return Report(
         stage=stage,
-        url=f"http://{stage}-{number}",
+        url="http://0.0.0.0:8000",
+        process=f"{stage}-{number}",
         is_ready=True,
         documents=documents,
         lag=lag,

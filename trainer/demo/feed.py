@@ -91,7 +91,11 @@ class Feed:
 def trickling(
     feed: Feed, scenes: Iterator[Scene], *, per_second: float, fold: str
 ) -> Iterator[None]:
-    """Insert scenes one by one, as long as the context lasts and there are some left."""
+    """Insert scenes one by one, as long as the context lasts and there are some left.
+
+    Raises:
+        PyMongoError: One could not be inserted.
+    """
     stop = threading.Event()
 
     def insert() -> None:
@@ -102,13 +106,13 @@ def trickling(
                 return
             feed.insert(scene, fold=fold)
 
-    thread = threading.Thread(target=insert, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        inserting = pool.submit(insert)
+        try:
+            yield
+        finally:
+            stop.set()
+        inserting.result()
 
 
 def wait_for(
