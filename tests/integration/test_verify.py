@@ -235,6 +235,34 @@ def test_refused_output_is_told_by_the_sink(world):
     assert world.findings() == {}
 
 
+def test_caption_of_an_embedding_that_finds_no_room_is_right(world):
+    """Fails without `lay_over` in `_batches`, or without `is_refused`: it cannot be made again."""
+    world.documents.update_one({"_id": 1}, {"$unset": {CLIP.path: 1}})
+    assert world.findings() == {1: "clip has to run"}
+    version = ClipEncoder(world.settings.clip).version
+    error = OutputError(
+        type="WriteRejected", message="", attempts=1, is_retryable=False, version=version
+    )
+    world.store.no_room.keep(
+        OutputWrite(document_id=1, source=Timestamp(5, 1), model=CLIP, input="", result=error)
+    )
+    world.send_letter(1, "WriteRejected", model="")
+    assert world.findings() == {}
+
+
+def test_projection_that_fails_beside_a_caption_is_right(world):
+    """Fails when an error stops what does not read it."""
+    projection = MODELS[1]
+    version = lookup(world.documents.find_one({"_id": 1}), f"{projection.path}.version")
+    world.documents.update_one({"_id": 1}, {"$unset": {projection.path: 1}})
+    error = OutputError(
+        type="ModelFailed", message="", attempts=3, is_retryable=True, version=version
+    )
+    world.write(1, projection, error)
+    world.send_letter(1, "ModelFailed", model=projection.name)
+    assert world.findings() == {}
+
+
 def test_letter_about_something_else_is_none(world):
     """Fails without the type or the source in `Failure`, or without the look at the error's age."""
     world.documents.insert_one({"_id": "worse", "img": b"no image"})
