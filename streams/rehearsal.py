@@ -54,7 +54,7 @@ def rehearse(store: DocumentStore) -> bool:
 
 def _writes(document_id: DocumentId, source: Timestamp) -> list[OutputWrite]:
     """Return outputs of both kinds and an error of every model, with every field they can have."""
-    both = (np.zeros(8, np.float32), "a text")
+    both: tuple[np.ndarray | str, ...] = (np.zeros(8, np.float32), "a text")
     results: list[Output | OutputError] = [
         Output(value=value, version=f"v{number}", score=0.0, url="u", beam_width=2)
         for number, value in enumerate(both)
