@@ -1,5 +1,6 @@
 """What is remembered of events that a model did not survive, and what is done about them."""
 
+from concurrent.futures import Future
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from streams.errors import ModelCrashed, ModelHung, StoreUnavailable
 from streams.events import ImageChanged
 from streams.mongo import state_database
 from streams.stages.careful import CarefulStep
-from streams.stages.outcome import Failed, Ok, Result
+from streams.stages.outcome import Failed, Ok, Result, Waiting
 from streams.stages.suspects import Standing, Suspects
 
 V1, V2 = {"clip": "v1"}, {"clip": "v2"}
@@ -75,6 +76,17 @@ def test_what_another_process_has_in_hand_is_suspected(make):
     mine.put_down()
     other.refresh()
     assert standings(other) == ["good"] * 3
+
+
+def test_event_whose_image_is_on_its_way_stays_suspected(make):
+    """Fails without Waiting in `_run_alone`: the model would meet it in the middle of a batch."""
+    make().take(EVENTS[:1], V1)
+    mine = make()
+    step, one, _ = careful(mine)
+    waiting = Waiting(event=EVENTS[0], until=Future())
+    step.run = lambda events: [waiting for _ in events]
+    assert one.run(EVENTS[:1]) == [waiting]
+    assert standings(mine) == standings(make()) == ["suspected", "good", "good"]
 
 
 def test_two_processes_that_end_alone_with_an_event_make_it_guilty(make):

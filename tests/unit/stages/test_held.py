@@ -2,12 +2,14 @@
 
 import asyncio
 from concurrent.futures import Future
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from streams import events
 from streams.errors import FetchFailed
+from streams.events import Origin
 from streams.settings import KafkaSettings, StageSettings
 from streams.stages import FEATURIZE
 from streams.stages.isolate import Isolator
@@ -28,7 +30,7 @@ class SlowStep(EchoStep):
     def _one(self, event):
         until = self.until.get(event.document_id)
         if until is not None and not until.done():
-            return Waiting(event=event, until=until)
+            return Waiting(event=replace(event, origin=Origin.REPLAY), until=until)
         return super()._one(event)
 
 
@@ -175,6 +177,7 @@ def test_newer_event_of_the_document_takes_the_place_of_one_that_waited():
 
     asyncio.run(scenario())
     assert {len(batch) for batch in step.batches} == {1}
+    assert step.batches[-1][0].origin is Origin.LIVE
 
 
 def test_url_whose_server_is_away_is_not_tried_again_while_others_wait():
