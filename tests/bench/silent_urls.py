@@ -22,8 +22,8 @@ from typing import Any
 
 from pymongo.collection import Collection
 
+from tests.bench.photographs import SHARED, photographs
 from tests.bench.pipeline import Pipeline
-from tests.bench.run import SHARED, load_images
 from tests.waiting import wait_until
 
 GOAL = 2.0
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--burst", type=int, default=1000, help="silent URLs at the beginning")
     parser.add_argument("--per-second", type=float, default=5.0, help="silent URLs after that")
     arguments = parser.parse_args()
-    images = load_images(arguments.images)
+    images = photographs(arguments.images).images
     hosts = [f"127.0.1.{number}" for number in range(1, arguments.hosts + 1)]
     environment = {
         **{k: v for k, v in os.environ.items() if not k.startswith("CAPTIONSTREAM_")},
