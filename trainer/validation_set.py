@@ -115,29 +115,29 @@ class ValidationSets:
             head = self._heads.find_one({"_id": name})
             if head is None:
                 return None
-            query = {"set": name, "digest": head["digest"]}
+            query = {"set": name, "digest": head.get("digest")}
             chunks = list(self._chunks.find(query).sort("number", 1))
         try:
-            entries = tuple(_entry(row) for chunk in chunks for row in chunk["entries"])
-            is_whole = digest_of(entries) == head["digest"]
+            found = ValidationSet(
+                name=name,
+                seed=head["seed"],
+                clip_version=head["clip_version"],
+                digest=head["digest"],
+                entries=tuple(_entry(row) for chunk in chunks for row in chunk["entries"]),
+                sample_size=head["sample_size"],
+                chunk_size=head["chunk_size"],
+                passed_over=head["passed_over"],
+            )
+            is_whole = digest_of(found.entries) == found.digest
         except (KeyError, TypeError, ValueError, AttributeError):
             is_whole = False
         if not is_whole:
             msg = (
-                f"validation set {name!r} is damaged: remove it from {self._heads.full_name} and"
-                " create it again"
+                f"validation set {name!r} is damaged, or of another release: remove it from"
+                f" {self._heads.full_name} and create it again"
             )
             raise InvalidValidationSet(msg)
-        return ValidationSet(
-            name=name,
-            seed=head["seed"],
-            clip_version=head["clip_version"],
-            digest=head["digest"],
-            entries=entries,
-            sample_size=head["sample_size"],
-            chunk_size=head["chunk_size"],
-            passed_over=head["passed_over"],
-        )
+        return found
 
     def get(self, name: str) -> ValidationSet:
         """Return a set.

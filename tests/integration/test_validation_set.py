@@ -141,6 +141,11 @@ def test_damaged_and_missing_sets_name_the_remedy(client, settings, documents, s
     chunks.update_one({"number": 1}, {"$set": {"entries.0.captions": ["forged"]}})
     with pytest.raises(InvalidValidationSet, match="damaged"):
         sets.get("default")
+    create(client, settings, name="old")
+    heads = state_database(client, settings.mongo)["validation_sets"]
+    heads.update_one({"_id": "old"}, {"$unset": {"passed_over": 1}})
+    with pytest.raises(InvalidValidationSet, match="create it again"):
+        sets.get("old")
     chunks.delete_many({})
     with pytest.raises(InvalidValidationSet, match="damaged"):
         sets.get("default")
