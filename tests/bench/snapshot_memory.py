@@ -61,6 +61,7 @@ def make_documents(
             rows: list[dict[str, Any]] = [
                 {
                     "_id": number,
+                    "_fold": "train",  # none is held out
                     "captions": [f"a picture of number {number}", "one more caption"],
                     "_outputs": {key: {name: _fields(vector)}},
                 }
@@ -137,7 +138,7 @@ def main() -> None:
         finally:
             mongod.stop()
         files = sum(file.stat().st_size for file in (directory / "trainer").rglob("*.parquet"))
-    assert manifest["counts"]["included"] == documents
+    assert manifest["counts"]["included"] == documents, manifest["counts"]
     at = {share: samples[int(share * (len(samples) - 1))] for share in (0.25, 0.5, 0.75, 1.0)}
     report = {
         "documents": documents,

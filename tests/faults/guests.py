@@ -47,7 +47,7 @@ def add_deadly_guest(target: Target) -> str:
     They come in once it is ready. The stack's own survives them, so none of them may be blamed: one
     death is no proof. Those of an earlier strike go first, so that none meets a second guest.
     """
-    guest = _start(target, "tests.deadly", "crashes", "0")
+    guest = _start(target, "tests.deadly", "itself", "crashes")
     strike = next(target.seeds)
     documents = target.stack.documents
 

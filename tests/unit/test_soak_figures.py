@@ -5,7 +5,9 @@ from collections import Counter
 import pytest
 
 from tests.faults.endings import endings, unasked
+from tests.faults.looks import wrong_documents
 from tests.faults.progress import longest_gap
+from tests.faults.soak import failings
 
 LOG = """\
 14:19:42 starting mongod ...
@@ -37,3 +39,23 @@ def test_ends_are_counted_and_those_nobody_asked_for_are_told():
     assert found == {("sink", 0): 1, ("sink", -9): 1, ("featurize", 0): 1, ("featurize", -15): 1}
     asked = Counter({("sink", 0): 1, ("sink", -9): 3, ("featurize", 0): 2})
     assert unasked(LOG, asked) == [LOG.splitlines()[-1].rstrip()]
+
+
+@pytest.mark.parametrize(
+    ("problem", "kind"),
+    [
+        ("clip has to run", "lost"),
+        ("clip was made from another image", "stale"),
+        ("it carries InvalidImage, and yet its image can be decoded", "wrong"),
+    ],
+)
+def test_what_was_found_before_a_healer_fails_the_soak(problem, kind):
+    """Fails when only what is found at the end counts: by then it was made anew."""
+    row = {"id": 7, "problem": problem}
+    good, bad = wrong_documents([]), wrong_documents([row])
+    assert {name for name in ("lost", "stale", "wrong") if bad[name]} == {kind}
+    nothing = {"standing_still": {}, "risen": 0, "problems": [], "errors_by_type": {}}
+    looks = [{"before": "promote_captioner", **good}, {"before": "kill_broker", **bad}]
+    report = {**good, **nothing, "found_before_healers": looks}
+    assert failings(report) == {"found_before_healers": looks[1:]}
+    assert failings({**report, "found_before_healers": looks[:1]}) == {}
