@@ -64,7 +64,7 @@ def test_every_document_is_right_whatever_was_struck(tmp_path):
             generator,
             url,
             strikes,
-            pause_seconds=(1, 4),
+            pause_seconds=(1, 3),
             freeze_seconds=8,
             look_before={kill_broker},
         )

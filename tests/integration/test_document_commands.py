@@ -21,13 +21,21 @@ def test_files_and_directories_become_documents(captionstream, documents, tmp_pa
     """Suffixes are Pillow's. Fails with a list of our own, and when directories are not entered."""
     inside = tmp_path / "trip" / "day 2" / "evening"
     inside.mkdir(parents=True)
-    for name in ("b.png", "a.JPG", "c.jfif", "day 2/d.jpe", "day 2/evening/e.avif", ".hidden"):
+    for name in (
+        "b.png",
+        "a.JPG",
+        "c.jfif",
+        "d.HEIC",
+        "day 2/d.jpe",
+        "day 2/evening/e.avif",
+        ".hidden",
+    ):
         (tmp_path / "trip" / name).write_bytes(picture())
     (tmp_path / "one").write_bytes(picture("JPEG"))
     done = captionstream("insert", str(tmp_path / "one"), str(tmp_path / "trip"))
     assert (done.code, done.err) == (0, "")
     stored = [(str(row["_id"]), row["name"], row["img"]) for row in documents.find()]
-    names = ["one", "a.JPG", "b.png", "c.jfif", "day 2/d.jpe", "day 2/evening/e.avif"]
+    names = ["one", "a.JPG", "b.png", "c.jfif", "d.HEIC", "day 2/d.jpe", "day 2/evening/e.avif"]
     assert [name for _, name, _ in stored] == names
     assert stored[0][2] == picture("JPEG")
     assert done.out.splitlines() == [f"{key}  {name}" for key, name, _ in stored]
