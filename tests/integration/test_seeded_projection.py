@@ -123,8 +123,21 @@ def test_trained_projection_comes_back_with_its_clip(registry, hot, dimension):
     assert hot.current().version == seeded, "what an operator promotes stays, if it fits"
 
 
-def test_refused_projection_does_not_come_back_with_its_clip(registry, hot):
+def test_projection_that_served_and_was_refused_later_does_not_come_back(registry, hot):
     """Fails without `refused` in `_last_that_fits`: it would be promoted for ever."""
+    serve_clip(registry, "c1", 4)
+    own = promote(registry, trained(4, "c1"))
+    promote_again(registry, own)
+    registry.refuse(registry.pointer(NAME), reason="its weights are damaged by now", serving=None)
+    hot.refresh()
+    hot.refresh()
+    assert hot.current().version != own
+    assert len(registry.history(NAME)) == 3
+    assert results(hot, clip_event("c1", 4)) == [Result.DONE]
+
+
+def test_refused_projection_does_not_come_back_with_its_clip(registry, hot):
+    """Fails when a move that was refused counts as one that served."""
     serve_clip(registry, "c1", 4)
     own = promote(registry, trained(4, "c1"))
     hot.refresh()
