@@ -15,14 +15,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bson import ObjectId
+
 from streams.settings import MongoSettings
+from streams.state_index import build_state_index
 from tests.acceptance.stack import Stack, user_environment
-from tests.bench.recaption import captioned, fill, latencies, summary
-from tests.captioner import publish_tiny_captioner
+from tests.bench.recaption import captioned, fill, latencies, promote, small, spread
 from tests.tiny import write_tiny_clip
 from tests.waiting import wait_until
 
 _MOST_RATIO = 3.0
+#: Documents that the stack itself finishes; the others are copies of them.
+_MADE = 1000
+_PIECE = 1000
 
 
 def copying(stack: Stack) -> bool:
@@ -34,12 +39,26 @@ def copying(stack: Stack) -> bool:
     return "copy" in position or is_asked
 
 
+def multiply(stack: Stack, documents: int) -> None:
+    """Copy finished documents until there are so many; no change tells of the copies."""
+    made = list(stack.documents.find())
+    name = stack.documents.full_name
+    for start in range(len(made), documents, _PIECE):
+        copies = [
+            {"op": "i", "ns": name, "o": {**made[number % len(made)], "_id": ObjectId()}}
+            for number in range(start, min(start + _PIECE, documents))
+        ]
+        stack.client.admin.command("applyOps", copies)
+
+
 def measure(stack: Stack, documents: int, idle: int, fault: str) -> dict[str, Any]:
     """Fill the stack, measure it idle, then during a copy."""
-    publish_tiny_captioner(stack.info["mongo_uri"], stack.info["database"])
-    fill(stack, documents)
+    promote(stack, small(), seed=0)
+    build_state_index(stack.documents)
+    fill(stack, small(), min(documents, _MADE), minutes=30)
+    multiply(stack, documents)
     wait_until(lambda: not copying(stack), doing="the end of the first copy")
-    before = summary(latencies(stack, lambda number: number >= idle))
+    before = spread(latencies(stack, small(), lambda number: number >= idle))
     started = time.monotonic()
     if fault == "broker":
         os.kill(stack.pids()["broker"], signal.SIGKILL)
@@ -47,9 +66,9 @@ def measure(stack: Stack, documents: int, idle: int, fault: str) -> dict[str, An
         stack.run("reconcile", "--all")
     wait_until(lambda: copying(stack), deadline_seconds=120, doing="the copy", pause_seconds=0.01)
     begun = time.monotonic()
-    during = latencies(stack, lambda number: number >= idle and not copying(stack))
+    during = latencies(stack, small(), lambda number: number >= idle and not copying(stack))
     seconds = time.monotonic() - begun
-    after = summary(during)
+    after = spread(during)
     finished = stack.metric("publisher", "captionstream_copied_documents_total", "finished")
     published = stack.metric("publisher", "captionstream_copied_documents_total", "published")
     return {

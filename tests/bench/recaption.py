@@ -194,6 +194,17 @@ def quantile(found: Counter[str], share: float) -> float:
     return lower
 
 
+def spread(seconds: list[float]) -> dict[str, float]:
+    """Return count, mean, median and 95th percentile."""
+    cuts = statistics.quantiles(seconds, n=20)
+    return {
+        "inserts": len(seconds),
+        "mean": round(statistics.mean(seconds), 3),
+        "p50": round(cuts[9], 3),
+        "p95": round(cuts[18], 3),
+    }
+
+
 def summary(stack: Stack, material: Material, is_over: Callable[[int], bool]) -> dict[str, Any]:
     """Insert; return count, mean, median and 95th percentile, and what the metric says of them."""
     before = observed(stack)
@@ -205,12 +216,8 @@ def summary(stack: Stack, material: Material, is_over: Callable[[int], bool]) ->
     )
     found = observed(stack)
     found.subtract(before)
-    cuts = statistics.quantiles(seconds, n=20)
     return {
-        "inserts": len(seconds),
-        "mean": round(statistics.mean(seconds), 3),
-        "p50": round(cuts[9], 3),
-        "p95": round(cuts[18], 3),
+        **spread(seconds),
         "metric": {
             "count": found["count"],
             "mean": round(found["sum"] / found["count"], 3),
