@@ -54,7 +54,7 @@ audit: ## known vulnerabilities of what requirements.lock names; asks a public s
 	$(VENV)/audit/bin/pip-audit -r requirements.lock --strict --disable-pip --no-deps
 
 readme: $(STAMP) ## renew the settings table in README.md
-	$(BIN)/python -m streams.reference README.md
+	$(BIN)/python -m streams.operate.reference README.md
 
 clean: ## remove the environment and all local data
 	rm -rf $(VENV) .captionstream

@@ -14,18 +14,18 @@ from structlog import get_logger
 from streams.capture.copy_requests import CopyRequests
 from streams.endpoints import Check, Endpoints, serve_endpoints
 from streams.errors import SettingsError, Unavailable
-from streams.mongo import connect, state_database
-from streams.offsets import reset_lost_offsets
-from streams.processes import Rate, Report, Reporter
+from streams.kafka.faust.worker import StageWorker
+from streams.kafka.offsets import reset_lost_offsets
+from streams.kafka.topics import group_name, topic_name
+from streams.mongo.client import connect, state_database
+from streams.mongo.processes import Rate, Report, Reporter
 from streams.settings import Settings
 from streams.stages import PROCESSES, PUBLISHER, STAGE_BY_NAME, StageSpec
 from streams.stages.careful import CarefulStep, Watchdog
 from streams.stages.outcome import Step
 from streams.stages.stage import Stage
+from streams.stages.steps import build_step
 from streams.stages.suspects import Suspects
-from streams.stages.worker import StageWorker
-from streams.steps import build_step
-from streams.topics import group_name, topic_name
 
 log = get_logger(__name__)
 

@@ -2,7 +2,7 @@
 
 import typer
 
-from streams.commands import (
+from streams.operate.commands import (
     apply,
     doctor,
     documents,
@@ -13,7 +13,7 @@ from streams.commands import (
     run,
     verify,
 )
-from streams.commands.entry import run_app
+from streams.operate.commands.entry import run_app
 
 app = typer.Typer(
     name="captionstream",

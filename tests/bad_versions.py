@@ -2,11 +2,11 @@
 
 import math
 
+from streams.contract.manifest import Bundle, Feature
 from streams.models import projection
 from streams.models.bundle import make_bundle, tensors_of
-from streams.models.manifest import Bundle, Feature
 from streams.models.projection import orthogonal_projection
-from streams.registry import Registry
+from streams.registry.versions import Registry
 from tests.captioner import tiny_captioner
 
 NAME = "conditional_lm"

@@ -3,12 +3,12 @@
 import torch
 from pymongo import MongoClient
 
-from streams.documents import CLIP, CONDITIONAL_LM
+from streams.contract.documents import CLIP, CONDITIONAL_LM
+from streams.contract.manifest import Bundle
 from streams.models.conditional_lm import ConditionalLM, to_bundle
-from streams.models.manifest import Bundle
 from streams.models.vocabulary import UNKNOWN, Vocabulary
-from streams.mongo import state_database
-from streams.registry import Registry
+from streams.mongo.client import state_database
+from streams.registry.versions import Registry
 from streams.settings import MongoSettings
 from tests.tiny import DIMENSION
 

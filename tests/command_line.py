@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 import structlog
 
-from streams.commands.entry import run_app
+from streams.operate.commands.entry import run_app
 from streams.settings import ENVIRONMENT_PREFIX, child_environment
 
 

@@ -6,12 +6,12 @@ from functools import cache
 import numpy as np
 import torch
 
-from streams.local.scenes import make_scenes
+from streams.contract.manifest import Bundle
 from streams.models.conditional_lm import ConditionalLM, autoregressive_loss, to_bundle
-from streams.models.manifest import Bundle
 from streams.models.vocabulary import Vocabulary
 from tests.tiny import DIMENSION
-from trainer.validation_set import Entry, ValidationSet
+from trainer.evaluate.validation_set import Entry, ValidationSet
+from trainer.scenes.scenes import make_scenes
 
 CLIP_VERSION = "tiny-1"
 SCENES = tuple(make_scenes(12, seed=3))

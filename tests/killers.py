@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from streams.models.image import decode_image
+from streams.images.image import decode_image
 
 
 def decode(value, limits):

@@ -5,11 +5,11 @@ Prints a line as soon as it is a member of its group.
 
 import sys
 
+from streams.kafka.faust.worker import StageWorker
 from streams.logs import configure_logging
 from streams.settings import load_settings
 from streams.stages import SINK
 from streams.stages.stage import Stage
-from streams.stages.worker import StageWorker
 
 
 async def report(*_: object, **__: object) -> None:

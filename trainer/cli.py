@@ -2,8 +2,8 @@
 
 import typer
 
-from streams.commands.entry import run_app
 from streams.logs import configure_logging
+from streams.operate.commands.entry import run_app
 from streams.settings import load_settings
 from trainer.commands.evaluate import evaluate
 from trainer.commands.fit import fit

@@ -10,9 +10,9 @@ from structlog import get_logger
 
 from streams import metrics
 from streams.capture.pipeline import Change, build_pipeline, pipeline_hash
-from streams.capture.position import Position
 from streams.errors import HistoryLost, StoreUnavailable
-from streams.mongo import reason_of
+from streams.mongo.client import reason_of
+from streams.mongo.position import Position
 
 log = get_logger(__name__)
 

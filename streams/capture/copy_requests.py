@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pymongo.database import Database
 
-from streams.mongo import mongo_errors
+from streams.mongo.client import mongo_errors
 
 _COLLECTION: Final = "requests"
 _ID: Final = "copy"

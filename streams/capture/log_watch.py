@@ -6,11 +6,12 @@ from typing import Final
 
 from structlog import get_logger
 
-from streams import events, metrics
-from streams.capture.producer import EventProducer
-from streams.offsets import is_cut
+from streams import metrics
+from streams.contract import events
+from streams.kafka.offsets import is_cut
+from streams.kafka.producer import EventProducer
+from streams.kafka.topics import topic_name
 from streams.settings import KafkaSettings
-from streams.topics import topic_name
 
 log = get_logger(__name__)
 

@@ -10,12 +10,12 @@ from structlog import get_logger
 
 from streams import metrics
 from streams.capture.publisher import Publisher
-from streams.capture.reconciler import Reconciler
 from streams.capture.window import Window
 from streams.endpoints import Check, serve_endpoints
-from streams.mongo import connect, state_database
-from streams.processes import Rate, Report, Reporter, is_loaded, read_reports
-from streams.registry import Registry
+from streams.mongo.client import connect, state_database
+from streams.mongo.processes import Rate, Report, Reporter, is_loaded, read_reports
+from streams.reconcile.reconciler import Reconciler
+from streams.registry.versions import Registry
 from streams.settings import Settings
 
 log = get_logger(__name__)

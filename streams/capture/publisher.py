@@ -10,12 +10,12 @@ from pymongo import MongoClient
 from structlog import get_logger
 
 from streams import metrics
-from streams.capture.leadership import Leadership
-from streams.capture.producer import EventProducer
 from streams.capture.term import Term
 from streams.capture.window import Window
 from streams.errors import CaptionstreamError, LeaseLost, SettingsError, Unavailable
-from streams.mongo import Document, state_database
+from streams.kafka.producer import EventProducer
+from streams.mongo.client import Document, state_database
+from streams.mongo.leadership import Leadership
 from streams.settings import Settings
 
 log = get_logger(__name__)

@@ -4,14 +4,15 @@ import threading
 
 from structlog import get_logger
 
-from streams import events, metrics
-from streams.capture.position import Position
-from streams.capture.producer import EventProducer, is_too_large
+from streams import metrics
 from streams.capture.window import Window
+from streams.contract import events
+from streams.contract.events import DocumentDeleted, ImageChanged
+from streams.contract.wire import encode_event
 from streams.errors import BrokerUnavailable
-from streams.events import DocumentDeleted, ImageChanged
+from streams.kafka.producer import EventProducer, is_too_large
+from streams.mongo.position import Position
 from streams.settings import Settings
-from streams.wire import encode_event
 
 log = get_logger(__name__)
 

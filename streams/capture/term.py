@@ -14,20 +14,20 @@ from structlog import get_logger
 from streams import metrics
 from streams.capture.change_stream import ChangeStream
 from streams.capture.copy_requests import CopyRequests
-from streams.capture.leadership import Leadership
 from streams.capture.log_watch import LogWatch
 from streams.capture.pipeline import DOCUMENT_OPERATIONS, Change, brings_documents, touches_image
-from streams.capture.position import CopyState, Position
-from streams.capture.producer import EventProducer
-from streams.capture.refusals import note_refused
 from streams.capture.sender import Sender
 from streams.capture.window import Window
+from streams.contract.events import DocumentDeleted, ImageChanged
 from streams.errors import BrokerUnavailable, HistoryLost
-from streams.events import DocumentDeleted, ImageChanged
-from streams.mongo import Document, cluster_time, state_database
-from streams.registry import Registry
+from streams.kafka.producer import EventProducer
+from streams.mongo.client import Document, cluster_time, state_database
+from streams.mongo.leadership import Leadership
+from streams.mongo.position import CopyState, Position
+from streams.mongo.store import DocumentStore
+from streams.reconcile.oversized import note_refused
+from streams.registry.versions import Registry
 from streams.settings import Settings
-from streams.store import DocumentStore
 
 log = get_logger(__name__)
 

@@ -12,11 +12,11 @@ from typing import Final
 from kafka.errors import KafkaError
 
 from streams.errors import BrokerUnavailable
+from streams.kafka.topics import connect_admin
 from streams.local.child import Child
 from streams.local.ports import is_free
 from streams.local.programs import find_program
 from streams.settings import KafkaSettings, LocalSettings
-from streams.topics import connect_admin
 
 _START_SECONDS: Final = 30.0
 _STOP_SECONDS: Final = 10.0

@@ -9,14 +9,14 @@ from pydantic import SecretStr
 
 from streams.capture.copy_requests import CopyRequests
 from streams.errors import SettingsError, Unavailable
+from streams.kafka.topics import create_topics, read_topic_states, warning_of_copies
 from streams.local.broker import Broker, find_broker
 from streams.local.mongod import Mongod, find_mongod
 from streams.local.ports import PortBook
 from streams.local.stack import BROKER, MONGOD
-from streams.mongo import connect, mongo_errors, state_database
+from streams.mongo.client import connect, mongo_errors, state_database
+from streams.mongo.store import DocumentStore
 from streams.settings import Settings
-from streams.store import DocumentStore
-from streams.topics import create_topics, read_topic_states, warning_of_copies
 
 _ASK_TIMEOUT_SECONDS: Final = 3.0
 #: The embedded broker looks for new records twice in a fetch's wait.

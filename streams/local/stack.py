@@ -16,7 +16,7 @@ import psutil
 from pydantic import SecretStr
 
 from streams.errors import SettingsError
-from streams.mongo import without_password
+from streams.mongo.client import without_password
 from streams.settings import Settings
 
 SUPERVISOR: Final = "supervisor"

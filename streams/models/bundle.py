@@ -17,9 +17,9 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from streams.documents import Model
+from streams.contract.documents import Model
+from streams.contract.manifest import WEIGHTS, Bundle, Golden, Manifest, parse_manifest
 from streams.errors import InvalidBundle
-from streams.models.manifest import WEIGHTS, Bundle, Golden, Manifest, parse_manifest
 
 MANIFEST: Final = "manifest.json"
 #: Longest manifest or weights that are read; far above any model of ours.

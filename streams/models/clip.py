@@ -17,9 +17,9 @@ from PIL import Image
 from torchvision.transforms import CenterCrop
 
 from streams.errors import InvalidImage, SettingsError
+from streams.images.image import DECODER, scale_to_centre
 from streams.models.clip_golden import golden_images
 from streams.models.clip_weights import check_weights, create_model, register_model
-from streams.models.image import DECODER, scale_to_centre
 from streams.settings import ClipSettings
 
 #: Convolutions on a CPU run about a quarter faster in this layout; the numbers are the same.

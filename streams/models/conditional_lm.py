@@ -12,7 +12,8 @@ from typing import Final
 import torch
 from torch.nn import functional
 
-from streams.documents import CONDITIONAL_LM
+from streams.contract.documents import CONDITIONAL_LM
+from streams.contract.manifest import UNCHANGED, Bundle, Feature, Golden
 from streams.errors import InvalidBundle
 from streams.models.bundle import (
     build,
@@ -23,7 +24,6 @@ from streams.models.bundle import (
     sizes_of,
 )
 from streams.models.decoding import decode_beam, decode_greedy, follow
-from streams.models.manifest import UNCHANGED, Bundle, Feature, Golden
 from streams.models.stepping import Stepper
 from streams.models.vocabulary import Vocabulary
 from streams.models.words import Normalization

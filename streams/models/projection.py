@@ -5,7 +5,8 @@ from typing import Final
 import torch
 from torch.nn import functional
 
-from streams.documents import CLIP_PROJECTION
+from streams.contract.documents import CLIP_PROJECTION
+from streams.contract.manifest import UNCHANGED, Bundle, Feature, Golden
 from streams.models.bundle import (
     build,
     check_close,
@@ -14,7 +15,6 @@ from streams.models.bundle import (
     make_bundle,
     sizes_of,
 )
-from streams.models.manifest import UNCHANGED, Bundle, Feature, Golden
 
 NAME: Final = "clip_projection"
 _GOLDEN_COUNT: Final = 2

@@ -6,9 +6,16 @@ A later model is one more entry here, in `events.py`, in `steps.py` and in `comp
 from dataclasses import dataclass
 from typing import Final
 
-from streams import events
-from streams.documents import CLIP, CLIP_PROJECTION, CONDITIONAL_LM, MODELS, Model, readers_of
-from streams.topics import TOPICS, dead_letter_topic
+from streams.contract import events
+from streams.contract.documents import (
+    CLIP,
+    CLIP_PROJECTION,
+    CONDITIONAL_LM,
+    MODELS,
+    Model,
+    readers_of,
+)
+from streams.kafka.topics import TOPICS, dead_letter_topic
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

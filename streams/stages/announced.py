@@ -15,7 +15,7 @@ from structlog import get_logger
 from streams import metrics
 from streams.errors import StoreUnavailable, Unavailable
 from streams.following import Follower
-from streams.registry import Registry
+from streams.registry.versions import Registry
 from streams.settings import ModelSettings
 from streams.stages.outcome import Input, Outcome, Step
 

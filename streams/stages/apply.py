@@ -7,13 +7,13 @@ from typing import TypeVar
 import numpy as np
 
 from streams import metrics
-from streams.documents import Model, Output
+from streams.contract.documents import Model, Output
+from streams.contract.events import DocumentDeleted, ModelApplied, Origin
+from streams.contract.manifest import Manifest
+from streams.contract.states import Recaption, is_good_enough
 from streams.errors import FeatureMismatch, InvalidEvent, ModelFailed
-from streams.events import DocumentDeleted, ModelApplied, Origin
-from streams.hot_model import Loaded
-from streams.models.manifest import Manifest
+from streams.registry.hot_model import Loaded
 from streams.stages.outcome import Failed, Input, Ok, Outcome, Result
-from streams.states import Recaption, is_good_enough
 
 M = TypeVar("M")
 

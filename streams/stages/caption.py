@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from streams.documents import CONDITIONAL_LM, Output
-from streams.hot_model import HotModel
+from streams.contract.documents import CONDITIONAL_LM, Output
 from streams.models.conditional_lm import ConditionalLM
+from streams.registry.hot_model import HotModel
 from streams.stages.apply import apply_model
 from streams.stages.outcome import Input, Outcome
 

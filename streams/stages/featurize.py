@@ -15,13 +15,13 @@ import torch
 from bson.timestamp import Timestamp
 
 from streams import metrics
-from streams.decoding.pool import DecodePool
-from streams.documents import CLIP, MODELS, Output, lookup, stored_output
+from streams.contract.documents import CLIP, MODELS, Output, lookup, stored_output
+from streams.contract.events import DocumentDeleted, ImageChanged, ModelApplied
+from streams.contract.ids import document_key
 from streams.errors import DocumentError, InvalidEvent, InvalidImage, ModelFailed
-from streams.events import DocumentDeleted, ImageChanged, ModelApplied
-from streams.ids import document_key
+from streams.images.find import AwaitedImage, Found, FoundImage, ImageSource, Postponed
+from streams.images.pool import DecodePool
 from streams.models.clip import ClipEncoder
-from streams.stages.images import AwaitedImage, Found, FoundImage, ImageSource, Postponed
 from streams.stages.outcome import Failed, Input, Ok, Outcome, Result, Waiting
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from streams.dead_letters import DeadLetter
+from streams.contract.dead_letters import DeadLetter
+from streams.contract.events import Event
 from streams.errors import CaptionstreamError
-from streams.events import Event
 
 Input = Event | DeadLetter
 

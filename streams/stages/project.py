@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from streams.documents import CLIP_PROJECTION, Output
-from streams.hot_model import HotModel
+from streams.contract.documents import CLIP_PROJECTION, Output
 from streams.models.projection import Projection
+from streams.registry.hot_model import HotModel
 from streams.stages.apply import apply_model
 from streams.stages.outcome import Input, Outcome
 

@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 
 from structlog import get_logger
 
-from streams.dead_letters import dead_letter_record
-from streams.documents import OutputError
+from streams.contract.dead_letters import dead_letter_record
+from streams.contract.documents import OutputError
+from streams.contract.events import Event, Headers, ModelApplied, Record
+from streams.contract.wire import decode_event, encode_event
 from streams.errors import CaptionstreamError, InvalidEvent
-from streams.events import Event, Headers, ModelApplied, Record
+from streams.kafka.topics import TOPICS, dead_letter_topic
 from streams.stages import StageSpec
 from streams.stages.outcome import Failed, Ok, Outcome, Result, Waiting
-from streams.topics import TOPICS, dead_letter_topic
-from streams.wire import decode_event, encode_event
 
 log = get_logger(__name__)
 

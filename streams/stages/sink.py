@@ -8,14 +8,14 @@ from typing import Final
 from structlog import get_logger
 
 from streams import metrics
-from streams.dead_letters import DeadLetter
-from streams.documents import MODEL_BY_NAME, OutputError
+from streams.contract.dead_letters import DeadLetter
+from streams.contract.documents import MODEL_BY_NAME, OutputError
+from streams.contract.events import DocumentDeleted, ModelApplied, Origin
+from streams.contract.ids import DocumentId, document_key
+from streams.contract.writes import OutputWrite, WriteReport
 from streams.errors import InvalidEvent, WriteRejected
-from streams.events import DocumentDeleted, ModelApplied, Origin
-from streams.ids import DocumentId, document_key
+from streams.mongo.store import DocumentStore
 from streams.stages.outcome import Failed, Input, Ok, Outcome, Result
-from streams.store import DocumentStore
-from streams.writes import OutputWrite, WriteReport
 
 log = get_logger(__name__)
 

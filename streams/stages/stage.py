@@ -13,10 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from structlog import get_logger
 
 from streams import metrics
-from streams.dead_letters import DeadLetter, is_replay_mark, parse_dead_letter
+from streams.contract.dead_letters import DeadLetter, is_replay_mark, parse_dead_letter
+from streams.contract.events import Record
+from streams.contract.ids import document_key
+from streams.contract.wire import decode_event, is_of
 from streams.errors import InvalidEvent
-from streams.events import Record
-from streams.ids import document_key
+from streams.kafka.topics import TOPICS
 from streams.settings import StageSettings
 from streams.stages import StageSpec
 from streams.stages.held import Held
@@ -24,8 +26,6 @@ from streams.stages.isolate import Isolator
 from streams.stages.outcome import Failed, Input, Ok, Outcome, Result, Step, Waiting
 from streams.stages.progress import Progress
 from streams.stages.records import Delivery, Message, RecordMaker
-from streams.topics import TOPICS
-from streams.wire import decode_event, is_of
 
 log = get_logger(__name__)
 

@@ -17,10 +17,10 @@ from pymongo.database import Database
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-from streams.ids import DocumentId, document_key
-from streams.mongo import mongo_errors
+from streams.contract.ids import DocumentId, document_key
+from streams.contract.wire import format_source
+from streams.mongo.client import mongo_errors
 from streams.stages.outcome import Input
-from streams.wire import format_source
 
 _NOTES: Final = "in_hand"
 _TRIED: Final = "suspects"

@@ -5,16 +5,16 @@ from itertools import islice
 import pytest
 import torch
 
-from streams.local.scenes import make_scenes
 from streams.models.clip import ClipEncoder
 from streams.settings import ClipSettings
 from tests.bench.scenes import embed
 from tests.unit.trainer.snapshots import write_snapshot
-from trainer.evaluate import evaluate_bundle
-from trainer.fit import fit
-from trainer.options import FitOptions
-from trainer.snapshot_reader import Row
-from trainer.validation_set import Entry, ValidationSet
+from trainer.evaluate.evaluate import evaluate_bundle
+from trainer.evaluate.validation_set import Entry, ValidationSet
+from trainer.fit.fit import fit
+from trainer.fit.options import FitOptions
+from trainer.scenes.scenes import make_scenes
+from trainer.snapshot.reader import Row
 
 SEEN, VALID, UNSEEN = 1200, 60, 120
 OPTIONS = FitOptions(hidden=128, rate=0.004, max_epochs=22)

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from streams.documents import fingerprint
-from streams.mongo import state_database
+from streams.contract.documents import fingerprint
+from streams.contract.states import DocumentState
+from streams.mongo.client import state_database
+from streams.mongo.store import DocumentStore
+from streams.operate.status import read_status
 from streams.settings import MongoSettings
 from streams.stages import PROCESSES
-from streams.states import DocumentState
-from streams.status import read_status
-from streams.store import DocumentStore
 from tests.acceptance.stack import COMMAND, Stack, user_environment
 from tests.captioner import publish_tiny_captioner
 from tests.faults.reload import reload_under_load

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import torch
 
-from streams.local.scenes import make_scenes
 from streams.models import conditional_lm
 from streams.models.bundle import from_directory
 from streams.models.clip import ClipEncoder
 from streams.settings import ClipSettings
-from trainer.validation_set import Entry, ValidationSet, digest_of
+from trainer.evaluate.validation_set import Entry, ValidationSet, digest_of
+from trainer.scenes.scenes import make_scenes
 
 _ENCODED_AT_ONCE = 64
 
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--clip", default="scenes", help="CAPTIONSTREAM_CLIP__MODEL")
     parser.add_argument("--pretrained", default="bundled")
     arguments = parser.parse_args()
-    from trainer.evaluate import check_clip_version, evaluate_captioner  # noqa: PLC0415 - slow
+    from trainer.evaluate.evaluate import check_clip_version, evaluate_captioner  # noqa: PLC0415 - slow
 
     torch.set_num_threads(1)  # as the stage
     encoder = ClipEncoder(ClipSettings(model=arguments.clip, pretrained=arguments.pretrained))

@@ -21,9 +21,9 @@ import torch
 from streams.models.vocabulary import UNKNOWN, Vocabulary
 from streams.models.words import join_words, normalize, words_of
 from tests.unit.trainer.snapshots import write_snapshot
-from trainer.fit import fit
-from trainer.options import FitOptions
-from trainer.snapshot_reader import Row
+from trainer.fit.fit import fit
+from trainer.fit.options import FitOptions
+from trainer.snapshot.reader import Row
 
 CAPTIONS = Path(__file__).parents[3] / "shared" / "data" / "captions_val2017.json"
 DIMENSION = 1024

@@ -17,8 +17,8 @@ from typing import Any
 
 from bson import ObjectId
 
+from streams.mongo.state_index import build_state_index
 from streams.settings import MongoSettings
-from streams.state_index import build_state_index
 from tests.acceptance.stack import Stack, user_environment
 from tests.bench.recaption import captioned, fill, latencies, promote, small, spread
 from tests.tiny import write_tiny_clip

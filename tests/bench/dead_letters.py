@@ -18,14 +18,14 @@ from pathlib import Path
 
 from bson.timestamp import Timestamp
 
-from streams.capture.producer import EventProducer
-from streams.dead_letters import dead_letter_record
-from streams.documents import OutputError
-from streams.events import IMAGE_CHANGED, ImageChanged, Record
+from streams.contract.dead_letters import dead_letter_record
+from streams.contract.documents import OutputError
+from streams.contract.events import IMAGE_CHANGED, ImageChanged, Record
+from streams.contract.wire import encode_event
+from streams.kafka.producer import EventProducer
+from streams.kafka.topics import create_topics, dead_letter_topic
 from streams.local.broker import Broker, find_broker
 from streams.settings import KafkaSettings, LocalSettings, Settings, child_environment
-from streams.topics import create_topics, dead_letter_topic
-from streams.wire import encode_event
 from tests.ports import free_port
 
 _MOST_GROWTH = 1.25

@@ -14,7 +14,7 @@ import psutil
 from pymongo import MongoClient
 from pymongo.collection import Collection
 
-from streams.state_index import STATE_INDEX, build_state_index
+from streams.mongo.state_index import STATE_INDEX, build_state_index
 from tests.waiting import wait_until
 
 #: Documents inserted and not yet finished: enough that no stage ever waits for input.

@@ -31,14 +31,14 @@ import torch
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-from streams.documents import CLIP, CONDITIONAL_LM
+from streams.contract.documents import CLIP, CONDITIONAL_LM
+from streams.contract.manifest import Bundle
 from streams.models.conditional_lm import ConditionalLM, to_bundle
-from streams.models.manifest import Bundle
 from streams.models.vocabulary import UNKNOWN, Vocabulary
-from streams.mongo import connect, state_database
-from streams.registry import Registry
+from streams.mongo.client import connect, state_database
+from streams.mongo.state_index import STATE_INDEX, build_state_index
+from streams.registry.versions import Registry
 from streams.settings import MongoSettings
-from streams.state_index import STATE_INDEX, build_state_index
 from tests.acceptance.stack import Stack, user_environment
 from tests.bench.photographs import SHARED, photographs
 from tests.captioner import tiny_captioner

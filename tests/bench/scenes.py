@@ -12,12 +12,12 @@ from itertools import islice
 
 import torch
 
-from streams.local.scenes import make_scenes
 from streams.models.clip import ClipEncoder
 from streams.models.conditional_lm import ConditionalLM, autoregressive_loss
 from streams.models.vocabulary import Vocabulary
 from streams.settings import ClipSettings
-from trainer.scene_judge import is_right
+from trainer.scenes.judge import is_right
+from trainer.scenes.scenes import make_scenes
 
 SEEN, FRESH, BATCH, RATE, BEAM = 1700, 300, 50, 1e-3, 5
 

@@ -23,12 +23,12 @@ import numpy as np
 import psutil
 from bson.timestamp import Timestamp
 
-from streams.documents import CLIP, Output, output_fields
+from streams.contract.documents import CLIP, Output, output_fields
 from streams.local.mongod import Mongod, find_mongod
-from streams.mongo import connect, state_database
-from streams.registry import Registry
+from streams.mongo.client import connect, state_database
+from streams.mongo.store import DocumentStore
+from streams.registry.versions import Registry
 from streams.settings import MongoSettings, Settings
-from streams.store import DocumentStore
 from tests.bench.photographs import SHARED, photographs
 from tests.ports import free_port
 

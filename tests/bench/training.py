@@ -26,13 +26,13 @@ import torch
 
 from streams.models.conditional_lm import ConditionalLM, autoregressive_loss
 from tests.unit.trainer.snapshots import write_snapshot
-from trainer.captioner import CAPTIONER
-from trainer.fit import material_of
-from trainer.fitting import Fitting
-from trainer.options import FitOptions
-from trainer.plugs import Task
-from trainer.snapshot_reader import Row
-from trainer.splitter import batches
+from trainer.fit.captioner import CAPTIONER
+from trainer.fit.fit import material_of
+from trainer.fit.fitting import Fitting
+from trainer.fit.options import FitOptions
+from trainer.fit.plugs import Task
+from trainer.fit.splitter import batches
+from trainer.snapshot.reader import Row
 
 DIMENSION = 1024
 GOAL = 0.9

@@ -6,14 +6,14 @@ from typing import Any
 
 from pymongo.errors import PyMongoError
 
-from streams.capture.producer import publish_all
-from streams.documents import CLIP, CONDITIONAL_LM
+from streams.contract.documents import CLIP, CONDITIONAL_LM
+from streams.contract.events import IMAGE_CHANGED, Record
 from streams.errors import BrokerUnavailable, CaptionstreamError
-from streams.events import IMAGE_CHANGED, Record
-from streams.mongo import state_database
-from streams.registry import Registry
-from streams.topic_log import read_topics
-from streams.topics import TOPICS, dead_letter_topic, topic_name
+from streams.kafka.producer import publish_all
+from streams.kafka.topic_log import read_topics
+from streams.kafka.topics import TOPICS, dead_letter_topic, topic_name
+from streams.mongo.client import state_database
+from streams.registry.versions import Registry
 from tests.captioner import publish_tiny_captioner, tiny_captioner
 from tests.faults.load import picture
 from tests.faults.target import INJECTED, Target

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 from pymongo.errors import PyMongoError
 
-from streams.mongo import state_database
+from streams.mongo.client import state_database
 from streams.settings import child_environment
 from tests.faults.target import PROCESSES, Target
 from tests.waiting import wait_until

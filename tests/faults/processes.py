@@ -11,14 +11,14 @@ from bson.timestamp import Timestamp
 from kafka import KafkaConsumer, TopicPartition
 from pymongo import MongoClient
 
-from streams.capture.producer import EventProducer
-from streams.documents import Output
-from streams.events import IMAGE_FEATURIZED, ModelApplied, Origin, Record
-from streams.kafka_security import client_arguments
+from streams.contract.documents import Output
+from streams.contract.events import IMAGE_FEATURIZED, ModelApplied, Origin, Record
+from streams.contract.wire import encode_event
+from streams.kafka.producer import EventProducer
+from streams.kafka.security import client_arguments
+from streams.kafka.topics import group_name, topic_name
 from streams.settings import HttpSettings, KafkaSettings, Settings, child_environment
 from streams.stages import StageSpec
-from streams.topics import group_name, topic_name
-from streams.wire import encode_event
 from tests.ports import free_port
 
 #: Events that a process has finished.

@@ -21,12 +21,12 @@ from typing import Any
 import torch
 from PIL import Image
 
-from streams.documents import CLIP, CONDITIONAL_LM, decode_vector
+from streams.contract.documents import CLIP, CONDITIONAL_LM, decode_vector
+from streams.contract.states import Recaption
 from streams.models import conditional_lm
-from streams.mongo import connect, state_database
-from streams.registry import Registry
+from streams.mongo.client import connect, state_database
+from streams.registry.versions import Registry
 from streams.settings import MongoSettings
-from streams.states import Recaption
 from tests.acceptance.stack import Stack, user_environment
 from tests.bad_versions import publish_bad_versions
 from tests.captioner import tiny_captioner

@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from streams.documents import CLIP_PROJECTION, CONDITIONAL_LM, MODELS
+from streams.contract.documents import CLIP_PROJECTION, CONDITIONAL_LM, MODELS
 from streams.settings import (
     ClipSettings,
     FetchSettings,

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 
 import psutil
 
+from streams.contract.events import IMAGE_CHANGED, IMAGE_FEATURIZED, ImageChanged, Origin
+from streams.contract.wire import decode_event
 from streams.errors import BrokerUnavailable, InvalidEvent
-from streams.events import IMAGE_CHANGED, IMAGE_FEATURIZED, ImageChanged, Origin
+from streams.kafka.topic_log import read_topics
+from streams.kafka.topics import topic_name
 from streams.settings import Settings
-from streams.topic_log import read_topics
-from streams.topics import topic_name
-from streams.wire import decode_event
 from tests.acceptance.stack import Stack
 from tests.faults.clock import JumpingClock
 from tests.faults.endings import Ending

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from streams.mongo import connect, state_database
-from streams.processes import Report, Reporter, read_reports
+from streams.mongo.client import connect, state_database
+from streams.mongo.processes import Report, Reporter, read_reports
 from streams.settings import child_environment
 from tests.faults.clock import JumpingClock
 from tests.waiting import wait_until

@@ -9,17 +9,17 @@ from contextlib import closing
 import psutil
 import pytest
 
-from streams.capture.producer import publish_all
-from streams.dead_letter_log import DeadLetterLog, Wanted
+from streams.contract.events import IMAGE_CHANGED, IMAGE_FEATURIZED, ImageChanged
+from streams.contract.ids import document_id_of, document_key
+from streams.contract.wire import encode_event
 from streams.errors import ProcessBroken
-from streams.events import IMAGE_CHANGED, IMAGE_FEATURIZED, ImageChanged
-from streams.ids import document_id_of, document_key
-from streams.mongo import state_database
+from streams.kafka.producer import publish_all
+from streams.kafka.topic_log import read_topics
+from streams.kafka.topics import create_topics, topic_name
+from streams.mongo.client import state_database
+from streams.operate.dead_letter_log import DeadLetterLog, Wanted
 from streams.settings import ClipSettings, ImageSettings, StageSettings, child_environment
 from streams.stages.careful import HUNG
-from streams.topic_log import read_topics
-from streams.topics import create_topics, topic_name
-from streams.wire import encode_event
 from tests.faults.guests import white
 from tests.faults.load import picture
 from tests.tiny import write_tiny_clip

@@ -3,7 +3,7 @@
 import os
 import signal
 
-from streams.topics import create_topics
+from streams.kafka.topics import create_topics
 from tests.integration.conftest import publishing
 from tests.integration.test_capture_faults import limited
 from tests.waiting import wait_until

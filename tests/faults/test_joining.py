@@ -8,10 +8,10 @@ from contextlib import ExitStack
 
 import pytest
 
-from streams.events import IMAGE_FEATURIZED
+from streams.contract.events import IMAGE_FEATURIZED
+from streams.kafka.topics import create_topics
 from streams.settings import StageSettings
 from streams.stages import SINK
-from streams.topics import create_topics
 from tests.faults.processes import (
     OLDEST,
     acknowledged,

@@ -4,11 +4,11 @@ import pytest
 from pymongo import MongoClient
 
 from streams import metrics
+from streams.kafka.topics import create_topics
 from streams.local.mongod import Mongod
-from streams.mongo import connect
+from streams.mongo.client import connect
+from streams.mongo.store import DocumentStore
 from streams.settings import MongoSettings
-from streams.store import DocumentStore
-from streams.topics import create_topics
 from tests.faults.programs import write_mongod
 from tests.integration.conftest import Published, publishing
 from tests.ports import free_port

@@ -8,11 +8,11 @@ import sys
 import pytest
 from pydantic import SecretStr
 
-from streams.events import IMAGE_CHANGED, IMAGE_FEATURIZED, ImageChanged
+from streams.contract.events import IMAGE_CHANGED, IMAGE_FEATURIZED, ImageChanged
+from streams.contract.wire import encode_event
+from streams.kafka.topics import create_topics
 from streams.settings import ClipSettings, StageSettings, child_environment
 from streams.stages import FEATURIZE, SINK
-from streams.topics import create_topics
-from streams.wire import encode_event
 from tests.faults.load import picture
 from tests.faults.processes import (
     DONE,

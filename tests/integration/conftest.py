@@ -5,24 +5,24 @@ from contextlib import closing, contextmanager, suppress
 
 import pytest
 
-from streams import events
-from streams.capture.copy import Copier
-from streams.capture.leadership import Leadership
 from streams.capture.publisher import Publisher
-from streams.capture.repeats import Repeater
 from streams.cli import app
-from streams.decoding.pool import DecodePool
+from streams.contract import events
+from streams.contract.events import DocumentDeleted
+from streams.contract.ids import document_id_of
+from streams.contract.wire import decode_event
 from streams.errors import CaptionstreamError
-from streams.events import DocumentDeleted
-from streams.ids import document_id_of
+from streams.images.pool import DecodePool
+from streams.kafka.topic_log import read_topics
+from streams.kafka.topics import create_topics, topic_name
 from streams.local.broker import Broker, find_broker
-from streams.mongo import connect, state_database
-from streams.registry import Registry
+from streams.mongo.client import connect, state_database
+from streams.mongo.leadership import Leadership
+from streams.mongo.store import DocumentStore
+from streams.reconcile.copy import Copier
+from streams.reconcile.repeats import Repeater
+from streams.registry.versions import Registry
 from streams.settings import ImageSettings, LocalSettings
-from streams.store import DocumentStore
-from streams.topic_log import read_topics
-from streams.topics import create_topics, topic_name
-from streams.wire import decode_event
 from tests.command_line import CommandLine
 from tests.ports import free_port
 from tests.waiting import DEADLINE_SECONDS, wait_until

@@ -5,17 +5,17 @@ import time
 import numpy as np
 import pytest
 
-from streams.documents import CLIP
+from streams.contract.documents import CLIP
+from streams.contract.events import DocumentDeleted
 from streams.errors import Unavailable
-from streams.events import DocumentDeleted
 from streams.models.clip_golden import encode_golden, golden_difference
-from streams.mongo import connect, state_database
-from streams.registry import Registry
+from streams.mongo.client import connect, state_database
+from streams.registry.versions import Registry
 from streams.settings import ClipSettings, ModelSettings, MongoSettings, Settings
 from streams.stages import FEATURIZE
 from streams.stages.announced import AnnouncedStep
 from streams.stages.outcome import Ok, Result
-from streams.steps import build_step
+from streams.stages.steps import build_step
 from tests.tiny import write_tiny_clip
 from tests.waiting import wait_until
 

@@ -12,16 +12,16 @@ from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
 from streams.capture import term
-from streams.capture.copy import behind, look_at
-from streams.capture.position import CopyState
-from streams.capture.producer import EventProducer
-from streams.capture.reconciler import Reconciler
-from streams.documents import CLIP, CLIP_PROJECTION, Output, OutputError, lookup
+from streams.contract.documents import CLIP, CLIP_PROJECTION, Output, OutputError, lookup
+from streams.contract.states import Serving
+from streams.contract.writes import OutputWrite
 from streams.errors import InvalidBundle
-from streams.mongo import cluster_time, state_database
-from streams.states import Serving
-from streams.store import DocumentStore
-from streams.writes import OutputWrite
+from streams.kafka.producer import EventProducer
+from streams.mongo.client import cluster_time, state_database
+from streams.mongo.position import CopyState
+from streams.mongo.store import DocumentStore
+from streams.reconcile.copy import behind, look_at
+from streams.reconcile.reconciler import Reconciler
 from tests.integration.conftest import held_lease, publishing
 from tests.integration.test_publisher import MARK, fail_command, mark, position_row
 from tests.waiting import DEADLINE_SECONDS, wait_until

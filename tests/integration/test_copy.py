@@ -8,17 +8,17 @@ import pytest
 from bson import ObjectId
 from bson.timestamp import Timestamp
 
-from streams.capture.copy import Copier, behind, look_at
 from streams.capture.copy_requests import CopyRequests
-from streams.capture.position import CopyState, Position
 from streams.capture.publisher import Publisher
-from streams.capture.reconciler import Reconciler
-from streams.capture.repeats import Repeater
-from streams.documents import CLIP, CLIP_PROJECTION, Output, OutputError, fingerprint
-from streams.mongo import cluster_time, state_database
-from streams.states import Serving
-from streams.store import DocumentStore
-from streams.writes import OutputWrite
+from streams.contract.documents import CLIP, CLIP_PROJECTION, Output, OutputError, fingerprint
+from streams.contract.states import Serving
+from streams.contract.writes import OutputWrite
+from streams.mongo.client import cluster_time, state_database
+from streams.mongo.position import CopyState, Position
+from streams.mongo.store import DocumentStore
+from streams.reconcile.copy import Copier, behind, look_at
+from streams.reconcile.reconciler import Reconciler
+from streams.reconcile.repeats import Repeater
 from tests.integration.conftest import held_lease
 from tests.waiting import DEADLINE_SECONDS, wait_until
 

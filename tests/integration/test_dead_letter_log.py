@@ -5,17 +5,17 @@ from contextlib import closing
 
 import pytest
 
-from streams.capture.producer import publish_all
 from streams.cli import app
-from streams.dead_letter_log import DeadLetterLog, Failure, Wanted
-from streams.dead_letters import dead_letter_record
-from streams.documents import OutputError
-from streams.events import IMAGE_CHANGED, ImageChanged, Record
-from streams.ids import document_key
-from streams.mongo import cluster_time
-from streams.topic_log import read_topics
-from streams.topics import create_topics, dead_letter_topic, topic_name
-from streams.wire import encode_event
+from streams.contract.dead_letters import dead_letter_record
+from streams.contract.documents import OutputError
+from streams.contract.events import IMAGE_CHANGED, ImageChanged, Record
+from streams.contract.ids import document_key
+from streams.contract.wire import encode_event
+from streams.kafka.producer import publish_all
+from streams.kafka.topic_log import read_topics
+from streams.kafka.topics import create_topics, dead_letter_topic, topic_name
+from streams.mongo.client import cluster_time
+from streams.operate.dead_letter_log import DeadLetterLog, Failure, Wanted
 from tests.command_line import CommandLine
 
 

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from pillow_heif import register_heif_opener
 
-from streams.decoding.pool import DecodePool
 from streams.errors import InvalidImage, Unavailable
-from streams.models.image import decode_image
+from streams.images.image import decode_image
+from streams.images.pool import DecodePool
 from streams.settings import ImageSettings
 from tests.descriptors import descriptors
 from tests.waiting import wait_until

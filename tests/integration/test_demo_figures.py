@@ -2,7 +2,7 @@
 
 import pytest
 
-from streams.documents import CLIP, CLIP_PROJECTION, CONDITIONAL_LM, MODELS
+from streams.contract.documents import CLIP, CLIP_PROJECTION, CONDITIONAL_LM, MODELS
 from trainer.demo.feed import (
     CAPTIONED,
     CAPTIONED_OR_FAILED,

@@ -5,15 +5,15 @@ import io
 import huggingface_hub
 import pytest
 
-from streams.commands.doctor import examine
 from streams.errors import SettingsError, StoreRefuses
+from streams.kafka.topics import create_topics
 from streams.local.child import Child
 from streams.local.mongod import find_mongod
 from streams.local.supervisor import run_stack
-from streams.mongo import connect, state_database
-from streams.registry import Registry
+from streams.mongo.client import connect, state_database
+from streams.operate.commands.doctor import examine
+from streams.registry.versions import Registry
 from streams.settings import ClipSettings
-from streams.topics import create_topics
 from tests.captioner import tiny_captioner
 from tests.ports import free_port
 from tests.tiny import write_tiny_clip

@@ -6,7 +6,7 @@ import json
 import pytest
 from PIL import Image
 
-from streams.documents import CLIP
+from streams.contract.documents import CLIP
 
 MB = 1 << 20
 

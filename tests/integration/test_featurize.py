@@ -18,22 +18,22 @@ from bson.timestamp import Timestamp
 from PIL import Image
 
 from streams import metrics
-from streams.decoding.pool import DecodePool
-from streams.documents import CLIP, CLIP_PROJECTION, Output, fingerprint
+from streams.contract.documents import CLIP, CLIP_PROJECTION, Output, fingerprint
+from streams.contract.events import DocumentDeleted, ImageChanged, ModelApplied, Origin
+from streams.contract.writes import OutputWrite
 from streams.errors import FetchFailed, InvalidEvent, InvalidImage, InvalidUrl, ModelFailed
-from streams.events import DocumentDeleted, ImageChanged, ModelApplied, Origin
-from streams.fetching import turns
-from streams.fetching.fetcher import Fetcher
-from streams.fetching.turns import FetchQueue
+from streams.images import turns
+from streams.images.fetcher import Fetcher
+from streams.images.find import ImageSource
+from streams.images.pool import DecodePool
+from streams.images.turns import FetchQueue
 from streams.models.clip import ClipEncoder
-from streams.mongo import connect
+from streams.mongo.client import connect
+from streams.mongo.store import DocumentStore
 from streams.settings import ClipSettings, FetchSettings, ImageSettings
 from streams.stages.featurize import Featurize
-from streams.stages.images import ImageSource
 from streams.stages.outcome import Failed, Ok, Result, Waiting
 from streams.stages.sink import Sink
-from streams.store import DocumentStore
-from streams.writes import OutputWrite
 from tests.integration.conftest import publishing
 from tests.tiny import DIMENSION, write_tiny_clip
 from tests.waiting import DEADLINE_SECONDS

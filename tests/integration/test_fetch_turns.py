@@ -5,8 +5,8 @@ from concurrent.futures import wait
 import pytest
 
 from streams.errors import FetchFailed, InvalidUrl
-from streams.fetching import turns
-from streams.fetching.turns import FetchQueue
+from streams.images import turns
+from streams.images.turns import FetchQueue
 from streams.settings import FetchSettings
 from tests.integration.test_fetcher import BODY, fetcher, server, serving, url
 from tests.waiting import DEADLINE_SECONDS

@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams.errors import FetchFailed, InvalidUrl, SettingsError
-from streams.fetching import network
-from streams.fetching.fetcher import Fetcher, host_of
-from streams.fetching.network import resolve
+from streams.images import network
+from streams.images.fetcher import Fetcher, host_of
+from streams.images.network import resolve
 from streams.logs import configure_logging
 from streams.settings import FetchSettings, LogSettings, Settings, child_environment
 

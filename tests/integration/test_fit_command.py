@@ -16,8 +16,8 @@ from streams.models.bundle import from_directory
 from tests.unit.trainer.snapshots import colour_rows, write_snapshot
 from tests.waiting import DEADLINE_SECONDS
 from trainer.commands.fit import fit
-from trainer.fit import BUNDLE
-from trainer.fitting import HISTORY
+from trainer.fit.fit import BUNDLE
+from trainer.fit.fitting import HISTORY
 
 #: A shell that starts a program in the background lets it ignore this signal; this one does not.
 PROGRAM = """

@@ -6,10 +6,10 @@ import threading
 import pytest
 from aiokafka.consumer.subscription_state import SubscriptionState
 
-from streams import events
+from streams.contract import events
+from streams.kafka.faust.worker import StageWorker
+from streams.kafka.topics import create_topics, topic_name
 from streams.stages import FEATURIZE
-from streams.stages.worker import StageWorker
-from streams.topics import create_topics, topic_name
 from tests.unreadable import send
 from tests.waiting import wait_until
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from streams.decoding.pool import DecodePool
 from streams.errors import InvalidImage
-from streams.models.image import _formats
+from streams.images.image import _formats
+from streams.images.pool import DecodePool
 from streams.settings import ImageSettings
 
 LIMITS = ImageSettings(max_pixels=1_000_000)

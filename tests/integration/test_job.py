@@ -10,21 +10,21 @@ from prometheus_client.parser import text_string_to_metric_families
 from pymongo import MongoClient
 
 from streams.errors import InvalidBundle, LeaseLost, SettingsError, TooLittleData
-from streams.mongo import state_database
-from streams.registry import Registry
+from streams.mongo.client import state_database
+from streams.registry.versions import Registry
 from streams.settings import MongoSettings
 from tests.fitted import CLIP_VERSION, fitted_bundle, scene_set
 from tests.tiny import DIMENSION
 from tests.waiting import DEADLINE_SECONDS, wait_until
-from trainer.decisions import Decisions
-from trainer.evaluate import evaluate_bundle
-from trainer.gate import Gate
-from trainer.job import Job, Steps
-from trainer.job_metrics import write_job_metrics
-from trainer.lease import JobLease
-from trainer.publish import publish
-from trainer.runs import Outcome, Runs
-from trainer.snapshot import ClusterTime, Counts, Snapshot, SnapshotManifest
+from trainer.evaluate.evaluate import evaluate_bundle
+from trainer.job.decisions import Decisions
+from trainer.job.gate import Gate
+from trainer.job.job import Job, Steps
+from trainer.job.job_metrics import write_job_metrics
+from trainer.job.lease import JobLease
+from trainer.job.publish import publish
+from trainer.job.runs import Outcome, Runs
+from trainer.snapshot.files import ClusterTime, Counts, Snapshot, SnapshotManifest
 
 NAME = "conditional_lm"
 

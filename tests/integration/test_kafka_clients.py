@@ -2,8 +2,8 @@
 
 import threading
 
+from streams.kafka.topics import connect_admin
 from streams.settings import KafkaSettings
-from streams.topics import connect_admin
 
 
 def test_connected_client_works_until_it_is_closed(kafka):

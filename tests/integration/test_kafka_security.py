@@ -7,16 +7,16 @@ import warnings
 import faust
 import pytest
 
-from streams import events
-from streams.capture.producer import EventProducer
+from streams.contract import events
+from streams.contract.events import Record
 from streams.errors import BrokerUnavailable, SettingsError
-from streams.events import Record
-from streams.offsets import reset_lost_offsets
+from streams.kafka.faust.application import build_app
+from streams.kafka.offsets import reset_lost_offsets
+from streams.kafka.producer import EventProducer
+from streams.kafka.topic_log import read_topics
+from streams.kafka.topics import create_topics, read_topic_states, topic_name
 from streams.settings import KafkaSettings
 from streams.stages import SINK
-from streams.stages.application import build_app
-from streams.topic_log import read_topics
-from streams.topics import create_topics, read_topic_states, topic_name
 from tests.secured import gated_broker, write_certificates
 from tests.waiting import wait_until
 

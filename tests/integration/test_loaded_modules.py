@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
     "modules",
     [
         "streams.app, streams.stages.sink, streams.capture.process",
-        "streams.decoding.worker",
+        "streams.images.decoder",
         "trainer.cli",
     ],
 )

@@ -6,9 +6,9 @@ import pytest
 from kafka import KafkaProducer
 
 from streams.errors import BrokerUnavailable, SettingsError
+from streams.kafka.topics import create_topics, read_topic_states
 from streams.local.broker import Broker, find_broker
 from streams.settings import KafkaSettings, LocalSettings
-from streams.topics import create_topics, read_topic_states
 from tests.ports import free_port
 
 

@@ -1,10 +1,11 @@
 """A broker that is not ours to supervise loses its log: the publisher finds out by itself."""
 
-from streams import events, metrics
+from streams import metrics
 from streams.capture.copy_requests import CopyRequests
-from streams.mongo import state_database
-from streams.offsets import is_cut
-from streams.topics import create_topics, topic_name
+from streams.contract import events
+from streams.kafka.offsets import is_cut
+from streams.kafka.topics import create_topics, topic_name
+from streams.mongo.client import state_database
 from tests.integration.conftest import Published, publishing
 from tests.integration.test_capture_faults import limited
 from tests.integration.test_publisher import mark

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 import pytest
 from typer.testing import CliRunner
 
-from streams.commands.models import models
-from streams.mongo import connect, state_database
-from streams.processes import Report, Reporter, read_reports
-from streams.registry import Registry
+from streams.mongo.client import connect, state_database
+from streams.mongo.processes import Report, Reporter, read_reports
+from streams.operate.commands.models import models
+from streams.registry.versions import Registry
 from tests.captioner import tiny_captioner
 from tests.waiting import wait_until
 

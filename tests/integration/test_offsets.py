@@ -3,15 +3,17 @@
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
 
-from streams import app, events, offsets
+from streams import app
 from streams.capture.copy_requests import CopyRequests
+from streams.contract import events
 from streams.errors import BrokerUnavailable
-from streams.mongo import state_database
-from streams.offsets import reset_lost_offsets
+from streams.kafka import offsets
+from streams.kafka.offsets import reset_lost_offsets
+from streams.kafka.topic_log import read_topics
+from streams.kafka.topics import create_topics, topic_name
+from streams.mongo.client import state_database
 from streams.settings import KafkaSettings
 from streams.stages import FEATURIZE
-from streams.topic_log import read_topics
-from streams.topics import create_topics, topic_name
 
 GROUP = "offsets-test"
 

@@ -11,17 +11,17 @@ import torch
 from bson.timestamp import Timestamp
 from PIL import Image
 
-from streams.documents import CLIP, Output, fingerprint
+from streams.contract.documents import CLIP, Output, fingerprint
+from streams.contract.writes import OutputWrite
 from streams.errors import ModelNotFound
 from streams.models import conditional_lm, projection
 from streams.models.clip import ClipEncoder
 from streams.models.projection import orthogonal_projection
-from streams.mongo import connect, state_database
-from streams.on_demand import OnDemand
-from streams.registry import Registry
+from streams.mongo.client import connect, state_database
+from streams.mongo.store import DocumentStore
+from streams.operate.on_demand import OnDemand
+from streams.registry.versions import Registry
 from streams.settings import ClipSettings, child_environment
-from streams.store import DocumentStore
-from streams.writes import OutputWrite
 from tests.captioner import tiny_captioner
 from tests.tiny import DIMENSION, write_tiny_clip
 

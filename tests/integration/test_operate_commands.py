@@ -3,9 +3,9 @@
 import pytest
 
 from streams.cli import app
-from streams.documents import CLIP
-from streams.mongo import state_database
-from streams.registry import Registry
+from streams.contract.documents import CLIP
+from streams.mongo.client import state_database
+from streams.registry.versions import Registry
 from tests.command_line import CommandLine
 
 

@@ -4,13 +4,13 @@ import pytest
 
 from streams import metrics
 from streams.capture import term
-from streams.capture.reconciler import Reconciler
-from streams.capture.repeats import Repeater
-from streams.documents import CLIP, lookup
+from streams.contract.documents import CLIP, lookup
+from streams.contract.states import Serving
 from streams.errors import StoreUnavailable
-from streams.mongo import cluster_time
-from streams.states import Serving
-from streams.store import DocumentStore
+from streams.mongo.client import cluster_time
+from streams.mongo.store import DocumentStore
+from streams.reconcile.reconciler import Reconciler
+from streams.reconcile.repeats import Repeater
 from tests.integration.conftest import publishing
 from tests.integration.test_publisher import mark
 from tests.waiting import wait_until

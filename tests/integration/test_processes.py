@@ -6,8 +6,8 @@ import pytest
 
 from streams import metrics
 from streams.following import Follower
-from streams.mongo import state_database
-from streams.processes import Report, Reporter, read_reports
+from streams.mongo.client import state_database
+from streams.mongo.processes import Report, Reporter, read_reports
 from streams.stages.careful import HUNG, CarefulStep, Watchdog
 from tests.waiting import wait_until
 

@@ -2,11 +2,11 @@
 
 import threading
 
-from streams import events
-from streams.capture.producer import EventProducer
-from streams.events import Record
+from streams.contract import events
+from streams.contract.events import Record
+from streams.kafka.producer import EventProducer
+from streams.kafka.topics import create_topics
 from streams.settings import KafkaSettings
-from streams.topics import create_topics
 from tests.waiting import wait_until
 
 

@@ -6,17 +6,17 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from streams.hot_model import HotModel
-from streams.local.scenes import make_scenes
 from streams.models import projection
 from streams.models.clip import ClipEncoder
-from streams.mongo import connect, state_database
-from streams.registry import Registry
+from streams.mongo.client import connect, state_database
+from streams.mongo.store import DocumentStore
+from streams.registry.hot_model import HotModel
+from streams.registry.versions import Registry
 from streams.settings import ClipSettings, ModelSettings, MongoSettings, Settings
-from streams.store import DocumentStore
 from tests.bench.scenes import embed
 from tests.integration.trainer_data import announce_clip, clip_write
 from trainer.cli import app
+from trainer.scenes.scenes import make_scenes
 
 NAME = "clip_projection"
 CLIP = {"model": "scenes", "pretrained": "bundled"}

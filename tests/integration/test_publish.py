@@ -5,6 +5,8 @@ from functools import partial
 import pytest
 from pymongo import MongoClient
 
+from streams.contract.manifest import Bundle
+from streams.contract.states import Recaption
 from streams.errors import (
     FeatureMismatch,
     InvalidBundle,
@@ -13,17 +15,15 @@ from streams.errors import (
     SettingsError,
 )
 from streams.models.conditional_lm import from_bundle, to_bundle
-from streams.models.manifest import Bundle
-from streams.mongo import state_database
-from streams.registry import Registry
+from streams.mongo.client import state_database
+from streams.registry.versions import Registry
 from streams.settings import MongoSettings
-from streams.states import Recaption
 from tests.captioner import serve_clip, tiny_captioner
 from tests.fitted import CLIP_VERSION, fitted_bundle, mute_captioner, scene_set
-from trainer.decisions import Decisions
-from trainer.evaluate import evaluate_bundle
-from trainer.gate import Gate
-from trainer.publish import publish
+from trainer.evaluate.evaluate import evaluate_bundle
+from trainer.job.decisions import Decisions
+from trainer.job.gate import Gate
+from trainer.job.publish import publish
 
 NAME = "conditional_lm"
 POOR, FAIR, GOOD = 5, 10, 30  # steps

@@ -16,13 +16,13 @@ from pymongo import ReadPreference
 from pymongo.errors import AutoReconnect
 
 from streams import metrics
-from streams.capture.leadership import Leadership
-from streams.capture.position import CopyState, Position
 from streams.capture.process import measure
-from streams.capture.producer import EventProducer
 from streams.capture.publisher import Publisher
 from streams.errors import BrokerUnavailable, CaptureError, LeaseLost, SettingsError
-from streams.mongo import connect, state_database
+from streams.kafka.producer import EventProducer
+from streams.mongo.client import connect, state_database
+from streams.mongo.leadership import Leadership
+from streams.mongo.position import CopyState, Position
 from streams.settings import PublisherSettings
 from tests.integration.conftest import publishing
 from tests.waiting import DEADLINE_SECONDS, wait_until

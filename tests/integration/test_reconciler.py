@@ -8,13 +8,20 @@ import pytest
 from bson.timestamp import Timestamp
 
 from streams import metrics
-from streams.capture import reconciler
-from streams.capture.reconciler import Reconciler
-from streams.documents import CLIP, CLIP_PROJECTION, MODELS, Output, OutputError, fingerprint
-from streams.mongo import cluster_time, state_database
-from streams.states import Recaption, Serving
-from streams.store import DocumentStore
-from streams.writes import OutputWrite
+from streams.contract.documents import (
+    CLIP,
+    CLIP_PROJECTION,
+    MODELS,
+    Output,
+    OutputError,
+    fingerprint,
+)
+from streams.contract.states import Recaption, Serving
+from streams.contract.writes import OutputWrite
+from streams.mongo.client import cluster_time, state_database
+from streams.mongo.store import DocumentStore
+from streams.reconcile import reconciler
+from streams.reconcile.reconciler import Reconciler
 from tests.integration.conftest import held_lease
 from tests.waiting import DEADLINE_SECONDS, wait_until
 

@@ -10,15 +10,15 @@ import torch
 from gridfs import GridFS
 
 from streams import metrics
+from streams.contract.manifest import Bundle, Feature
+from streams.contract.states import Recaption
 from streams.errors import InvalidBundle, ModelNotFound, PointerConflict, StoreUnavailable
-from streams.hot_model import HotModel
 from streams.models import conditional_lm, projection
 from streams.models.bundle import make_bundle, tensors_of
-from streams.models.manifest import Bundle, Feature
 from streams.models.projection import orthogonal_projection
-from streams.registry import Registry
+from streams.registry.hot_model import HotModel
+from streams.registry.versions import Registry
 from streams.settings import ModelSettings
-from streams.states import Recaption
 from tests.captioner import tiny_captioner
 from tests.tiny import DIMENSION
 from tests.waiting import wait_until

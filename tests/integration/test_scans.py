@@ -6,11 +6,11 @@ from itertools import product
 
 import pytest
 
-from streams.capture.scans import _STATE, _unfinished, scan_failures, scan_unfinished
-from streams.documents import CLIP, CONDITIONAL_LM, MODELS, lookup
-from streams.state_index import STATE_INDEX
-from streams.states import Recaption, Serving, pending_model
-from streams.store import DocumentStore
+from streams.contract.documents import CLIP, CONDITIONAL_LM, MODELS, lookup
+from streams.contract.states import Recaption, Serving, pending_model
+from streams.mongo.state_index import STATE_INDEX
+from streams.mongo.store import DocumentStore
+from streams.reconcile.scans import _STATE, _unfinished, scan_failures, scan_unfinished
 
 VERSIONS = {"clip": "c1", "clip_projection": "p1", "conditional_lm": "l1"}
 STRANGE = (None, 5, "", True, {"a": 1}, b"x")

@@ -17,17 +17,17 @@ from PIL import Image
 from pydantic import SecretStr
 from pymongo.errors import OperationFailure
 
-from streams.capture.refusals import note_refused
-from streams.documents import CLIP, CONDITIONAL_LM
+from streams.contract.documents import CLIP, CONDITIONAL_LM
+from streams.contract.events import ImageChanged, Origin
 from streams.errors import StoreUnavailable
-from streams.events import ImageChanged, Origin
-from streams.mongo import cluster_time, connect, mongo_errors, state_database
-from streams.registry import Registry
-from streams.roles import role_name, roles
+from streams.kafka.topics import create_topics
+from streams.mongo.client import cluster_time, connect, mongo_errors, state_database
+from streams.mongo.roles import role_name, roles
+from streams.mongo.store import DocumentStore
+from streams.reconcile.oversized import note_refused
+from streams.registry.versions import Registry
 from streams.settings import KafkaSettings, MongoSettings
 from streams.stages import PROCESSES
-from streams.store import DocumentStore
-from streams.topics import create_topics
 from tests.captioner import promote_tiny_captioner
 from tests.ports import free_port
 from tests.secured import gated_broker, root_client, secured_mongod, write_certificates

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from bson.timestamp import Timestamp
 
-from streams.documents import Output
-from streams.events import ModelApplied, Origin
-from streams.hot_model import HotModel
+from streams.contract.documents import Output
+from streams.contract.events import ModelApplied, Origin
+from streams.contract.manifest import Feature
 from streams.models import projection
-from streams.models.manifest import Feature
 from streams.models.projection import orthogonal_projection
-from streams.seeded_projection import SeededProjection
+from streams.registry.hot_model import HotModel
+from streams.registry.seeded_projection import SeededProjection
 from streams.stages.outcome import Result
 from streams.stages.project import Project
 from tests.captioner import serve_clip

@@ -10,20 +10,26 @@ import pytest
 from bson.timestamp import Timestamp
 
 from streams import metrics
-from streams.capture.scans import scan_unfinished
-from streams.dead_letters import dead_letter_record, parse_dead_letter
-from streams.documents import Output, OutputError
+from streams.contract.dead_letters import dead_letter_record, parse_dead_letter
+from streams.contract.documents import Output, OutputError
+from streams.contract.events import (
+    IMAGE_CHANGED,
+    DocumentDeleted,
+    ImageChanged,
+    ModelApplied,
+    Origin,
+)
+from streams.contract.states import DocumentState, Serving, document_state
+from streams.contract.wire import encode_event
 from streams.errors import StoreRefuses, WriteRejected
-from streams.events import IMAGE_CHANGED, DocumentDeleted, ImageChanged, ModelApplied, Origin
-from streams.mongo import connect, state_database
-from streams.registry import Registry
-from streams.rehearsal import rehearse
+from streams.mongo.client import connect, state_database
+from streams.mongo.rehearsal import rehearse
+from streams.mongo.store import DocumentStore
+from streams.operate.status import wait_until_settled
+from streams.reconcile.scans import scan_unfinished
+from streams.registry.versions import Registry
 from streams.stages.outcome import Failed, Result
 from streams.stages.sink import Sink
-from streams.states import DocumentState, Serving, document_state
-from streams.status import wait_until_settled
-from streams.store import DocumentStore
-from streams.wire import encode_event
 
 SOURCE = Timestamp(100, 1)
 

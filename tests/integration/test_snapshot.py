@@ -7,7 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from streams.documents import CLIP, OutputError
+from streams.contract.documents import CLIP, OutputError
+from streams.contract.folds import fold_of
+from streams.contract.ids import document_key
+from streams.contract.writes import OutputWrite
 from streams.errors import (
     InvalidSnapshot,
     ModelNotFound,
@@ -15,15 +18,12 @@ from streams.errors import (
     TooLittleData,
     TrainerError,
 )
-from streams.folds import fold_of
-from streams.ids import document_key
-from streams.store import DocumentStore
-from streams.writes import OutputWrite
+from streams.mongo.store import DocumentStore
 from tests.integration.trainer_data import SOURCE, announce_clip, clip_write, seed_documents
-from trainer import snapshot_writer
-from trainer.snapshot import DOCUMENTS, Snapshot, find_snapshot
-from trainer.snapshot_writer import take_snapshot
-from trainer.validation_sample import create_validation_set
+from trainer.evaluate.validation_sample import create_validation_set
+from trainer.snapshot import writer as snapshot_writer
+from trainer.snapshot.files import DOCUMENTS, Snapshot, find_snapshot
+from trainer.snapshot.writer import take_snapshot
 
 
 def rows_of(snapshot, **options):
@@ -111,7 +111,7 @@ def test_writes_during_the_snapshot_do_not_appear_in_it(
 ):
     seed_documents(client, settings, 300, fold="train")
     plain = take_snapshot(client, settings.mongo, tmp_path / "before").manifest
-    monkeypatch.setattr("trainer.snapshot_reader._BATCH", 20)
+    monkeypatch.setattr("trainer.snapshot.reader._BATCH", 20)
     disturbed = False
     hash_row = snapshot_writer._hash
 

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
+from streams.kafka.topics import create_topics
 from streams.settings import KafkaSettings, Settings, child_environment
-from streams.topics import create_topics
 from tests.waiting import DEADLINE_SECONDS, wait_until
 
 

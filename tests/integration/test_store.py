@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from bson.timestamp import Timestamp
 
-from streams.documents import (
+from streams.contract.documents import (
     CLIP,
     CLIP_PROJECTION,
     CONDITIONAL_LM,
@@ -15,13 +15,13 @@ from streams.documents import (
     OutputError,
     decode_vector,
 )
+from streams.contract.ids import document_key
+from streams.contract.states import DocumentState, Serving
+from streams.contract.writes import OutputWrite
 from streams.errors import StoreRefuses, StoreUnavailable
-from streams.ids import document_key
-from streams.mongo import cluster_time, connect
-from streams.state_index import _KEYS, STATE_INDEX, drop_old_state_indexes
-from streams.states import DocumentState, Serving
-from streams.store import DocumentStore
-from streams.writes import OutputWrite
+from streams.mongo.client import cluster_time, connect
+from streams.mongo.state_index import _KEYS, STATE_INDEX, drop_old_state_indexes
+from streams.mongo.store import DocumentStore
 from tests.waiting import wait_until
 
 OLD, NEW = Timestamp(100, 1), Timestamp(100, 2)

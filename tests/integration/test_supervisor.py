@@ -13,9 +13,9 @@ import pytest
 from pymongo import MongoClient
 
 from streams.errors import SettingsError
+from streams.kafka.topics import read_topic_states
 from streams.local.stack import StackInfo, read_stack, settings_for
 from streams.settings import Settings
-from streams.topics import read_topic_states
 from tests.waiting import DEADLINE_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[2]

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 from bson.timestamp import Timestamp
 
+from streams.contract.events import ImageChanged
 from streams.errors import ModelCrashed, ModelHung, StoreUnavailable
-from streams.events import ImageChanged
-from streams.mongo import state_database
+from streams.mongo.client import state_database
 from streams.stages.careful import CarefulStep
 from streams.stages.outcome import Failed, Ok, Result, Waiting
 from streams.stages.suspects import Standing, Suspects

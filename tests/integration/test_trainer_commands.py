@@ -20,19 +20,19 @@ from streams.errors import (
     StoreUnavailable,
 )
 from streams.models.bundle import to_directory
-from streams.mongo import connect, state_database
-from streams.registry import Registry
+from streams.mongo.client import connect, state_database
+from streams.mongo.store import DocumentStore
+from streams.registry.versions import Registry
 from streams.settings import MongoSettings, Settings
-from streams.store import DocumentStore
 from tests.fitted import CLIP_VERSION, SCENES, fitted_bundle, vector_of
 from tests.integration.trainer_data import announce_clip, clip_write
 from trainer.cli import app
-from trainer.gate import Gate
-from trainer.job import Job
-from trainer.retrain import Plan, retrain
-from trainer.runs import Outcome
-from trainer.validation_sample import create_validation_set
-from trainer.validation_set import ValidationSets
+from trainer.evaluate.validation_sample import create_validation_set
+from trainer.evaluate.validation_set import ValidationSets
+from trainer.job.gate import Gate
+from trainer.job.job import Job
+from trainer.job.retrain import Plan, retrain
+from trainer.job.runs import Outcome
 
 NAME = "conditional_lm"
 TRAIN = 6  # documents of the train fold
@@ -242,7 +242,7 @@ def test_failure_of_a_job_is_seen_though_its_metrics_cannot_be_written(
 
     log = Mock()
     monkeypatch.setattr(Job, "_work", fail)
-    monkeypatch.setattr("trainer.retrain.log", log)
+    monkeypatch.setattr("trainer.job.retrain.log", log)
     (tmp_path / "file").touch()
     with pytest.raises(ZeroDivisionError):
         retrain(
@@ -335,7 +335,7 @@ def test_sigterm_ends_a_job_in_good_order(scenes, client, settings, monkeypatch)
         signal.raise_signal(signal.SIGTERM)
         pytest.fail("the signal was ignored")
 
-    monkeypatch.setattr("trainer.fit.fit", fit)
+    monkeypatch.setattr("trainer.fit.fit.fit", fit)
     try:
         with pytest.raises(SystemExit) as ended:
             trainer("run", NAME, "--min-documents", 5)

@@ -5,13 +5,13 @@ import asyncio
 import pytest
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 
-from streams import events
-from streams.offsets import is_cut, reset_lost_offsets
+from streams.contract import events
+from streams.kafka.faust.lag import count_waiting
+from streams.kafka.faust.worker import StageWorker
+from streams.kafka.offsets import is_cut, reset_lost_offsets
+from streams.kafka.topic_log import read_topics
+from streams.kafka.topics import create_topics, topic_name
 from streams.stages import FEATURIZE
-from streams.stages.lag import count_waiting
-from streams.stages.worker import StageWorker
-from streams.topic_log import read_topics
-from streams.topics import create_topics, topic_name
 from tests.unreadable import UNREADABLE, send
 from tests.waiting import wait_until
 

@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from streams.documents import CLIP, OutputError
+from streams.contract.documents import CLIP, OutputError
+from streams.contract.folds import fold_of
+from streams.contract.ids import document_id_of, document_key
+from streams.contract.writes import OutputWrite
 from streams.errors import InvalidValidationSet, TooLittleData
-from streams.folds import fold_of
-from streams.ids import document_id_of, document_key
-from streams.mongo import state_database
-from streams.store import DocumentStore
-from streams.writes import OutputWrite
+from streams.mongo.client import state_database
+from streams.mongo.store import DocumentStore
 from tests.integration.trainer_data import SOURCE, announce_clip, clip_write, seed_documents
-from trainer.validation_sample import create_validation_set
-from trainer.validation_set import ValidationSets
+from trainer.evaluate.validation_sample import create_validation_set
+from trainer.evaluate.validation_set import ValidationSets
 
 
 @pytest.fixture

@@ -10,12 +10,10 @@ import pytest
 from bson.timestamp import Timestamp
 from PIL import Image
 
-from streams import events
-from streams.capture.producer import publish_all
 from streams.cli import app
-from streams.dead_letters import dead_letter_record
-from streams.decoding.pool import DecodePool
-from streams.documents import (
+from streams.contract import events
+from streams.contract.dead_letters import dead_letter_record
+from streams.contract.documents import (
     CLIP,
     MODELS,
     OutputError,
@@ -24,22 +22,24 @@ from streams.documents import (
     fingerprint,
     lookup,
 )
+from streams.contract.events import Record
+from streams.contract.ids import document_key
+from streams.contract.states import Recaption
+from streams.contract.writes import OutputWrite
 from streams.errors import InvalidImage
-from streams.events import Record
-from streams.ids import document_key
+from streams.images.image import decode_image
+from streams.images.pool import DecodePool
+from streams.kafka.producer import publish_all
+from streams.kafka.topics import create_topics, dead_letter_topic
 from streams.models.clip import ClipEncoder
-from streams.models.image import decode_image
 from streams.models.projection import orthogonal_projection, to_bundle
-from streams.mongo import connect, state_database
-from streams.on_demand import OnDemand
-from streams.registry import Registry
+from streams.mongo.client import connect, state_database
+from streams.mongo.store import DocumentStore
+from streams.operate.on_demand import OnDemand
+from streams.operate.verify import Verifier
+from streams.registry.versions import Registry
 from streams.settings import ClipSettings, ImageSettings
 from streams.stages import PROCESSES
-from streams.states import Recaption
-from streams.store import DocumentStore
-from streams.topics import create_topics, dead_letter_topic
-from streams.verify import Verifier
-from streams.writes import OutputWrite
 from tests.captioner import tiny_captioner
 from tests.command_line import CommandLine
 from tests.tiny import DIMENSION, write_tiny_clip

@@ -7,11 +7,18 @@ import numpy as np
 import pytest
 from bson.timestamp import Timestamp
 
-from streams.documents import CLIP, CLIP_PROJECTION, CONDITIONAL_LM, MODELS, Output, OutputError
-from streams.documents import lookup as stored_at
-from streams.mongo import connect
-from streams.store import DocumentStore
-from streams.writes import OutputWrite
+from streams.contract.documents import (
+    CLIP,
+    CLIP_PROJECTION,
+    CONDITIONAL_LM,
+    MODELS,
+    Output,
+    OutputError,
+)
+from streams.contract.documents import lookup as stored_at
+from streams.contract.writes import OutputWrite
+from streams.mongo.client import connect
+from streams.mongo.store import DocumentStore
 
 DERIVED = (CLIP_PROJECTION, CONDITIONAL_LM)
 

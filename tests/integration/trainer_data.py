@@ -3,11 +3,11 @@
 import numpy as np
 from bson.timestamp import Timestamp
 
-from streams.documents import CLIP, Output
-from streams.mongo import state_database
-from streams.registry import Registry
-from streams.store import DocumentStore
-from streams.writes import OutputWrite
+from streams.contract.documents import CLIP, Output
+from streams.contract.writes import OutputWrite
+from streams.mongo.client import state_database
+from streams.mongo.store import DocumentStore
+from streams.registry.versions import Registry
 from tests.captioner import serve_clip
 
 CLIP_VERSION = "clip-test-1"

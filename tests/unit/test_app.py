@@ -6,10 +6,10 @@ import pytest
 
 from streams.app import StageProcess
 from streams.endpoints import Endpoints
+from streams.kafka.faust.worker import StageWorker
 from streams.settings import Settings, StageSettings
 from streams.stages import SINK
 from streams.stages.stage import Stage
-from streams.stages.worker import StageWorker
 
 
 class IdleStep:

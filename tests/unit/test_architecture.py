@@ -8,109 +8,64 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-#: A module may import only what stands above it. A package stands for everything in it.
-LAYERS = (
-    "streams",
-    "streams.errors",
-    "streams.settings",
-    "streams.reference",
-    "streams.roles",
-    "streams.ids",
-    "streams.folds",
-    "streams.documents",
-    "streams.states",
-    "streams.events",
-    "streams.wire",
-    "streams.kafka_security",
-    "streams.kafka_clients",
-    "streams.topics",
-    "streams.metrics",
-    "streams.following",
-    "streams.offsets",
-    "streams.topic_log",
-    "streams.logs",
-    "streams.endpoints",
-    "streams.models",
-    "streams.decoding",
-    "streams.fetching",
-    "streams.mongo",
-    "streams.state_index",
-    "streams.writes",
-    "streams.no_room",
-    "streams.store",
-    "streams.rehearsal",
-    "streams.pointers",
-    "streams.versions",
-    "streams.serving",
-    "streams.registry",
-    "streams.seeded_projection",
-    "streams.hot_model",
-    "streams.computations",
-    "streams.on_demand",
-    "streams.processes",
-    "streams.coco",
-    "streams.capture",
-    "streams.status",
-    "streams.dead_letters",
-    "streams.dead_letter_log",
-    "streams.dead_letter_replay",
-    "streams.told_errors",
-    "streams.recompute",
-    "streams.verify",
-    "streams.stages",
-    "streams.steps",
-    "streams.app",
-    "streams.local",
-    "streams.commands",
-    "streams.cli",
-    "trainer",
-    "trainer.scene_judge",
-    "trainer.pretrain",
-    "trainer.snapshot",
-    "trainer.snapshot_reader",
-    "trainer.validation_set",
-    "trainer.snapshot_writer",
-    "trainer.validation_sample",
-    "trainer.options",
-    "trainer.run_directory",
-    "trainer.old_files",
-    "trainer.dataset",
-    "trainer.splitter",
-    "trainer.plugs",
-    "trainer.captioner",
-    "trainer.projector",
-    "trainer.checkpoint",
-    "trainer.fitting",
-    "trainer.fit",
-    "trainer.caption_metrics",
-    "trainer.evaluation",
-    "trainer.evaluate",
-    "trainer.report",
-    "trainer.gate",
-    "trainer.decisions",
-    "trainer.publish",
-    "trainer.lease",
-    "trainer.runs",
-    "trainer.job",
-    "trainer.job_metrics",
-    "trainer.text_encoder",
-    "trainer.pictures",
-    "trainer.retrain",
-    "trainer.commands",
-    "trainer.cli",
-    "trainer.demo",
-)
+#: Each room and the rooms that it imports, from the ground up; a room is a package, or a module at
+#: the root of `streams` and `trainer`. A room of `trainer` names those of `streams` in full.
+ROOMS = {
+    "streams": "",
+    "streams.errors": "",
+    "streams.metrics": "",
+    "streams.following": "errors metrics",
+    "streams.settings": "errors",
+    "streams.logs": "errors settings",
+    "streams.endpoints": "errors settings",
+    "streams.contract": "errors",
+    "streams.kafka": "contract errors metrics settings",
+    "streams.mongo": "contract errors following settings",
+    "streams.images": "contract errors metrics mongo settings",
+    "streams.reconcile": "contract errors kafka metrics mongo settings",
+    "streams.models": "contract errors images settings",
+    "streams.registry": "contract errors following metrics models mongo settings",
+    "streams.capture": "contract endpoints errors kafka metrics mongo reconcile registry settings",
+    "streams.stages": (
+        "contract errors following images kafka metrics models mongo registry settings"
+    ),
+    "streams.local": "capture errors following kafka mongo settings stages",
+    "streams.app": "capture endpoints errors kafka mongo settings stages",
+    "streams.operate": (
+        "app capture contract errors images kafka local logs models mongo reconcile registry"
+        " settings stages"
+    ),
+    "streams.cli": "operate",
+    "trainer": "",
+    "trainer.scenes": "streams.errors",
+    "trainer.snapshot": (
+        "streams.contract streams.errors streams.mongo streams.registry streams.settings"
+    ),
+    "trainer.fit": "snapshot streams.contract streams.errors streams.models streams.settings",
+    "trainer.evaluate": (
+        "fit scenes snapshot streams.contract streams.errors streams.models streams.mongo"
+        " streams.settings"
+    ),
+    "trainer.report": "evaluate streams.errors streams.images streams.settings",
+    "trainer.job": (
+        "evaluate fit snapshot streams.contract streams.errors streams.following streams.mongo"
+        " streams.registry streams.settings"
+    ),
+    "trainer.commands": (
+        "evaluate fit job report scenes snapshot streams.contract streams.errors streams.local"
+        " streams.models streams.mongo streams.operate streams.registry streams.settings"
+    ),
+    "trainer.cli": "commands streams.logs streams.operate streams.settings",
+    "trainer.demo": (
+        "commands evaluate report scenes streams.contract streams.errors streams.local"
+        " streams.mongo streams.operate streams.settings"
+    ),
+}
 
 
-def layer_of(module):
-    """Return the longest layer that holds the module."""
-    parts = module.split(".")
-    for length in range(len(parts), 0, -1):
-        name = ".".join(parts[:length])
-        if name in LAYERS and (length > 1 or len(parts) == 1 or name == "trainer"):
-            return name
-    msg = f"{module} stands in no layer; add it to LAYERS"
-    raise AssertionError(msg)
+def room_of(module):
+    """Return the room that a module is in, or is."""
+    return ".".join(module.split(".")[:2])
 
 
 def modules():
@@ -141,15 +96,36 @@ def imported(nodes):
                 yield f"{node.module}.{alias.name}" if is_module else node.module
 
 
-def test_every_module_imports_only_what_stands_above_it():
-    wrong = [
-        f"{module} must not import {name}"
-        for module, path in modules()
-        for name in imports_of(path)
-        if name.split(".")[0] in ("streams", "trainer")
-        and LAYERS.index(layer_of(name)) > LAYERS.index(layer_of(module))
-    ]
-    assert wrong == []
+def allowed(room):
+    """Return the rooms in the table's row, in full."""
+    package = room.split(".")[0]
+    return {n if "." in n else f"{package}.{n}" for n in ROOMS[room].split()}
+
+
+def test_rooms_import_what_the_table_says_and_nothing_else():
+    found = {room: set() for room in ROOMS}
+    for module, path in modules():
+        rooms = {room_of(n) for n in imports_of(path) if n.split(".")[0] in ("streams", "trainer")}
+        found[room_of(module)] |= rooms - {room_of(module)}
+    assert found == {room: allowed(room) for room in ROOMS}
+
+
+def test_no_room_imports_one_below_it():
+    order = list(ROOMS)
+    below = {r: [n for n in allowed(r) if order.index(n) > order.index(r)] for r in ROOMS}
+    assert {room: names for room, names in below.items() if names} == {}
+
+
+def importers(*libraries):
+    """Names of the modules that import one of these libraries."""
+    return {m for m, p in modules() if {n.split(".")[0] for n in imports_of(p)} & {*libraries}}
+
+
+def test_kafka_and_faust_stay_in_their_rooms():
+    assert {".".join(m.split(".")[:3]) for m in importers("faust", "aiokafka", "mode")} == {
+        "streams.kafka.faust"
+    }
+    assert {room_of(module) for module in importers("kafka")} == {"streams.kafka"}
 
 
 def test_streams_never_imports_the_trainer():
@@ -218,8 +194,8 @@ def test_every_way_to_read_the_environment_is_seen(code):
 _THREADS = {
     "streams.following",
     "streams.endpoints",
-    "streams.fetching.network",
-    "streams.fetching.turns",
+    "streams.images.network",
+    "streams.images.turns",
     "streams.capture.process",
 }
 

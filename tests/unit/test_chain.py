@@ -2,11 +2,11 @@
 
 from itertools import pairwise
 
-from streams.computations import LOADERS
-from streams.documents import CLIP, MODELS
-from streams.events import MODEL_APPLIED
+from streams.contract.documents import CLIP, MODELS
+from streams.contract.events import MODEL_APPLIED
+from streams.registry.computations import LOADERS
 from streams.stages import CHAIN
-from streams.steps import STEPS
+from streams.stages.steps import STEPS
 
 
 def test_every_stage_has_a_builder():

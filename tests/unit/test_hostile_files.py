@@ -10,16 +10,16 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from streams.coco import read_annotations
-from streams.documents import is_caption
+from streams.contract.documents import is_caption
+from streams.contract.manifest import WEIGHTS, Bundle, parse_manifest
 from streams.errors import InvalidBundle, InvalidSnapshot, SettingsError
 from streams.models import conditional_lm, projection
 from streams.models.bundle import MANIFEST, from_directory, to_directory
-from streams.models.manifest import WEIGHTS, Bundle, parse_manifest
+from streams.operate.coco import read_annotations
 from tests.captioner import tiny_captioner
 from tests.unit.trainer.snapshots import colour_rows, write_snapshot
-from trainer.snapshot import DOCUMENTS, Snapshot
-from trainer.snapshot import MANIFEST as SNAPSHOT_MANIFEST
+from trainer.snapshot.files import DOCUMENTS, Snapshot
+from trainer.snapshot.files import MANIFEST as SNAPSHOT_MANIFEST
 
 fuzz = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 JSON = st.recursive(

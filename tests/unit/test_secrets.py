@@ -9,9 +9,9 @@ from pydantic import BaseModel
 
 from streams.cli import app
 from streams.errors import SettingsError
-from streams.kafka_security import client_arguments
+from streams.kafka.security import client_arguments
 from streams.local.stack import StackInfo, write_stack
-from streams.mongo import connect, without_password
+from streams.mongo.client import connect, without_password
 from streams.settings import (
     ENVIRONMENT_PREFIX,
     KafkaSettings,

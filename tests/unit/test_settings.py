@@ -5,7 +5,7 @@ import re
 import pytest
 
 from streams.errors import SettingsError
-from streams.reference import renew, settings_table
+from streams.operate.reference import renew, settings_table
 from streams.settings import KafkaSettings, MongoSettings, Settings, load_settings
 
 

@@ -9,9 +9,9 @@ import typer
 from pymongo import MongoClient
 from pymongo.database import Database
 
-from streams.commands.context import AsJson, err, out
 from streams.local.stack import read_stack, settings_for
-from streams.mongo import connect, state_database
+from streams.mongo.client import connect, state_database
+from streams.operate.commands.context import AsJson, err, out
 from streams.settings import Settings, load_settings
 
 __all__ = ["AsJson", "DataDir", "Place", "err", "out", "place_of"]

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from streams.errors import SettingsError
-from streams.registry import Registry
+from streams.registry.versions import Registry
 from trainer.commands.context import AsJson, DataDir, out, place_of
 from trainer.commands.measuring import (
     Beam,
@@ -19,12 +19,12 @@ from trainer.commands.measuring import (
     history_beside,
     stored_bundle,
 )
-from trainer.evaluation import Evaluation
-from trainer.pictures import read_pictures
+from trainer.evaluate.evaluation import Evaluation
+from trainer.evaluate.validation_set import ValidationSets
 from trainer.report.evaluation_page import caution, evaluation_page, metric_rows, shown
 from trainer.report.page import write_page
 from trainer.report.training import read_history
-from trainer.validation_set import ValidationSets
+from trainer.snapshot.pictures import read_pictures
 
 
 def evaluate(

@@ -13,12 +13,12 @@ from rich.progress import Progress as Bars
 
 from streams.models.words import Normalization
 from trainer.commands.context import AsJson, DataDir, err, out, place_of
-from trainer.options import FitOptions
-from trainer.snapshot import find_snapshot
+from trainer.fit.options import FitOptions
+from trainer.snapshot.files import find_snapshot
 
 if TYPE_CHECKING:
-    from trainer.fit import FitResult
-    from trainer.fitting import Progress
+    from trainer.fit.fit import FitResult
+    from trainer.fit.fitting import Progress
 
 USUAL: Final = FitOptions()
 
@@ -84,8 +84,8 @@ def fit(  # noqa: PLR0913 - each is an option of the command
     """
     import torch
 
-    from trainer.fit import fit as fit_model
-    from trainer.text_encoder import text_encoder
+    from trainer.fit.fit import fit as fit_model
+    from trainer.fit.text_encoder import text_encoder
 
     place = place_of(data_dir)
     found = find_snapshot(place.directory, snapshot)

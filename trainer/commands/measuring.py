@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
+from streams.contract.manifest import Bundle
 from streams.errors import ModelNotFound, SettingsError
-from streams.models.manifest import Bundle
-from streams.registry import Registry
+from streams.registry.versions import Registry
 from streams.settings import Settings
-from trainer.publish import Evaluate
-from trainer.validation_set import ValidationSet
+from trainer.evaluate.validation_set import ValidationSet
+from trainer.job.publish import Evaluate
 
 Name = Annotated[str, typer.Argument(help="conditional_lm or clip_projection.")]
 SetName = Annotated[str, typer.Option("--validation-set", help="Name of the validation set.")]
@@ -33,8 +33,8 @@ def evaluator(settings: Settings, validation_set: ValidationSet, *, beam: int | 
 
     And with the beam width that the stages decode with, if no other is given.
     """
-    from trainer.evaluate import evaluate_bundle
-    from trainer.text_encoder import text_encoder
+    from trainer.evaluate.evaluate import evaluate_bundle
+    from trainer.fit.text_encoder import text_encoder
 
     return partial(
         evaluate_bundle,
@@ -63,7 +63,7 @@ def bundle_of(directory: Path, name: str) -> Bundle:
 
 def history_beside(directory: Path) -> Path | None:
     """Return the history of the run that a bundle's directory belongs to, if it is there."""
-    from trainer.fitting import HISTORY
+    from trainer.fit.fitting import HISTORY
 
     places = (directory / HISTORY, directory.resolve().parent / HISTORY)
     return next((place for place in places if place.is_file()), None)

@@ -22,15 +22,15 @@ from rich.progress import (
 from rich.table import Table
 
 from streams.errors import SettingsError
-from streams.local.scenes import Scene, make_scenes
 from streams.settings import ClipSettings
-from trainer.pretrain.options import Options
+from trainer.scenes.pretrain.options import Options
+from trainer.scenes.scenes import Scene, make_scenes
 
 if TYPE_CHECKING:
     import torch
 
     from streams.models.clip import ClipEncoder
-    from trainer.pretrain.objective import Losses
+    from trainer.scenes.pretrain.objective import Losses
 
 err = Console(stderr=True, highlight=False)
 
@@ -61,8 +61,8 @@ def pretrain_scenes(
 
     from streams.models.clip import ClipEncoder
     from streams.models.clip_weights import SCENES_CONFIG
-    from trainer.pretrain.export import export
-    from trainer.pretrain.training import pretrain
+    from trainer.scenes.pretrain.export import export
+    from trainer.scenes.pretrain.training import pretrain
 
     _prepare(output)
     torch.set_num_threads(threads)
@@ -103,7 +103,7 @@ def _show(encoder: "ClipEncoder", weights: Path, *, as_json: bool) -> None:
     """Probe what was written, not what was trained: 16 bits are what ships."""
     import torch
 
-    from trainer.pretrain.probes import probe
+    from trainer.scenes.pretrain.probes import probe
 
     def encode(scenes: Sequence[Scene]) -> "torch.Tensor":
         images = torch.stack([encoder.preprocess(scene.image()) for scene in scenes])

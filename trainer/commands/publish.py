@@ -6,15 +6,15 @@ from typing import Annotated, Final
 
 import typer
 
-from streams.documents import CONDITIONAL_LM
-from streams.registry import Registry
-from streams.states import Recaption
+from streams.contract.documents import CONDITIONAL_LM
+from streams.contract.states import Recaption
+from streams.registry.versions import Registry
 from trainer.commands.context import AsJson, DataDir, out, place_of
 from trainer.commands.measuring import Beam, Name, SetName, bundle_of, evaluator
-from trainer.decisions import Decision, Decisions
-from trainer.gate import Gate
-from trainer.publish import publish as publish_bundle
-from trainer.validation_set import ValidationSets
+from trainer.evaluate.validation_set import ValidationSets
+from trainer.job.decisions import Decision, Decisions
+from trainer.job.gate import Gate
+from trainer.job.publish import publish as publish_bundle
 
 _USUAL_METRIC: Final = {CONDITIONAL_LM.name: "cider"}
 

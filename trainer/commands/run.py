@@ -14,9 +14,9 @@ from typing import Annotated, Final
 import typer
 from structlog import get_logger
 
+from streams.contract.manifest import Bundle
+from streams.contract.states import Recaption
 from streams.errors import InvalidCheckpoint
-from streams.models.manifest import Bundle
-from streams.states import Recaption
 from trainer.commands.context import AsJson, DataDir, Place, out, place_of
 from trainer.commands.fit import (
     USUAL,
@@ -35,10 +35,10 @@ from trainer.commands.fit import (
 )
 from trainer.commands.measuring import Beam, Name, SetName
 from trainer.commands.publish import Again, Metric, MinGain, usual_metric
-from trainer.gate import Gate
-from trainer.options import FitOptions
-from trainer.runs import Outcome, Run
-from trainer.snapshot import Snapshot
+from trainer.fit.options import FitOptions
+from trainer.job.gate import Gate
+from trainer.job.runs import Outcome, Run
+from trainer.snapshot.files import Snapshot
 
 log = get_logger(__name__)
 
@@ -113,7 +113,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
     )
     import torch
 
-    from trainer.retrain import Plan, retrain
+    from trainer.job.retrain import Plan, retrain
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -162,8 +162,8 @@ def _fit_unattended(
 def _fit(
     name: str, snapshot: Snapshot, options: FitOptions, place: Place, *, resume: bool, as_json: bool
 ) -> Bundle:
-    from trainer.fit import fit
-    from trainer.text_encoder import text_encoder
+    from trainer.fit.fit import fit
+    from trainer.fit.text_encoder import text_encoder
 
     with shown(name, as_json=as_json) as progress:
         return fit(

@@ -6,8 +6,8 @@ import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from trainer.commands.context import AsJson, DataDir, err, out, place_of
-from trainer.snapshot import Snapshot
-from trainer.snapshot_writer import take_snapshot
+from trainer.snapshot.files import Snapshot
+from trainer.snapshot.writer import take_snapshot
 
 
 def snapshot(data_dir: DataDir = None, as_json: AsJson = False) -> None:

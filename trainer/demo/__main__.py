@@ -17,9 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from streams.commands.entry import run_app
 from streams.errors import SettingsError, TrainerError
-from streams.local.scenes import Scene, make_scenes
+from streams.operate.commands.entry import run_app
 from trainer.commands.context import place_of
 from trainer.demo.feed import (
     CAPTIONED,
@@ -34,9 +33,10 @@ from trainer.demo.feed import (
 from trainer.demo.figures import Figures, latencies, percentile, read_captions, score
 from trainer.demo.page import demo_page
 from trainer.demo.stack import environment, running_stack
+from trainer.evaluate.validation_sample import create_validation_set
 from trainer.report.page import write_page
-from trainer.scene_judge import is_right
-from trainer.validation_sample import create_validation_set
+from trainer.scenes.judge import is_right
+from trainer.scenes.scenes import Scene, make_scenes
 
 app = typer.Typer(
     name="demo", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None

@@ -10,9 +10,9 @@ from typing import Any, Final
 from bson import ObjectId
 from pymongo.collection import Collection
 
-from streams.documents import CLIP, CLIP_PROJECTION, CONDITIONAL_LM, MODELS, lookup
-from streams.local.scenes import Scene
-from streams.mongo import mongo_errors
+from streams.contract.documents import CLIP, CLIP_PROJECTION, CONDITIONAL_LM, MODELS, lookup
+from streams.mongo.client import mongo_errors
+from trainer.scenes.scenes import Scene
 
 Documents = Collection[dict[str, Any]]
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from bson import ObjectId
 
-from streams.local.scenes import Scene
-from trainer.caption_metrics import score_captions
 from trainer.demo.feed import CAPTIONED, Documents, Feed
-from trainer.scene_judge import is_right
+from trainer.evaluate.caption_metrics import score_captions
+from trainer.scenes.judge import is_right
+from trainer.scenes.scenes import Scene
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,11 +5,11 @@ from itertools import islice
 
 from bson import ObjectId
 
-from streams.local.scenes import Scene
 from trainer.demo.figures import Figures
 from trainer.report.gallery import Picture, gallery
 from trainer.report.page import Section, Tile, page, table, tiles
-from trainer.scene_judge import is_right
+from trainer.scenes.judge import is_right
+from trainer.scenes.scenes import Scene
 
 _PICTURES = 24
 

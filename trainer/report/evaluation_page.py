@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from trainer.evaluation import COUNTS, Evaluation, GeneratedCaption
+from trainer.evaluate.evaluation import COUNTS, Evaluation, GeneratedCaption
 from trainer.report.gallery import Picture, gallery
 from trainer.report.page import Section, Tile, page, table, tiles
 from trainer.report.training import training_section

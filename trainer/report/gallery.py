@@ -10,7 +10,7 @@ from typing import Final
 from PIL import Image
 
 from streams.errors import InvalidImage
-from streams.models.image import decode_image
+from streams.images.image import decode_image
 from streams.settings import ImageSettings
 from trainer.report.page import Html
 

@@ -10,7 +10,7 @@ from bson.int64 import Int64
 from PIL import Image
 
 from streams.errors import SettingsError
-from streams.local.scenes import SIDE, Scene, make_scenes
+from trainer.scenes.scenes import SIDE, Scene, make_scenes
 
 
 def test_scenes_follow_from_the_seed():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from streams.contract.manifest import Bundle, Feature
 from streams.errors import InvalidBundle
 from streams.models.bundle import golden_input, make_bundle, tensors_of
 from streams.models.conditional_lm import (
@@ -16,7 +17,6 @@ from streams.models.conditional_lm import (
     to_bundle,
 )
 from streams.models.decoding import decode_beam, decode_greedy, follow
-from streams.models.manifest import Bundle, Feature
 from streams.models.vocabulary import UNKNOWN, Vocabulary
 
 VOCABULARY = Vocabulary(("a", "blue", "cat", "dog", "on", "red", UNKNOWN))

@@ -2,10 +2,10 @@
 
 import pytest
 
+from streams.contract.manifest import Bundle, Feature
 from streams.errors import InvalidBundle
 from streams.models import conditional_lm, projection
 from streams.models.conditional_lm import ConditionalLM
-from streams.models.manifest import Bundle, Feature
 from streams.models.projection import orthogonal_projection
 from streams.models.vocabulary import UNKNOWN, Vocabulary
 from streams.models.words import Normalization

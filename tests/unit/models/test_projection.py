@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from streams.contract.manifest import Bundle
 from streams.errors import InvalidBundle
 from streams.models import projection
 from streams.models.bundle import from_directory, to_directory
-from streams.models.manifest import Bundle
 from streams.models.projection import orthogonal_projection
 
 

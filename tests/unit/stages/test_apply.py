@@ -7,15 +7,15 @@ import pytest
 import torch
 from bson.timestamp import Timestamp
 
-from streams.documents import CLIP_PROJECTION, Output
+from streams.contract.documents import CLIP_PROJECTION, Output
+from streams.contract.events import DocumentDeleted, ModelApplied, Origin
+from streams.contract.states import Recaption
 from streams.errors import FeatureMismatch, ModelFailed
-from streams.events import DocumentDeleted, ModelApplied, Origin
-from streams.hot_model import Loaded
 from streams.models import projection
 from streams.models.projection import orthogonal_projection
+from streams.registry.hot_model import Loaded
 from streams.stages.apply import apply_model
 from streams.stages.outcome import Failed, Ok, Result
-from streams.states import Recaption
 
 
 def loaded(clip_version=None, seed=0):

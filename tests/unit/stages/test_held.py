@@ -7,15 +7,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from streams import events
+from streams.contract import events
+from streams.contract.events import Origin
 from streams.errors import FetchFailed
-from streams.events import Origin
+from streams.kafka.faust.worker import StageWorker
 from streams.settings import KafkaSettings, StageSettings
 from streams.stages import FEATURIZE
 from streams.stages.isolate import Isolator
 from streams.stages.outcome import Failed, Ok, Result, Waiting
 from streams.stages.stage import Stage
-from streams.stages.worker import StageWorker
 from tests.unit.stages.test_stage import TENANT, EchoStep, changed, message
 from tests.waiting import DEADLINE_SECONDS
 

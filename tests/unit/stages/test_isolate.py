@@ -3,8 +3,8 @@
 import pytest
 from bson.timestamp import Timestamp
 
+from streams.contract.events import ImageChanged
 from streams.errors import InvalidImage, ModelFailed, ProcessBroken, StoreUnavailable, Unavailable
-from streams.events import ImageChanged
 from streams.settings import StageSettings
 from streams.stages.isolate import Isolator
 from streams.stages.outcome import Failed, Ok, Result

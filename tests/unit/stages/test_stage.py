@@ -8,18 +8,19 @@ import pytest
 from bson import ObjectId
 from bson.timestamp import Timestamp
 
-from streams import events, metrics
-from streams.dead_letters import dead_letter_record, parse_dead_letter, replay_mark
-from streams.documents import Output, OutputError
+from streams import metrics
+from streams.contract import events
+from streams.contract.dead_letters import dead_letter_record, parse_dead_letter, replay_mark
+from streams.contract.documents import Output, OutputError
+from streams.contract.events import DocumentDeleted, ImageChanged, ModelApplied, Origin
+from streams.contract.ids import document_key
+from streams.contract.wire import decode_event, encode_event
 from streams.errors import InvalidImage, ModelFailed, Unavailable
-from streams.events import DocumentDeleted, ImageChanged, ModelApplied, Origin
-from streams.ids import document_key
 from streams.settings import StageSettings
 from streams.stages import FEATURIZE, PROJECT, SINK
 from streams.stages.outcome import Failed, Ok, Result
 from streams.stages.records import Message
 from streams.stages.stage import Stage, newest_by_document
-from streams.wire import decode_event, encode_event
 
 TENANT = "captions.documents"
 

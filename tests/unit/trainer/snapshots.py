@@ -5,9 +5,16 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from trainer import snapshot_writer
-from trainer.snapshot import DOCUMENTS, MANIFEST, ClusterTime, Counts, Snapshot, SnapshotManifest
-from trainer.snapshot_reader import Row
+from trainer.snapshot import writer as snapshot_writer
+from trainer.snapshot.files import (
+    DOCUMENTS,
+    MANIFEST,
+    ClusterTime,
+    Counts,
+    Snapshot,
+    SnapshotManifest,
+)
+from trainer.snapshot.reader import Row
 
 WORDS = ("red", "green", "blue", "black")
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from trainer.caption_metrics import has_words, score_captions
+from trainer.evaluate.caption_metrics import has_words, score_captions
 
 #: Two images whose captions share no word, so that every n-gram has the same weight in CIDEr-D.
 GENERATED = ["the cat sat", "dogs run fast"]

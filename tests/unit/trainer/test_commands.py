@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from trainer.cli import app
 from trainer.commands import fit as fit_command
-from trainer.fitting import Progress
-from trainer.job_metrics import write_job_metrics
-from trainer.options import FitOptions
-from trainer.runs import Outcome, Run
+from trainer.fit.fitting import Progress
+from trainer.fit.options import FitOptions
+from trainer.job.job_metrics import write_job_metrics
+from trainer.job.runs import Outcome, Run
 
 README = Path(__file__).parents[3] / "README.md"
 

@@ -21,7 +21,7 @@ from tests.fitted import (
     vector_of,
 )
 from tests.tiny import DIMENSION
-from trainer.evaluate import evaluate_bundle, evaluate_captioner, evaluate_projection
+from trainer.evaluate.evaluate import evaluate_bundle, evaluate_captioner, evaluate_projection
 
 PERFECT_STEPS = 30
 

@@ -27,15 +27,15 @@ from streams.models.conditional_lm import ConditionalLM
 from streams.models.vocabulary import Vocabulary
 from streams.models.words import Normalization
 from tests.unit.trainer.snapshots import WORDS, colour_rows, write_snapshot
-from trainer import captioner, projector
-from trainer.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
-from trainer.dataset import Examples, read_fold
-from trainer.fit import BUNDLE, fit, material_of
-from trainer.fitting import HISTORY
-from trainer.options import FitOptions
-from trainer.plugs import Task
-from trainer.run_directory import RUN
-from trainer.splitter import FIXED, batches, draw
+from trainer.fit import captioner, projector
+from trainer.fit.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
+from trainer.fit.dataset import Examples, read_fold
+from trainer.fit.fit import BUNDLE, fit, material_of
+from trainer.fit.fitting import HISTORY
+from trainer.fit.options import FitOptions
+from trainer.fit.plugs import Task
+from trainer.fit.run_directory import RUN
+from trainer.fit.splitter import FIXED, batches, draw
 
 OPTIONS = FitOptions(min_count=2, batch_size=16, hidden=16, rate=0.02, max_epochs=6, max_length=6)
 #: For tests that ask what is written, not what is learned.
@@ -392,7 +392,7 @@ def test_fit_ends_when_the_validation_loss_gets_no_better(tmp_path):
 
 
 def result_snapshot(directory):
-    from trainer.snapshot import find_snapshot  # noqa: PLC0415
+    from trainer.snapshot.files import find_snapshot  # noqa: PLC0415
 
     return find_snapshot(directory, "latest")
 

@@ -3,8 +3,8 @@
 import pytest
 
 from streams.errors import SettingsError
-from trainer.evaluation import Evaluation
-from trainer.gate import Gate, Opponent, decide, metric_value
+from trainer.evaluate.evaluation import Evaluation
+from trainer.job.gate import Gate, Opponent, decide, metric_value
 
 
 def verdict(value, served, *, metric="cider", min_gain=0.0, forced=False):

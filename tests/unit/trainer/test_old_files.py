@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from trainer.old_files import remove_old
-from trainer.run_directory import RUN, held
+from trainer.fit.run_directory import RUN, held
+from trainer.job.old_files import remove_old
 
 
 @pytest.fixture

@@ -8,19 +8,19 @@ import open_clip
 import pytest
 import torch
 
-from streams.local.scenes import RELATIONS, make_scenes
 from streams.models.clip import ClipEncoder
 from streams.models.clip_weights import SCENES_CONFIG
 from streams.settings import ClipSettings
-from trainer.pretrain.attributes import ATTRIBUTES, attributes
-from trainer.pretrain.batches import Pictures, Tokens, batches
-from trainer.pretrain.export import export
-from trainer.pretrain.negatives import wrong_caption
-from trainer.pretrain.objective import AttributeHeads, compute_losses
-from trainer.pretrain.options import Options
-from trainer.pretrain.probes import probe
-from trainer.pretrain.training import pretrain
-from trainer.scene_judge import is_right
+from trainer.scenes.judge import is_right
+from trainer.scenes.pretrain.attributes import ATTRIBUTES, attributes
+from trainer.scenes.pretrain.batches import Pictures, Tokens, batches
+from trainer.scenes.pretrain.export import export
+from trainer.scenes.pretrain.negatives import wrong_caption
+from trainer.scenes.pretrain.objective import AttributeHeads, compute_losses
+from trainer.scenes.pretrain.options import Options
+from trainer.scenes.pretrain.probes import probe
+from trainer.scenes.pretrain.training import pretrain
+from trainer.scenes.scenes import RELATIONS, make_scenes
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

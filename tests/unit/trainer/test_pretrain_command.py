@@ -10,7 +10,7 @@ from streams.errors import SettingsError
 from streams.models.clip import ClipEncoder
 from streams.settings import ClipSettings
 from trainer.commands import pretrain
-from trainer.pretrain.attributes import ATTRIBUTES
+from trainer.scenes.pretrain.attributes import ATTRIBUTES
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

@@ -9,8 +9,8 @@ from PIL import Image
 
 from streams.errors import SettingsError
 from tests.fitted import SCENES, captioner, scene_set
-from trainer.evaluate import evaluate_captioner
-from trainer.evaluation import Evaluation
+from trainer.evaluate.evaluate import evaluate_captioner
+from trainer.evaluate.evaluation import Evaluation
 from trainer.report.curve import Series, curve, ticks
 from trainer.report.evaluation_page import evaluation_page, metric_rows
 from trainer.report.gallery import Picture, gallery

@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from streams.local.scenes import (
+from trainer.scenes.judge import is_right
+from trainer.scenes.scenes import (
     BACKGROUNDS,
     COLOURS,
     RELATIONS,
@@ -15,7 +16,6 @@ from streams.local.scenes import (
     Thing,
     make_scenes,
 )
-from trainer.scene_judge import is_right
 
 SCENE = Scene(
     first=Thing(shape="circle", colour="red", size="small"),

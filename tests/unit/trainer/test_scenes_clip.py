@@ -9,12 +9,12 @@ import open_clip
 import pytest
 import torch
 
-from streams.local.scenes import make_scenes
 from streams.models.clip import ClipEncoder
 from streams.models.clip_weights import SCENES_CONFIG, SCENES_WEIGHTS
 from streams.settings import ClipSettings
-from trainer.pretrain.attributes import ATTRIBUTES, attributes
-from trainer.pretrain.probes import probe
+from trainer.scenes.pretrain.attributes import ATTRIBUTES, attributes
+from trainer.scenes.pretrain.probes import probe
+from trainer.scenes.scenes import make_scenes
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

@@ -1,1 +1,0 @@
-"""The commands of `captionstream`, by topic. `cli.py` puts them together."""

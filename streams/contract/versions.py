@@ -1,0 +1,72 @@
+"""What the registry knows about a version, beside its weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from streams.contract.manifest import Manifest, parse_manifest
+from streams.errors import InvalidBundle
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VersionInfo:
+    """A version without its weights.
+
+    Attributes:
+        name: Name of the model.
+        version: Id of the version.
+        created_at: When it was published.
+        manifest: What it is; None for an announced one, and for one that cannot be read.
+        details: What was said when it was announced.
+        problem: Why the manifest cannot be read; None when it can.
+    """
+
+    name: str
+    version: str
+    created_at: datetime
+    manifest: Manifest | None
+    details: Mapping[str, Any]
+    problem: str | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Name and version."""
+        return self.name, self.version
+
+    @property
+    def is_announced(self) -> bool:
+        """Whether its weights live elsewhere: only processes that were started with it have it."""
+        return self.manifest is None and self.problem is None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what a person wants to see; long lists are left out."""
+        shown: dict[str, Any] = {
+            "name": self.name,
+            "version": self.version,
+            "created_at": self.created_at.isoformat(),
+            **self.details,
+        }
+        if self.manifest is not None:
+            content = self.manifest.model_dump(mode="json", exclude={"vocabulary", "golden"})
+            words = self.manifest.vocabulary
+            shown |= content | {"vocabulary_size": len(words) if words else None}
+        return shown
+
+
+def version_info(row: Mapping[str, Any]) -> VersionInfo:
+    """Return a version as it is stored; one whose manifest cannot be read, with the reason."""
+    manifest, problem = None, None
+    if row["manifest"] is not None:
+        try:
+            manifest = parse_manifest(row["manifest"])
+        except InvalidBundle as exc:
+            problem = str(exc)
+    return VersionInfo(
+        name=row["name"],
+        version=row["version"],
+        created_at=row["created_at"],
+        manifest=manifest,
+        details=row["details"],
+        problem=problem,
+    )

@@ -1,0 +1,84 @@
+"""The Faust application of a stage: the settings that lost nothing under SIGKILL."""
+
+import signal
+from collections.abc import Callable
+from typing import Any, Final
+
+import faust
+
+from streams.kafka.faust.transport import PromptTransport
+from streams.kafka.security import faust_credentials
+from streams.kafka.topics import group_name
+from streams.settings import KafkaSettings
+from streams.stages import StageSpec
+
+#: Longest produce request: vectors of one batch, with room.
+_MAX_REQUEST_BYTES: Final = 8 << 20
+#: A consumer that does not fetch for its poll interval leaves the group, and never joins again:
+#: aiokafka waits for a fetch first, and Faust fetches nothing while it joins. A stage fetches
+#: nothing while it holds a batch, for as long as a neighbour is away. Who hangs is found by
+#: `/healthz`, so the interval has no end (1,000 years).
+_NEVER_SECONDS: Final = 3e10
+
+
+class _App(faust.App):  # type: ignore[misc]
+    def _create_directories(self) -> None:
+        """They would hold tables, of which there are none; the working directory may be closed."""
+
+
+def build_app(spec: StageSpec, kafka: KafkaSettings) -> faust.App:
+    """Return the Faust application of a stage; its id is the consumer group."""
+    servers = ";".join(f"kafka://{server}" for server in kafka.bootstrap_servers.split(","))
+    app = _App(
+        group_name(spec.name, kafka),
+        broker=servers,
+        broker_credentials=faust_credentials(kafka),
+        store="memory://",
+        broker_session_timeout=kafka.session_timeout_seconds,
+        broker_heartbeat_interval=kafka.session_timeout_seconds / 5,
+        broker_rebalance_timeout=max(60.0, 2 * kafka.session_timeout_seconds),
+        broker_max_poll_interval=_NEVER_SECONDS,
+        broker_request_timeout=max(kafka.request_timeout_seconds, kafka.session_timeout_seconds),
+        broker_commit_interval=0.5,
+        broker_commit_every=64,
+        broker_max_poll_records=128,
+        consumer_max_fetch_size=1 << 20,
+        consumer_auto_offset_reset="earliest",
+        stream_buffer_maxsize=128,
+        stream_wait_empty=True,
+        stream_publish_on_commit=False,
+        stream_recovery_delay=0.0,
+        producer_acks=-1,
+        producer_linger=0.005,
+        producer_request_timeout=kafka.request_timeout_seconds,
+        producer_max_request_size=_MAX_REQUEST_BYTES,
+        key_serializer="raw",
+        value_serializer="raw",
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        table_standby_replicas=0,
+        agent_supervisor="mode.CrashingSupervisor",
+        web_enabled=False,
+        worker_redirect_stdouts=False,
+    )
+    app.transport = PromptTransport(app, fetch_wait_seconds=kafka.fetch_wait_seconds)
+    return app
+
+
+class Worker(faust.Worker):  # type: ignore[misc]
+    """Tells the stage when the process is asked to end, so that it gives up waiting."""
+
+    def __init__(self, app: faust.App, *, stop: Callable[[], None], **options: Any) -> None:
+        """Keep what to call when the process is asked to end."""
+        super().__init__(app, **options)
+        self.spinner = None  # it draws on stdout, also into files
+        self._stop_waiting = stop
+
+    async def on_stop(self) -> None:
+        """Call it, before Faust waits for what is in hand."""
+        # The loop gives signals back as it closes: a second one would end the process as a crash.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
+        self._stop_waiting()
+        await super().on_stop()

@@ -1,0 +1,256 @@
+"""Faust around one stage: consume, hand batches to the stage, acknowledge in order.
+
+The pattern, and the settings in `application.py`, are those that lost nothing under SIGKILL: events
+are taken without acknowledgement, a batch is acknowledged only after the broker has confirmed
+everything made from it, and nothing leaves the loop by an exception except "restart me", which ends
+the process.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final, NoReturn
+
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from faust.exceptions import ConsumerNotStarted, ProducerSendError
+from structlog import get_logger
+
+from streams import metrics
+from streams.errors import BrokerUnavailable, ProcessBroken, Unavailable
+from streams.kafka.faust.application import Worker, build_app
+from streams.kafka.faust.lag import Lag, count_waiting
+from streams.kafka.topics import TOPICS, dead_letter_topic, shown, topic_name
+from streams.settings import KafkaSettings, StageSettings
+from streams.stages import StageSpec
+from streams.stages.held import AckOrder
+from streams.stages.records import Delivery, Message
+from streams.stages.stage import Stage
+
+log = get_logger(__name__)
+
+#: How long a batch of sends is repeated before the process ends and the batch is taken again.
+_DELIVERY_SECONDS: Final = 60.0
+#: Most events taken and not acknowledged, most of them finished behind one that is held.
+_MOST_UNACKED: Final = 8192
+
+
+class StageWorker:
+    """One Faust application that runs one stage."""
+
+    def __init__(self, spec: StageSpec, kafka: KafkaSettings, settings: StageSettings) -> None:
+        """Declare the application; nothing is connected yet."""
+        self._spec = spec
+        self._kafka = kafka
+        self._settings = settings
+        self.app = build_app(spec, kafka)
+        self._channels = {name: self._topic(name) for name in _outputs(spec)}
+        self.has_assignment = False
+        self.lag = Lag()
+        self._next_offset: dict[Any, int] = {}
+        self._order = AckOrder()
+        #: One batch at a time; notified when one is finished.
+        self._turn = asyncio.Condition()
+        self.app.on_partitions_assigned.connect(self._on_assigned)
+        self.app.on_partitions_revoked.connect(self._on_revoked)
+
+    @property
+    def has_broker(self) -> bool:
+        """Whether the group's coordinator is known; it is not while the broker is away."""
+        return bool(self.app.transport.has_coordinator)
+
+    @property
+    def waits_for(self) -> str:
+        """What it needs of Kafka and has not; "" when it has everything."""
+        if not self.has_assignment:
+            return "joining the consumer group"
+        if not self.has_broker:
+            return "waits for the Kafka broker"
+        leaderless = self.leaderless
+        return f"waits for a broker that leads {shown(leaderless)}" if leaderless else ""
+
+    @property
+    def leaderless(self) -> list[str]:
+        """Partitions of this process that no broker leads, so that nothing is read from them."""
+        return self.app.transport.leaderless() if self.has_assignment else []
+
+    def run(self, stage: Stage) -> None:
+        """Consume until SIGTERM or SIGINT.
+
+        Raises:
+            SystemExit: Always; code 0 after a signal, another after a crash.
+        """
+        self._declare_agent(stage)
+        self.app.timer(1.0)(lambda: self._measure_lag(stage))
+        worker = Worker(
+            self.app, stop=stage.stop, quiet=True, override_logging=False, redirect_stdouts=False
+        )
+        worker.execute_from_commandline()
+
+    async def deliver(self, records: Delivery) -> list[int]:
+        """Send records in order and wait until the broker has all of them.
+
+        A failed send repeats the whole batch, so that the order within a document is kept. A record
+        that is too large is left out: it would never get smaller. Returns the positions of these.
+
+        Raises:
+            BrokerUnavailable: It failed for a minute; the process is to end.
+        """
+        deadline = asyncio.get_running_loop().time() + _DELIVERY_SECONDS
+        refused: set[int] = set()
+        while True:
+            errors = await self._send(records, refused)
+            refused |= {i for i, e in errors.items() if isinstance(e, MessageSizeTooLargeError)}
+            error = next((e for i, e in errors.items() if i not in refused), None)
+            if error is None:
+                return sorted(refused)
+            metrics.RETRIES.labels(self._spec.name, type(error).__name__).inc()
+            if asyncio.get_running_loop().time() > deadline:
+                msg = f"the broker took no records for {_DELIVERY_SECONDS:.0f} s: {error!r}"
+                raise BrokerUnavailable(msg) from error
+            await asyncio.sleep(self._settings.backoff_initial_seconds)
+
+    async def _send(self, records: Delivery, refused: set[int]) -> dict[int, BaseException]:
+        """Send all but the refused; return what went wrong by position."""
+        futures = {}
+        errors: dict[int, BaseException] = {}
+        for i, (topic, record) in enumerate(records):
+            if i in refused:
+                continue
+            try:
+                futures[i] = await self._channels[topic].send(
+                    key=record.key, value=record.value, headers=list(record.headers)
+                )
+            except (KafkaError, ProducerSendError) as exc:
+                errors[i] = exc.__cause__ or exc  # Faust wraps what the client says at once
+        results = await asyncio.gather(*futures.values(), return_exceptions=True)
+        for i, result in zip(futures, results, strict=True):
+            if isinstance(result, KafkaError):
+                errors[i] = result
+            elif isinstance(result, BaseException):
+                raise result
+        return errors
+
+    def _declare_agent(self, stage: Stage) -> None:
+        inputs = self.app.topic(
+            *(topic_name(name, self._kafka) for name in self._spec.inputs),
+            key_type=bytes,
+            value_type=bytes,
+            key_serializer="raw",
+            value_serializer="raw",
+        )
+
+        async def consume(stream: Any) -> None:
+            await self._consume(stage, stream)
+
+        self.app.agent(inputs, concurrency=1, name=self._spec.name)(consume)
+
+    async def _consume(self, stage: Stage, stream: Any) -> None:
+        """Handle batches for ever; acknowledge events in order, when finished, not before.
+
+        Raises:
+            Exception: A batch is not finished; the process is to end, so that it comes again.
+        """
+        batches: AsyncIterator[Sequence[Any]] = stream.noack_take(
+            self._settings.batch_size, within=self._settings.batch_wait_seconds
+        )
+        async with asyncio.TaskGroup() as tasks:
+            going_on = tasks.create_task(self._go_on(stage, stream))
+            async for events in batches:
+                await self._handle(stage, stream, events)
+                async with self._turn:
+                    await self._turn.wait_for(lambda: len(self._order) < _MOST_UNACKED)
+            going_on.cancel()
+
+    async def _go_on(self, stage: Stage, stream: Any) -> None:
+        """Handle what was held as it becomes ready, also while no new event comes."""
+        while True:
+            await stage.held.until_ready()
+            await asyncio.sleep(self._settings.batch_wait_seconds)  # others are ready soon
+            await self._handle(stage, stream, [])
+
+    async def _handle(self, stage: Stage, stream: Any, events: Sequence[Any]) -> None:
+        async with self._turn:
+            messages = [self._message(event) for event in events]
+            for message, event in zip(messages, events, strict=True):
+                self._order.take(message, event)
+            try:
+                finished = await stage.handle(messages)
+            except Unavailable:
+                if stage.is_stopping:
+                    log.warning("stopping with an unfinished batch", stage=self._spec.name)
+                    _end(0)
+                raise
+            except ProcessBroken as exc:
+                log.critical("this process ends to be restarted", reason=str(exc))
+                _end(exc.exit_code)
+            for event in self._order.finish(finished):
+                await stream.ack(event)
+                self._next_offset[event.message.tp] = event.message.offset + 1
+            self._turn.notify_all()
+
+    def _message(self, event: Any) -> Message:
+        message = event.message
+        self._next_offset.setdefault(message.tp, message.offset)
+        return Message(
+            topic=message.topic.removeprefix(self._kafka.prefix),
+            partition=message.partition,
+            offset=message.offset,
+            key=event.key,
+            value=event.value,
+            headers=_header_list(message.headers),
+        )
+
+    def _topic(self, name: str) -> Any:
+        return self.app.topic(
+            topic_name(name, self._kafka), key_serializer="raw", value_serializer="raw"
+        )
+
+    async def _on_assigned(self, *_: Any, **__: Any) -> None:
+        self.has_assignment = True
+        self._next_offset.clear()
+
+    async def _on_revoked(self, *_: Any, **__: Any) -> None:
+        self.has_assignment = False
+        self.app.transport.skipped.clear()
+
+    async def _measure_lag(self, stage: Stage) -> None:
+        """Count what waits. Only a count of nothing says that there is nothing to do.
+
+        What waits in a partition without a leader cannot be known, and waiting for one is on
+        purpose.
+        """
+        stage.held.give_up(whether=stage.is_stopping or self.app.rebalancing)
+        lag = None
+        leaderless = self.leaderless
+        if self.has_assignment and not leaderless and not self.app.rebalancing:
+            try:
+                skipped = self.app.transport.skipped
+                lag = await count_waiting(self.app.consumer, self._next_offset, skipped)
+            except (KafkaError, ConsumerNotStarted, AssertionError) as exc:
+                # Partitions are just coming or going; aiokafka asserts that they are there.
+                log.debug("lag not measured", error=repr(exc))
+        self.lag.note(lag)
+        metrics.STAGE_LAG.labels(self._spec.name).set(float("nan") if lag is None else lag)
+        if lag == 0 or leaderless:
+            stage.progress.beat()
+        oldest = stage.progress.oldest_seconds
+        metrics.OLDEST_UNACKED_SECONDS.labels(self._spec.name).set(oldest)
+
+
+def _end(code: int) -> NoReturn:
+    """End at once: the batch stays unacknowledged for the next process, Faust would wait for it."""
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _outputs(spec: StageSpec) -> list[str]:
+    inputs = [name for name in spec.inputs if name in TOPICS]  # where a record may be put back
+    letters = [dead_letter_topic(name) for name in inputs]
+    return [*([spec.output] if spec.output else []), *inputs, *letters]
+
+
+def _header_list(headers: Any) -> list[tuple[str, bytes]]:
+    if not headers:
+        return []
+    return list(headers.items()) if isinstance(headers, dict) else list(headers)

@@ -1,0 +1,71 @@
+"""Trying whether a collection takes what we write, and leaving nothing behind."""
+
+import numpy as np
+from bson.timestamp import Timestamp
+from pymongo.errors import BulkWriteError
+
+from streams.contract.documents import MODELS, Output, OutputError
+from streams.contract.ids import DocumentId
+from streams.contract.writes import (
+    MEND,
+    SCHEMA,
+    OutputWrite,
+    fields_of,
+    malformed,
+    rejections,
+    update_of,
+)
+from streams.errors import StoreRefuses
+from streams.mongo.client import cluster_time, mongo_errors
+from streams.mongo.store import DocumentStore
+
+
+def rehearse(store: DocumentStore) -> bool:
+    """Write outputs and errors into the newest document, in a transaction that is given up.
+
+    Returns:
+        Whether there is a document to try it with.
+
+    Raises:
+        StoreUnavailable: MongoDB does not answer.
+        StoreRefuses: It would refuse them; the message says why and what to do.
+    """
+    documents = store.collection
+    client = documents.database.client
+    with mongo_errors("trying to write outputs"), client.start_session() as session:
+        newest = documents.find_one({}, {"_id": 1}, sort=[("_id", -1)])
+        if newest is None:
+            return False
+        chosen = {"_id": {"$eq": newest["_id"]}}
+        session.start_transaction()
+        try:
+            documents.update_many(malformed(chosen), MEND, session=session)
+            for write in _writes(newest["_id"], cluster_time(client)):
+                documents.bulk_write([update_of(write, fields_of(write))], session=session)
+        except BulkWriteError as exc:
+            reasons = [reason for reason in rejections(exc).values() if SCHEMA in reason]
+            if reasons:  # else it is about this document alone
+                msg = f"MongoDB refuses outputs: {reasons[0]}"
+                raise StoreRefuses(msg) from exc
+        finally:
+            session.abort_transaction()
+    return True
+
+
+def _writes(document_id: DocumentId, source: Timestamp) -> list[OutputWrite]:
+    """Return outputs of both kinds and an error of every model, with every field they can have."""
+    both: tuple[np.ndarray | str, ...] = (np.zeros(8, np.float32), "a text")
+    results: list[Output | OutputError] = [
+        Output(value=value, version=f"v{number}", score=0.0, url="u", beam_width=2)
+        for number, value in enumerate(both)
+    ]
+    results.append(
+        OutputError(type="t", message="m", attempts=1, is_retryable=False, version="another")
+    )
+    return [
+        OutputWrite(
+            document_id=document_id, source=source, model=model, input="rehearsal", result=result
+        )
+        for result in results
+        for model in MODELS
+    ]

@@ -1,0 +1,1 @@
+"""What operators and producers ask: status, verify, dead letters, outputs on demand."""

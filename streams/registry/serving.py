@@ -1,0 +1,53 @@
+"""Which versions serve and whether each fits what it reads: from pointers and versions. Pure."""
+
+from collections.abc import Mapping
+
+from streams.contract.states import Recaption, Serving
+from streams.contract.versions import VersionInfo
+from streams.registry.pointers import Pointer
+
+
+def serving_of(pointers: Mapping[str, Pointer], infos: Mapping[str, VersionInfo]) -> Serving:
+    """Return what serves.
+
+    After a refusal the version before serves on, and what is stored stays. A model whose manifest
+    cannot be read has no version that serves; the others are not touched by that.
+
+    Args:
+        pointers: Every pointer by the name of its model.
+        infos: The version that really serves, of each model that has one.
+    """
+    refused = {name: p.refusal for name, p in pointers.items() if p.refusal is not None}
+    problems = {
+        name: f"{pointers[name].version} is refused: {refusal.reason}"
+        for name, refusal in refused.items()
+    }
+    versions = {name: p.serving for name, p in pointers.items() if p.serving is not None}
+    for name, info in infos.items():
+        if info.problem is not None:
+            problems.setdefault(name, f"{versions.pop(name)} cannot serve: {info.problem}")
+    recaption = {
+        name: Recaption.NONE if name in refused else pointers[name].recaption for name in versions
+    }
+    return Serving(
+        versions=versions,
+        requires=_requires(infos),
+        misfits=frozenset(name for name, info in infos.items() if _is_misfit(info, infos)),
+        recaption=recaption,
+        problems=problems,
+    )
+
+
+def _requires(infos: Mapping[str, VersionInfo]) -> dict[str, dict[str, str]]:
+    return {
+        name: {read: f.version for read, f in info.manifest.features.items() if f.version}
+        for name, info in infos.items()
+        if info.manifest is not None
+    }
+
+
+def _is_misfit(info: VersionInfo, infos: Mapping[str, VersionInfo]) -> bool:
+    """Whether a version reads vectors of another length than an announced model makes."""
+    features = info.manifest.features.items() if info.manifest is not None else ()
+    made = {name: infos[name].details.get("dimension") for name, _ in features if name in infos}
+    return any(made.get(name) not in (None, feature.dimension) for name, feature in features)

@@ -1,0 +1,1 @@
+"""The collection at one cluster time, as Parquet files."""
