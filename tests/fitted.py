@@ -10,8 +10,8 @@ from streams.contract.manifest import Bundle
 from streams.models.conditional_lm import ConditionalLM, autoregressive_loss, to_bundle
 from streams.models.vocabulary import Vocabulary
 from tests.tiny import DIMENSION
-from trainer.evaluate.validation_set import Entry, ValidationSet
 from trainer.scenes.scenes import make_scenes
+from trainer.snapshot.validation_set import Entry, ValidationSet
 
 CLIP_VERSION = "tiny-1"
 SCENES = tuple(make_scenes(12, seed=3))

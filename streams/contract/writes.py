@@ -1,4 +1,4 @@
-"""Guarded writes of outputs: what is asked of MongoDB, and what its refusals mean. Pure.
+"""Guarded writes of outputs: what is asked of MongoDB. Pure.
 
 The whole rule of who may overwrite what stands here. An output is written, into documents that
 exist, if nothing of ours is stored in its place, or what is stored is of an older change, or it is
@@ -20,7 +20,6 @@ from typing import Any, Final
 
 from bson.timestamp import Timestamp
 from pymongo import UpdateOne
-from pymongo.errors import BulkWriteError, OperationFailure
 
 from streams.contract.documents import (
     MODELS,
@@ -35,21 +34,6 @@ from streams.contract.documents import (
 )
 from streams.contract.ids import DocumentId
 from streams.contract.states import STATE_PATHS
-from streams.mongo.client import PASSING_CODES
-
-#: Refusals of single writes that are not about the document but about everything: no right, a view,
-#: a time-series collection.
-_ABOUT_ALL: Final = frozenset((13, 72, 166, 263))
-
-#: BSONObjectTooLarge, and an update that makes a document larger than 16 MB.
-_TOO_LARGE: Final = frozenset((10334, 17419))
-
-#: DocumentValidationFailure: the collection has a schema that does not allow what we write.
-VALIDATION: Final = 121
-SCHEMA: Final = (
-    f': its schema does not allow {OUTPUTS}; add {OUTPUTS}: {{bsonType: "object"}} to `properties`'
-    " of the collection's $jsonSchema (collMod), with no more about what is in it"
-)
 
 #: Fields that our outputs stand in.
 _PARENTS: Final = (OUTPUTS, *sorted({f"{OUTPUTS}.{model.key}" for model in MODELS}))
@@ -220,23 +204,3 @@ def _with_parents(paths: tuple[str, ...]) -> list[str]:
     """Return paths and everything that they go through."""
     parts = [path.split(".") for path in paths]
     return sorted({".".join(p[:i]) for p in parts for i in range(1, len(p) + 1)})
-
-
-def rejections(exc: BulkWriteError) -> dict[int, str]:
-    """Return why single documents were refused, by position; raise what is no document's fault."""
-    errors = exc.details.get("writeErrors") or []
-    concerns = exc.details.get("writeConcernErrors") or []
-    others = [error for error in errors if error.get("code") in PASSING_CODES | _ABOUT_ALL]
-    for error in (*concerns, *others):
-        raise OperationFailure(str(error.get("errmsg")), error.get("code"), exc.details) from exc
-    return {error["index"]: _reason(error) for error in errors}
-
-
-def without_room(exc: BulkWriteError) -> set[int]:
-    """Return the positions of writes that would make their document too large."""
-    errors = exc.details.get("writeErrors") or []
-    return {error["index"] for error in errors if error.get("code") in _TOO_LARGE}
-
-
-def _reason(error: Mapping[str, Any]) -> str:
-    return f"{error.get('errmsg')}{SCHEMA if error.get('code') == VALIDATION else ''}"

@@ -1,7 +1,7 @@
 """How clients of Kafka are encrypted and who they say they are. The one translation of settings.
 
-kafka-python takes `client_arguments`, Faust takes `faust_credentials`; both use one TLS context, so
-that they trust the same CAs and always check the broker's name.
+kafka-python takes `client_arguments`, and `faust/application.py` makes of them what Faust takes:
+both trust the same CAs and always check the broker's name.
 """
 
 import socket
@@ -35,25 +35,6 @@ def client_arguments(settings: KafkaSettings) -> dict[str, Any]:
             "sasl_plain_password": _password(settings),
         }
     return arguments
-
-
-def faust_credentials(settings: KafkaSettings) -> Any:
-    """Return what Faust takes as `broker_credentials`; None without TLS and user.
-
-    Raises:
-        SettingsError: A certificate file is missing or wrong.
-    """
-    import faust  # noqa: PLC0415 - only stages have it
-
-    context = tls_context(settings) if _has_tls(settings) else None
-    if _has_user(settings):
-        return faust.SASLCredentials(
-            mechanism=settings.sasl_mechanism,
-            username=settings.sasl_username,
-            password=_password(settings),
-            ssl_context=context,
-        )
-    return None if context is None else faust.SSLCredentials(context)
 
 
 def tls_context(settings: KafkaSettings) -> ssl.SSLContext:

@@ -9,10 +9,8 @@ import time
 from pathlib import Path
 from typing import Final
 
-from kafka.errors import KafkaError
-
 from streams.errors import BrokerUnavailable
-from streams.kafka.topics import connect_admin
+from streams.kafka.topics import read_topic_states
 from streams.local.child import Child
 from streams.local.ports import is_free
 from streams.local.programs import find_program
@@ -117,13 +115,7 @@ class Broker:
         try:
             # The client's own retries are slow; ask only when somebody listens.
             socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-            admin = connect_admin(KafkaSettings(bootstrap_servers=self.bootstrap_servers))
+            read_topic_states(KafkaSettings(bootstrap_servers=self.bootstrap_servers))
         except (OSError, BrokerUnavailable):
             return False
-        try:
-            admin.list_topics()
-        except KafkaError:
-            return False
-        finally:
-            admin.close()
         return True

@@ -8,15 +8,14 @@ from streams.contract.documents import MODELS, Output, OutputError
 from streams.contract.ids import DocumentId
 from streams.contract.writes import (
     MEND,
-    SCHEMA,
     OutputWrite,
     fields_of,
     malformed,
-    rejections,
     update_of,
 )
 from streams.errors import StoreRefuses
 from streams.mongo.client import cluster_time, mongo_errors
+from streams.mongo.rejections import SCHEMA, rejections
 from streams.mongo.store import DocumentStore
 
 

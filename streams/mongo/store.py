@@ -30,13 +30,12 @@ from streams.contract.writes import (
     drops_of,
     fields_of,
     malformed,
-    rejections,
     update_of,
-    without_room,
 )
 from streams.errors import StoreUnavailable
 from streams.mongo.client import Document, cluster_time, mongo_errors, state_database
 from streams.mongo.no_room import NoRoom, with_errors
+from streams.mongo.rejections import rejections, without_room
 from streams.mongo.state_index import STATE_INDEX, build_state_index, check_collection
 from streams.settings import MongoSettings
 

@@ -1,17 +1,13 @@
-"""What a stage has taken and not finished: what waits, and what may be acknowledged.
+"""Events that a stage has taken and that wait for something, such as an image that is fetched.
 
-An event that waits for something (an image that is being fetched) holds up no work behind it. Yet
-offsets are acknowledged in order, so it holds up their acknowledgement.
+They hold up no work behind them, only its acknowledgement: see `kafka/faust/ack_order.py`.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
 
+from streams.kafka.records import Message
 from streams.stages.outcome import Input, Ok, Result, Waiting
-from streams.stages.records import Message
 
 
 class Held:
@@ -63,39 +59,3 @@ class Held:
     def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
         with suppress(RuntimeError):  # the loop is closed: the process ends
             loop.call_soon_threadsafe(self._is_ready.set)
-
-
-class AckOrder:
-    """Events in the order in which they were taken. Says which may be acknowledged."""
-
-    def __init__(self) -> None:
-        """Begin with none."""
-        self._taken: dict[tuple[str, int], deque[tuple[Message, Any]]] = {}
-        self._finished: set[tuple[str, int, int]] = set()
-
-    def __len__(self) -> int:
-        """How many are taken and not acknowledged."""
-        return sum(len(events) for events in self._taken.values())
-
-    def take(self, message: Message, event: Any) -> None:
-        """Note that an event was taken, which is `message` for the stage."""
-        events = self._taken.setdefault((message.topic, message.partition), deque())
-        events.append((message, event))
-
-    def finish(self, messages: Sequence[Message]) -> list[Any]:
-        """Return the events to acknowledge now that these are finished, in order.
-
-        Of each partition those before the first that is not finished.
-        """
-        self._finished |= {_place(message) for message in messages}
-        done = []
-        for events in self._taken.values():
-            while events and _place(events[0][0]) in self._finished:
-                message, event = events.popleft()
-                self._finished.discard(_place(message))
-                done.append(event)
-        return done
-
-
-def _place(message: Message) -> tuple[str, int, int]:
-    return (message.topic, message.partition, message.offset)

@@ -1,36 +1,20 @@
 """Records in and out of a stage: as they were consumed, and what is sent for an outcome."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from structlog import get_logger
 
 from streams.contract.dead_letters import dead_letter_record
 from streams.contract.documents import OutputError
-from streams.contract.events import Event, Headers, ModelApplied, Record
+from streams.contract.events import Event, ModelApplied, Record
 from streams.contract.wire import decode_event, encode_event
 from streams.errors import CaptionstreamError, InvalidEvent
+from streams.kafka.records import Delivery, Message
 from streams.kafka.topics import TOPICS, dead_letter_topic
 from streams.stages import StageSpec
 from streams.stages.outcome import Failed, Ok, Outcome, Result, Waiting
 
 log = get_logger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Message:
-    """A record as it was consumed; `topic` is without prefix."""
-
-    topic: str
-    partition: int
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
-
-
-Delivery = Sequence[tuple[str, Record]]
-"""Records to send, in order, each with its topic (without prefix)."""
 
 
 class RecordMaker:

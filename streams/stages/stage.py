@@ -18,6 +18,7 @@ from streams.contract.events import Record
 from streams.contract.ids import document_key
 from streams.contract.wire import decode_event, is_of
 from streams.errors import InvalidEvent
+from streams.kafka.records import Delivery, Message
 from streams.kafka.topics import TOPICS
 from streams.settings import StageSettings
 from streams.stages import StageSpec
@@ -25,7 +26,7 @@ from streams.stages.held import Held
 from streams.stages.isolate import Isolator
 from streams.stages.outcome import Failed, Input, Ok, Outcome, Result, Step, Waiting
 from streams.stages.progress import Progress
-from streams.stages.records import Delivery, Message, RecordMaker
+from streams.stages.records import RecordMaker
 
 log = get_logger(__name__)
 
@@ -92,6 +93,21 @@ class Stage:
         """
         self._stopping.set()
         self.held.give_up(whether=True)
+
+    async def until_ready(self) -> None:
+        """Wait until something that is held can be finished."""
+        await self.held.until_ready()
+
+    def note_rebalance(self, *, is_under_way: bool) -> None:
+        """Put back what is held while partitions are to go, and when the process is to end."""
+        self.held.give_up(whether=self.is_stopping or is_under_way)
+
+    def note_lag(self, lag: int | None, *, may_rest: bool) -> None:
+        """Keep how many records wait for the metrics; nothing to do is progress."""
+        metrics.STAGE_LAG.labels(self.spec.name).set(float("nan") if lag is None else lag)
+        if may_rest:
+            self.progress.beat()
+        metrics.OLDEST_UNACKED_SECONDS.labels(self.spec.name).set(self.progress.oldest_seconds)
 
     async def handle(self, messages: Sequence[Message]) -> list[Message]:
         """Handle a batch, and what was held and is ready. Return the messages that are finished.

@@ -10,11 +10,11 @@ from streams.settings import ClipSettings
 from tests.bench.scenes import embed
 from tests.unit.trainer.snapshots import write_snapshot
 from trainer.evaluate.evaluate import evaluate_bundle
-from trainer.evaluate.validation_set import Entry, ValidationSet
 from trainer.fit.fit import fit
 from trainer.fit.options import FitOptions
 from trainer.scenes.scenes import make_scenes
 from trainer.snapshot.reader import Row
+from trainer.snapshot.validation_set import Entry, ValidationSet
 
 SEEN, VALID, UNSEEN = 1200, 60, 120
 OPTIONS = FitOptions(hidden=128, rate=0.004, max_epochs=22)

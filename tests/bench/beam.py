@@ -17,8 +17,8 @@ from streams.models import conditional_lm
 from streams.models.bundle import from_directory
 from streams.models.clip import ClipEncoder
 from streams.settings import ClipSettings
-from trainer.evaluate.validation_set import Entry, ValidationSet, digest_of
 from trainer.scenes.scenes import make_scenes
+from trainer.snapshot.validation_set import Entry, ValidationSet, digest_of
 
 _ENCODED_AT_ONCE = 64
 

@@ -28,11 +28,11 @@ from tests.fitted import CLIP_VERSION, SCENES, fitted_bundle, vector_of
 from tests.integration.trainer_data import announce_clip, clip_write
 from trainer.cli import app
 from trainer.evaluate.validation_sample import create_validation_set
-from trainer.evaluate.validation_set import ValidationSets
 from trainer.job.gate import Gate
 from trainer.job.job import Job
 from trainer.job.retrain import Plan, retrain
 from trainer.job.runs import Outcome
+from trainer.snapshot.validation_set import ValidationSets
 
 NAME = "conditional_lm"
 TRAIN = 6  # documents of the train fold

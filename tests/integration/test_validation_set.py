@@ -12,7 +12,7 @@ from streams.mongo.client import state_database
 from streams.mongo.store import DocumentStore
 from tests.integration.trainer_data import SOURCE, announce_clip, clip_write, seed_documents
 from trainer.evaluate.validation_sample import create_validation_set
-from trainer.evaluate.validation_set import ValidationSets
+from trainer.snapshot.validation_set import ValidationSets
 
 
 @pytest.fixture

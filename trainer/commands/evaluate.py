@@ -20,11 +20,11 @@ from trainer.commands.measuring import (
     stored_bundle,
 )
 from trainer.evaluate.evaluation import Evaluation
-from trainer.evaluate.validation_set import ValidationSets
 from trainer.report.evaluation_page import caution, evaluation_page, metric_rows, shown
 from trainer.report.page import write_page
 from trainer.report.training import read_history
 from trainer.snapshot.pictures import read_pictures
+from trainer.snapshot.validation_set import ValidationSets
 
 
 def evaluate(

@@ -12,8 +12,8 @@ from streams.contract.manifest import Bundle
 from streams.errors import ModelNotFound, SettingsError
 from streams.registry.versions import Registry
 from streams.settings import Settings
-from trainer.evaluate.validation_set import ValidationSet
 from trainer.job.publish import Evaluate
+from trainer.snapshot.validation_set import ValidationSet
 
 Name = Annotated[str, typer.Argument(help="conditional_lm or clip_projection.")]
 SetName = Annotated[str, typer.Option("--validation-set", help="Name of the validation set.")]

@@ -11,10 +11,10 @@ from streams.contract.states import Recaption
 from streams.registry.versions import Registry
 from trainer.commands.context import AsJson, DataDir, out, place_of
 from trainer.commands.measuring import Beam, Name, SetName, bundle_of, evaluator
-from trainer.evaluate.validation_set import ValidationSets
 from trainer.job.decisions import Decision, Decisions
 from trainer.job.gate import Gate
 from trainer.job.publish import publish as publish_bundle
+from trainer.snapshot.validation_set import ValidationSets
 
 _USUAL_METRIC: Final = {CONDITIONAL_LM.name: "cider"}
 

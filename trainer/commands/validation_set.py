@@ -7,7 +7,7 @@ import typer
 
 from trainer.commands.context import AsJson, DataDir, out, place_of
 from trainer.evaluate.validation_sample import create_validation_set
-from trainer.evaluate.validation_set import ValidationSet, ValidationSets
+from trainer.snapshot.validation_set import ValidationSet, ValidationSets
 
 validation_set = typer.Typer(
     help="The frozen documents that versions are measured on.", no_args_is_help=True

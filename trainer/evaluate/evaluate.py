@@ -15,10 +15,10 @@ from streams.models.projection import Projection
 from streams.models.vocabulary import UNKNOWN
 from trainer.evaluate.caption_metrics import has_words, score_captions
 from trainer.evaluate.evaluation import Evaluation, GeneratedCaption
-from trainer.evaluate.validation_set import Entry, ValidationSet
 from trainer.fit.plugs import EncodeTexts
 from trainer.scenes.judge import is_right
 from trainer.scenes.scenes import Scene
+from trainer.snapshot.validation_set import Entry, ValidationSet
 
 _DIGITS: Final = 6
 _RECALLS: Final = (1, 5, 10)

@@ -14,8 +14,8 @@ from streams.errors import InvalidValidationSet, TooLittleData
 from streams.mongo.client import Document, mongo_errors, state_database
 from streams.mongo.store import DocumentStore
 from streams.settings import MongoSettings
-from trainer.evaluate.validation_set import Entry, ValidationSet, ValidationSets, digest_of
 from trainer.snapshot.reader import Reason, current_vector
+from trainer.snapshot.validation_set import Entry, ValidationSet, ValidationSets, digest_of
 from trainer.snapshot.writer import serving_clip
 
 SCENE: Final = "scene"

@@ -15,11 +15,11 @@ from structlog import get_logger
 from streams.contract.manifest import Bundle
 from streams.errors import TooLittleData, bounded
 from streams.registry.pointers import Pointer
-from trainer.evaluate.validation_set import ValidationSet
 from trainer.job.lease import JobLease
 from trainer.job.publish import Publication
 from trainer.job.runs import Outcome, Run, Runs
 from trainer.snapshot.files import Snapshot
+from trainer.snapshot.validation_set import ValidationSet
 
 log = get_logger(__name__)
 

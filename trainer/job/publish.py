@@ -18,9 +18,9 @@ from streams.errors import FeatureMismatch, ModelError, PointerConflict, Setting
 from streams.registry.pointers import Pointer
 from streams.registry.versions import Registry
 from trainer.evaluate.evaluation import Evaluation
-from trainer.evaluate.validation_set import ValidationSet
 from trainer.job.decisions import Decision, Decisions
 from trainer.job.gate import Gate, Opponent, Verdict, decide, metric_value
+from trainer.snapshot.validation_set import ValidationSet
 
 log = get_logger(__name__)
 

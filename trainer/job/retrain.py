@@ -17,7 +17,6 @@ from streams.registry.versions import Registry
 from streams.settings import ClipSettings, MongoSettings, Settings
 from trainer.evaluate.evaluate import evaluate_bundle
 from trainer.evaluate.validation_sample import create_validation_set
-from trainer.evaluate.validation_set import ValidationSet, ValidationSets
 from trainer.fit.text_encoder import text_encoder
 from trainer.job.decisions import Decisions
 from trainer.job.gate import Gate
@@ -28,6 +27,7 @@ from trainer.job.old_files import remove_old
 from trainer.job.publish import Publication, publish
 from trainer.job.runs import SUCCESSES, Outcome, Run, Runs
 from trainer.snapshot.files import Snapshot
+from trainer.snapshot.validation_set import ValidationSet, ValidationSets
 from trainer.snapshot.writer import take_snapshot
 
 log = get_logger(__name__)

@@ -21,7 +21,6 @@ from streams.errors import ModelNotFound, TooLittleData, TrainerError
 from streams.mongo.client import Document, cluster_time, state_database
 from streams.registry.versions import Registry
 from streams.settings import MongoSettings
-from trainer.evaluate.validation_set import ValidationSets
 from trainer.snapshot.files import (
     DOCUMENTS,
     GROUP_ROWS,
@@ -33,6 +32,7 @@ from trainer.snapshot.files import (
     schema,
 )
 from trainer.snapshot.reader import LeftOut, Row, read_rows
+from trainer.snapshot.validation_set import ValidationSets
 
 #: Beginning of the name of a snapshot that is not whole yet.
 TAKING: Final = ".taking."

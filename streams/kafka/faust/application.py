@@ -7,10 +7,9 @@ from typing import Any, Final
 import faust
 
 from streams.kafka.faust.transport import PromptTransport
-from streams.kafka.security import faust_credentials
+from streams.kafka.security import client_arguments
 from streams.kafka.topics import group_name
 from streams.settings import KafkaSettings
-from streams.stages import StageSpec
 
 #: Longest produce request: vectors of one batch, with room.
 _MAX_REQUEST_BYTES: Final = 8 << 20
@@ -26,13 +25,13 @@ class _App(faust.App):  # type: ignore[misc]
         """They would hold tables, of which there are none; the working directory may be closed."""
 
 
-def build_app(spec: StageSpec, kafka: KafkaSettings) -> faust.App:
+def build_app(name: str, kafka: KafkaSettings) -> faust.App:
     """Return the Faust application of a stage; its id is the consumer group."""
     servers = ";".join(f"kafka://{server}" for server in kafka.bootstrap_servers.split(","))
     app = _App(
-        group_name(spec.name, kafka),
+        group_name(name, kafka),
         broker=servers,
-        broker_credentials=faust_credentials(kafka),
+        broker_credentials=credentials(kafka),
         store="memory://",
         broker_session_timeout=kafka.session_timeout_seconds,
         broker_heartbeat_interval=kafka.session_timeout_seconds / 5,
@@ -63,6 +62,24 @@ def build_app(spec: StageSpec, kafka: KafkaSettings) -> faust.App:
     )
     app.transport = PromptTransport(app, fetch_wait_seconds=kafka.fetch_wait_seconds)
     return app
+
+
+def credentials(kafka: KafkaSettings) -> Any:
+    """Return how Faust proves who it is and checks the broker; None without TLS and user.
+
+    Raises:
+        SettingsError: A certificate file is missing or wrong.
+    """
+    arguments = client_arguments(kafka)
+    context = arguments.get("ssl_context")
+    if "sasl_mechanism" in arguments:
+        return faust.SASLCredentials(
+            mechanism=arguments["sasl_mechanism"],
+            username=arguments["sasl_plain_username"],
+            password=arguments["sasl_plain_password"],
+            ssl_context=context,
+        )
+    return None if context is None else faust.SSLCredentials(context)
 
 
 class Worker(faust.Worker):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Faust around one stage: consume, hand batches to the stage, acknowledge in order.
+"""Faust around one handler: consume, hand batches over, acknowledge in order.
 
 The pattern, and the settings in `application.py`, are those that lost nothing under SIGKILL: events
 are taken without acknowledgement, a batch is acknowledged only after the broker has confirmed
@@ -18,14 +18,12 @@ from structlog import get_logger
 
 from streams import metrics
 from streams.errors import BrokerUnavailable, ProcessBroken, Unavailable
+from streams.kafka.faust.ack_order import AckOrder
 from streams.kafka.faust.application import Worker, build_app
 from streams.kafka.faust.lag import Lag, count_waiting
+from streams.kafka.records import Delivery, Handler, Message, Route
 from streams.kafka.topics import TOPICS, dead_letter_topic, shown, topic_name
 from streams.settings import KafkaSettings, StageSettings
-from streams.stages import StageSpec
-from streams.stages.held import AckOrder
-from streams.stages.records import Delivery, Message
-from streams.stages.stage import Stage
 
 log = get_logger(__name__)
 
@@ -36,15 +34,15 @@ _MOST_UNACKED: Final = 8192
 
 
 class StageWorker:
-    """One Faust application that runs one stage."""
+    """One Faust application: the consumer of one route."""
 
-    def __init__(self, spec: StageSpec, kafka: KafkaSettings, settings: StageSettings) -> None:
+    def __init__(self, route: Route, kafka: KafkaSettings, settings: StageSettings) -> None:
         """Declare the application; nothing is connected yet."""
-        self._spec = spec
+        self._route = route
         self._kafka = kafka
         self._settings = settings
-        self.app = build_app(spec, kafka)
-        self._channels = {name: self._topic(name) for name in _outputs(spec)}
+        self.app = build_app(route.name, kafka)
+        self._channels = {name: self._topic(name) for name in _outputs(route)}
         self.has_assignment = False
         self.lag = Lag()
         self._next_offset: dict[Any, int] = {}
@@ -74,16 +72,16 @@ class StageWorker:
         """Partitions of this process that no broker leads, so that nothing is read from them."""
         return self.app.transport.leaderless() if self.has_assignment else []
 
-    def run(self, stage: Stage) -> None:
+    def run(self, handler: Handler) -> None:
         """Consume until SIGTERM or SIGINT.
 
         Raises:
             SystemExit: Always; code 0 after a signal, another after a crash.
         """
-        self._declare_agent(stage)
-        self.app.timer(1.0)(lambda: self._measure_lag(stage))
+        self._declare_agent(handler)
+        self.app.timer(1.0)(lambda: self._measure_lag(handler))
         worker = Worker(
-            self.app, stop=stage.stop, quiet=True, override_logging=False, redirect_stdouts=False
+            self.app, stop=handler.stop, quiet=True, override_logging=False, redirect_stdouts=False
         )
         worker.execute_from_commandline()
 
@@ -104,7 +102,7 @@ class StageWorker:
             error = next((e for i, e in errors.items() if i not in refused), None)
             if error is None:
                 return sorted(refused)
-            metrics.RETRIES.labels(self._spec.name, type(error).__name__).inc()
+            metrics.RETRIES.labels(self._route.name, type(error).__name__).inc()
             if asyncio.get_running_loop().time() > deadline:
                 msg = f"the broker took no records for {_DELIVERY_SECONDS:.0f} s: {error!r}"
                 raise BrokerUnavailable(msg) from error
@@ -131,9 +129,9 @@ class StageWorker:
                 raise result
         return errors
 
-    def _declare_agent(self, stage: Stage) -> None:
+    def _declare_agent(self, handler: Handler) -> None:
         inputs = self.app.topic(
-            *(topic_name(name, self._kafka) for name in self._spec.inputs),
+            *(topic_name(name, self._kafka) for name in self._route.inputs),
             key_type=bytes,
             value_type=bytes,
             key_serializer="raw",
@@ -141,11 +139,11 @@ class StageWorker:
         )
 
         async def consume(stream: Any) -> None:
-            await self._consume(stage, stream)
+            await self._consume(handler, stream)
 
-        self.app.agent(inputs, concurrency=1, name=self._spec.name)(consume)
+        self.app.agent(inputs, concurrency=1, name=self._route.name)(consume)
 
-    async def _consume(self, stage: Stage, stream: Any) -> None:
+    async def _consume(self, handler: Handler, stream: Any) -> None:
         """Handle batches for ever; acknowledge events in order, when finished, not before.
 
         Raises:
@@ -155,30 +153,30 @@ class StageWorker:
             self._settings.batch_size, within=self._settings.batch_wait_seconds
         )
         async with asyncio.TaskGroup() as tasks:
-            going_on = tasks.create_task(self._go_on(stage, stream))
+            going_on = tasks.create_task(self._go_on(handler, stream))
             async for events in batches:
-                await self._handle(stage, stream, events)
+                await self._handle(handler, stream, events)
                 async with self._turn:
                     await self._turn.wait_for(lambda: len(self._order) < _MOST_UNACKED)
             going_on.cancel()
 
-    async def _go_on(self, stage: Stage, stream: Any) -> None:
+    async def _go_on(self, handler: Handler, stream: Any) -> None:
         """Handle what was held as it becomes ready, also while no new event comes."""
         while True:
-            await stage.held.until_ready()
+            await handler.until_ready()
             await asyncio.sleep(self._settings.batch_wait_seconds)  # others are ready soon
-            await self._handle(stage, stream, [])
+            await self._handle(handler, stream, [])
 
-    async def _handle(self, stage: Stage, stream: Any, events: Sequence[Any]) -> None:
+    async def _handle(self, handler: Handler, stream: Any, events: Sequence[Any]) -> None:
         async with self._turn:
             messages = [self._message(event) for event in events]
             for message, event in zip(messages, events, strict=True):
                 self._order.take(message, event)
             try:
-                finished = await stage.handle(messages)
+                finished = await handler.handle(messages)
             except Unavailable:
-                if stage.is_stopping:
-                    log.warning("stopping with an unfinished batch", stage=self._spec.name)
+                if handler.is_stopping:
+                    log.warning("stopping with an unfinished batch", stage=self._route.name)
                     _end(0)
                 raise
             except ProcessBroken as exc:
@@ -214,13 +212,13 @@ class StageWorker:
         self.has_assignment = False
         self.app.transport.skipped.clear()
 
-    async def _measure_lag(self, stage: Stage) -> None:
+    async def _measure_lag(self, handler: Handler) -> None:
         """Count what waits. Only a count of nothing says that there is nothing to do.
 
         What waits in a partition without a leader cannot be known, and waiting for one is on
         purpose.
         """
-        stage.held.give_up(whether=stage.is_stopping or self.app.rebalancing)
+        handler.note_rebalance(is_under_way=self.app.rebalancing)
         lag = None
         leaderless = self.leaderless
         if self.has_assignment and not leaderless and not self.app.rebalancing:
@@ -231,11 +229,7 @@ class StageWorker:
                 # Partitions are just coming or going; aiokafka asserts that they are there.
                 log.debug("lag not measured", error=repr(exc))
         self.lag.note(lag)
-        metrics.STAGE_LAG.labels(self._spec.name).set(float("nan") if lag is None else lag)
-        if lag == 0 or leaderless:
-            stage.progress.beat()
-        oldest = stage.progress.oldest_seconds
-        metrics.OLDEST_UNACKED_SECONDS.labels(self._spec.name).set(oldest)
+        handler.note_lag(lag, may_rest=lag == 0 or bool(leaderless))
 
 
 def _end(code: int) -> NoReturn:
@@ -244,10 +238,10 @@ def _end(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _outputs(spec: StageSpec) -> list[str]:
-    inputs = [name for name in spec.inputs if name in TOPICS]  # where a record may be put back
+def _outputs(route: Route) -> list[str]:
+    inputs = [name for name in route.inputs if name in TOPICS]  # where a record may be put back
     letters = [dead_letter_topic(name) for name in inputs]
-    return [*([spec.output] if spec.output else []), *inputs, *letters]
+    return [*([route.output] if route.output else []), *inputs, *letters]
 
 
 def _header_list(headers: Any) -> list[tuple[str, bytes]]:

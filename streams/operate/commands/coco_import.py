@@ -8,9 +8,9 @@ from pymongo.errors import BulkWriteError
 
 from streams.contract.documents import CAPTIONS, IMAGE
 from streams.contract.folds import FOLD
-from streams.contract.writes import rejections
 from streams.errors import SettingsError
 from streams.mongo.client import Document, mongo_errors
+from streams.mongo.rejections import rejections
 from streams.operate.coco import CocoImage
 from streams.operate.commands.images import check_size
 
