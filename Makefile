@@ -8,7 +8,7 @@ DATA ?= .captionstream/demo
 MINUTES ?= 30
 PROFILE ?= all
 
-.PHONY: help setup lint demo test bench soak lock audit readme clean
+.PHONY: help setup lint demo test bench soak lock audit settings clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -53,8 +53,8 @@ audit: ## known vulnerabilities of what requirements.lock names; asks a public s
 	$(VENV)/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
 	$(VENV)/audit/bin/pip-audit -r requirements.lock --strict --disable-pip --no-deps
 
-readme: $(STAMP) ## renew the settings table in README.md
-	$(BIN)/python -m streams.operate.reference README.md
+settings: $(STAMP) ## write deploy/SETTINGS.md again, from the code
+	$(BIN)/python -m streams.operate.reference deploy/SETTINGS.md
 
 clean: ## remove the environment and all local data
 	rm -rf $(VENV) .captionstream

@@ -16,9 +16,21 @@
                                    +--- guarded writes ----- sink <------ featurized, projected,
                                                                           dead letters
 
-Each stage is one process around one loop (`stages/stage.py`): take a batch, run a pure step, wait
-until the broker has the results, then acknowledge. What cannot succeed goes to `<topic>.dlq` and
-into the document. A reconciler beside the publisher finds documents whose outputs are missing or
-made by another model version and publishes them again: the database is the truth, the log can be
-rebuilt from it. Read on in `documents.py`, `events.py`, `stages/stage.py`, `stages/featurize.py`.
+The database is the truth, the log can be rebuilt from it. The rooms, in the order to read them:
+
+    contract    what documents, events, records and versions are, and who may overwrite what
+    capture     from the change stream to Kafka, at least once, in order
+    stages      one loop for all stages, and what each of them computes
+    images      from `img` to pixels: fetched, decoded in processes of their own, within limits
+    models      image encoder, projection, captioner: pure torch
+    registry    versions of models, which one serves, and how a running process takes it up
+    reconcile   what is missing or stale is published again, below live traffic
+    mongo       everything that talks to MongoDB: documents, leases, positions, reports
+    kafka       everything that talks to Kafka: topics, producer, offsets; Faust in `kafka/faust`
+    operate     status, verify, dead letters, and the commands
+    local       real servers and all processes on one machine
+
+Beside them: `errors`, `settings`, `metrics`, `logs`, `endpoints`, `following` (done again and again
+in a thread), `app` (puts one process together) and `cli`. Begin with `contract/events.py`,
+`stages/stage.py`, `stages/featurize.py` and `stages/sink.py`. `trainer` is a package of its own.
 """

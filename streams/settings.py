@@ -1,7 +1,7 @@
 """All settings, read once from the environment. Nothing else reads the environment.
 
-`CAPTIONSTREAM_KAFKA__PARTITIONS=8` sets `settings.kafka.partitions`. Units are in the names. The
-table in the README is generated from this module.
+`CAPTIONSTREAM_KAFKA__PARTITIONS=8` sets `settings.kafka.partitions`. Units are in the names.
+`deploy/SETTINGS.md` is generated from this module.
 """
 
 import hashlib

@@ -1,11 +1,14 @@
 """Commands that need no running stack: help, and clear errors."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer.main
 
+import trainer.cli
 from streams.cli import app
 
 COMMAND = [sys.executable, "-m", "streams.cli"]
@@ -22,7 +25,7 @@ def commands(group, path=()):
 ALL = dict(commands(typer.main.get_command(app)))
 
 
-def test_every_command_of_the_readme_exists():
+def test_there_are_these_commands_and_no_others():
     names = {" ".join(path) for path in ALL}
     assert names == {
         "up",
@@ -45,6 +48,16 @@ def test_every_command_of_the_readme_exists():
         "models promote",
         "models rollback",
     }
+
+
+@pytest.mark.parametrize("page", ["README.md", "deploy/README.md"])
+def test_commands_that_pages_name_exist(page):
+    text = (Path(__file__).parents[2] / page).read_text()
+    named = re.findall(r"\b(captionstream(?:-trainer)?)[ \n]([a-z]\S*[a-z])", text)
+    assert len(named) > 10
+    programs = {"captionstream": app, "captionstream-trainer": trainer.cli.app}
+    known = {n: typer.main.get_command(a).commands.keys() for n, a in programs.items()}
+    assert [(name, command) for name, command in named if command not in known[name]] == []
 
 
 @pytest.mark.parametrize("path", list(ALL), ids=" ".join)

@@ -275,13 +275,13 @@ def test_reload_under_load_loses_nothing_and_mixes_nothing(stack):
     assert stack.metric("featurize", "captionstream_model_inputs_total") == calls
 
 
-def test_metrics_of_the_readme_are_served(stack):
+def test_metrics_that_operators_read_about_are_served(stack):
     served = set()
     for url in stack.info["metrics"].values():
         with urllib.request.urlopen(url) as reply:  # noqa: S310 - our own server
             served |= set(re.findall(r"^# TYPE (\w+)", reply.read().decode(), re.MULTILINE))
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    named = set(re.findall(r"`(captionstream_\w+)[`{]", readme))
+    page = (Path(__file__).parents[2] / "deploy" / "README.md").read_text()
+    named = set(re.findall(r"`(captionstream_\w+)[`{]", page))
     named = {name for name in named if not name.startswith("captionstream_trainer_")}
     assert len(named) > 10
     assert named <= served

@@ -8,7 +8,6 @@ import gc
 import os
 import sys
 from functools import cache
-from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -56,8 +55,3 @@ def _read_once():
         patch.setattr(factory, "SimpleTokenizer", cache(factory.SimpleTokenizer))
         patch.setattr(factory, "_MODEL_CONFIG_PATHS", [])  # what it has read it keeps
         yield
-
-
-@pytest.fixture
-def readme():
-    return (Path(__file__).parents[2] / "README.md").read_text()

@@ -1,12 +1,15 @@
 """Settings come from the environment only; wrong ones name their variable."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 from streams.errors import SettingsError
-from streams.operate.reference import renew, settings_table
+from streams.operate.reference import settings_page
 from streams.settings import KafkaSettings, MongoSettings, Settings, load_settings
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_nested_variable_sets_a_nested_setting(monkeypatch):
@@ -95,12 +98,20 @@ def test_state_lives_beside_the_watched_database():
     assert Settings().mongo.state == "captions_captionstream"
 
 
-def test_readme_shows_every_setting(readme):
-    assert renew(readme) == readme, "run `make readme`"
+def test_page_of_settings_is_what_the_code_says():
+    assert (ROOT / "deploy" / "SETTINGS.md").read_text() == settings_page(), "run `make settings`"
 
 
-def test_table_has_variable_default_and_meaning():
-    assert "| `CAPTIONSTREAM_CLIP__MODEL` | `RN50` |" in settings_table()
+def test_page_has_variable_default_and_meaning():
+    assert "| `CAPTIONSTREAM_CLIP__MODEL` | `RN50` | open_clip model name" in settings_page()
+
+
+@pytest.mark.parametrize("page", ["README.md", "deploy/README.md"])
+def test_settings_that_pages_name_are_there(page):
+    known = set(re.findall(r"`CAPTIONSTREAM_(\w+)`", settings_page()))
+    named = re.findall(r"\b(?:CAPTIONSTREAM_)?([A-Z]+__[A-Z_]+)", (ROOT / page).read_text())
+    assert named
+    assert set(named) <= known
 
 
 def prefix(database, collection, **kafka):

@@ -1,4 +1,4 @@
-"""The trainer's command line: what it offers, what it shows, and what README says of it."""
+"""The trainer's command line: what it offers, what it shows, and what is written of it."""
 
 import re
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ from trainer.fit.options import FitOptions
 from trainer.job.job_metrics import write_job_metrics
 from trainer.job.runs import Outcome, Run
 
-README = Path(__file__).parents[3] / "README.md"
+OPERATING = Path(__file__).parents[3] / "deploy" / "README.md"
 
 
 def command_lines(group, *before):
@@ -56,7 +56,7 @@ def test_progress_shows_loss_rate_and_the_time_that_remains(monkeypatch):
     )
 
 
-def test_readme_names_the_metrics_that_a_job_writes(tmp_path):
+def test_page_for_operators_names_the_metrics_that_a_job_writes(tmp_path):
     run = Run(
         model="conditional_lm",
         outcome=Outcome.KEPT,
@@ -67,5 +67,5 @@ def test_readme_names_the_metrics_that_a_job_writes(tmp_path):
     )
     write_job_metrics(tmp_path / "job.prom", run, last_success=run)
     written = set(re.findall(r"^# TYPE (\S+)", (tmp_path / "job.prom").read_text(), re.MULTILINE))
-    told = set(re.findall(r"captionstream_trainer_\w+", README.read_text()))
+    told = set(re.findall(r"captionstream_trainer_\w+", OPERATING.read_text()))
     assert told == written
