@@ -25,7 +25,7 @@ The database is the truth, the log can be rebuilt from it. The rooms, in the ord
     models      image encoder, projection, captioner: pure torch
     registry    versions of models, which one serves, and how a running process takes it up
     reconcile   what is missing or stale is published again, below live traffic
-    mongo       everything that talks to MongoDB: documents, leases, positions, reports
+    mongo       connections to MongoDB, documents, leases, positions, reports
     kafka       everything that talks to Kafka: topics, producer, offsets; Faust in `kafka/faust`
     operate     status, verify, dead letters, and the commands
     local       real servers and all processes on one machine

@@ -8,8 +8,8 @@
                         registry <--pointer moved-- publish (only if better)
 
 The fold `train` is learned from, `valid` chooses the epoch, and `test` is all that the validation
-set is drawn from; no snapshot holds it. `run` does all of it, one job at a time (`job.py`). A fit
-is one loop (`fit.py`) and five plugs for each model (`plugs.py`, `captioner.py`, `projector.py`).
-It reads stored CLIP vectors, never images, and needs MongoDB, but no broker: neither Faust nor a
-Kafka client is ever loaded.
+set is drawn from; no snapshot holds it. `run` does all of it, one job at a time (`job/job.py`). A
+fit is one loop (`fit/fitting.py`) and five plugs for each model (`fit/plugs.py`,
+`fit/captioner.py`, `fit/projector.py`). It reads stored CLIP vectors, never images, and needs
+MongoDB, but no broker: neither Faust nor a Kafka client is ever loaded.
 """

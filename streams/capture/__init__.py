@@ -1,10 +1,8 @@
-"""From MongoDB to Kafka: the path of a change.
+"""From MongoDB to Kafka, at least once and in order: the path of a change.
 
-    change stream (`pipeline`, `change_stream`) -> window of unacknowledged sends (`window`,
-    `producer`) -> position, committed under a lease (`leadership`) -> and again (`term`)
+    change stream (`pipeline`, `change_stream`) -> window of unacknowledged sends (`sender`,
+    `window`) -> position, committed under a lease (`term`), and again
 
-`publisher` wins the lease and begins a term, again and again.
-
-Beside it, in one thread and below live traffic (`repeats`): what no change tells of is copied
-(`copy`) unless it is `finished`; what is missing or stale is published again (`reconciler`).
+`publisher` wins the lease and begins a term, again and again; `process` runs it, with the
+reconciler beside it in a thread. It reads no image, and knows no stage and no consumer.
 """

@@ -1,1 +1,5 @@
-"""Everything that talks to Kafka. It knows topics, records and offsets, and no document."""
+"""Everything that talks to Kafka: clients, topics, the producer, offsets; Faust in `kafka/faust`.
+
+It knows records, topics and positions. It does not know what MongoDB holds or a stage computes: a
+consumer hands its batches to the handler that it is given.
+"""

@@ -1,6 +1,8 @@
-"""The stages, as data: what each one reads, applies and writes.
+"""One loop for all stages, the step of each, and the stages as data: what each reads and writes.
 
-A later model is one more entry here, in `events.py`, in `steps.py` and in `computations.py`.
+It knows events, outcomes and how to fail alone. It does not know Faust, which hands batches in, nor
+who has sent an event. A later model is one more entry here, in `steps.py`,
+`contract/documents.py`, `contract/events.py`, `kafka/topics.py` and `registry/computations.py`.
 """
 
 from dataclasses import dataclass

@@ -1,1 +1,4 @@
-"""The collection at one cluster time, as Parquet files."""
+"""The collection at one cluster time, as Parquet files; and the frozen validation set.
+
+Reads documents and asks the registry which CLIP serves. Computes nothing, and knows no fit.
+"""
