@@ -96,8 +96,7 @@ def test_document_that_the_model_does_not_survive_fails_alone(
         assert [int(last.stdout.readline() or 0) for _ in codes] == codes
         wait_until(lambda: done(settings) == {*range(COUNT)} - {7}, doing="all the others")
         with closing(DeadLetterLog(settings.kafka)) as log:
-            log.refresh()
-            [letter] = log.entries(Wanted())
+            [letter] = wait_until(lambda: log.refresh() or [*log.entries(Wanted())], doing="it")
         assert (letter.document, letter.reason) == (document_key(7).decode(), error)
         [mark] = state_database(mongo_client, mongo)["suspects"].find()
         assert standing.items() <= mark.items()

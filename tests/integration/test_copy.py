@@ -50,10 +50,10 @@ def copy(lease, client):
     return begin
 
 
-def copier(settings, store, *, live_changes=lambda: 0, **limits):
+def copier(settings, store, *, serving=lambda: SERVING, **limits):
     limits = settings.reconciler.model_copy(update={"chunk_timeout_seconds": 0.1, **limits})
     settings = settings.model_copy(update={"reconciler": limits})
-    repeater = Repeater(settings, store, serving=lambda: SERVING, live_changes=live_changes)
+    repeater = Repeater(settings, store, serving=serving, live_changes=lambda: 0)
     return Copier(settings, store, repeater)
 
 
@@ -120,7 +120,13 @@ def test_one_chunk_is_under_way_at_a_time(settings, store, published, lease, cop
         finish(store, number)
     source = copy().source
     stop = threading.Event()
-    working = copier(settings, store, chunk_size=2, chunk_timeout_seconds=60.0)
+    looks = []  # at what serves, before each look at the chunk
+
+    def serving():
+        looks.append(SERVING)
+        return SERVING
+
+    working = copier(settings, store, serving=serving, chunk_size=2, chunk_timeout_seconds=60.0)
     thread = threading.Thread(
         target=working.go_on, args=(lease, SERVING, stop), kwargs={"seconds": 600}
     )
@@ -128,6 +134,8 @@ def test_one_chunk_is_under_way_at_a_time(settings, store, published, lease, cop
     try:
         for done in range(0, 6, 2):
             wait_until(lambda done=done: len(published.ids()) > done, doing="a chunk")
+            seen = len(looks)
+            wait_until(lambda seen=seen: len(looks) > seen + 1, doing="two looks at it")
             assert published.ids() == {*range(done + 2)}
             for number in (done, done + 1):
                 finish(store, number, image=b"new", source=source)

@@ -13,13 +13,12 @@ def classes_with_state(tree):
 
     In a second run in one process such a double does nothing, and the test passes all the same.
     """
-    own = {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Assign | ast.AugAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            for target in targets:
-                if isinstance(target, ast.Attribute) and ast.unparse(target.value) in own:
-                    yield ast.unparse(target)
+    nodes = [*ast.walk(tree)]
+    own = {node.name for node in nodes if isinstance(node, ast.ClassDef)}
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            if isinstance(node.value, ast.Name) and node.value.id in own:
+                yield ast.unparse(node)
 
 
 def test_doubles_keep_no_state_in_their_classes():

@@ -303,7 +303,7 @@ def test_shape_of_an_image_decides_little_about_its_memory(wide_encoder, size):
 
 
 @pytest.mark.parametrize(
-    "size", [(3000, 10), (10, 3000), (3001, 7), (7, 3001), (31_234, 77), (3, 1001)]
+    "size", [(3000, 10), (10, 3000), (3001, 7), (7, 3001), (7001, 77), (3, 1001)]
 )
 def test_long_images_are_prepared_as_bare_open_clip_does(wide_encoder, size):
     """Fails when the centre is a pixel off, or read without its margin."""

@@ -272,7 +272,7 @@ def killed_in(epoch):
     return progress
 
 
-RESUMED = OPTIONS.model_copy(update={"dimension": 4})
+RESUMED = OPTIONS.model_copy(update={"dimension": 4, "max_epochs": 4})
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +283,7 @@ def uninterrupted(snapshot, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["conditional_lm", "clip_projection"])
-@pytest.mark.parametrize("epoch", [1, 4])
+@pytest.mark.parametrize("epoch", [1, 3])
 def test_resumed_fit_equals_the_uninterrupted_one(snapshot, tmp_path, uninterrupted, name, epoch):
     options, whole = RESUMED, uninterrupted(name)
     with pytest.raises(Killed):

@@ -53,7 +53,7 @@ def parts(small):
     return model, Pictures(preprocess), Tokens(open_clip.get_tokenizer(small.stem))
 
 
-def train(config, *, steps=3, seed=0):
+def train(config, *, steps=2, seed=0):
     seen = []
     options = Options(steps=steps, batch_size=8, seed=seed)
     model = pretrain(config, options, lambda step, losses: seen.append((step, losses.as_numbers())))
@@ -75,12 +75,12 @@ def test_equal_seeds_give_equal_weights_whatever_the_generator_stands_at(small):
 
 
 def test_training_brings_every_part_of_the_loss_down(small):
-    _, seen = train(small, steps=30)
+    _, seen = train(small, steps=15)
     begin, end = (
         {name: sum(losses[name] for _, losses in part) for name in seen[0][1]}
         for part in (seen[:5], seen[-5:])
     )
-    assert [step for step, _ in seen] == list(range(1, 31))
+    assert [step for step, _ in seen] == list(range(1, 16))
     assert {name for name in begin if end[name] >= begin[name]} == set()
 
 
@@ -119,7 +119,7 @@ def test_wrong_captions_are_wrong_and_differ_in_one_or_two_words():
     """One: a word was changed; two: an attribute was exchanged. `left of` counts as one."""
     generator = random.Random(5)  # noqa: S311 - no secret
     counts = set()
-    for scene in make_scenes(300, seed=5):
+    for scene in make_scenes(100, seed=5):
         for kind, right in enumerate(scene.captions()):
             wrong = wrong_caption(scene, kind, generator)
             assert not is_right(wrong, scene)
@@ -144,7 +144,7 @@ def test_a_scene_and_its_mirror_have_the_same_attributes():
 
 def test_different_words_are_different_attributes():
     """A picture shows no more and no less than the attributes."""
-    scenes = list(make_scenes(2000, seed=7))
+    scenes = list(make_scenes(600, seed=7))
     rows = [tuple(row) for row in attributes(scenes).tolist()]
     said = [frozenset(scene.captions()[:2]) for scene in scenes]
     assert len(set(rows)) == len(set(said)) == len(set(zip(rows, said, strict=True)))

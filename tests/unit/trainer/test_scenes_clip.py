@@ -50,7 +50,7 @@ def test_file_is_small_and_belongs_to_its_config():
 
 
 def test_every_attribute_can_be_read_from_the_embeddings_of_fresh_scenes():
-    shares = probe(encode, list(make_scenes(300, seed=101)), list(make_scenes(150, seed=102)))
+    shares = probe(encode, list(make_scenes(200, seed=101)), list(make_scenes(100, seed=102)))
     assert shares.keys() == ATTRIBUTES.keys()
     assert min(shares.values()) >= 0.97, shares
 
