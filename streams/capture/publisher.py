@@ -109,7 +109,7 @@ class Publisher:
         while not stop.is_set():
             self._tick()
             try:
-                self._is_standby = not self._leadership.acquire()  # 1
+                self._is_standby = self._leadership.acquire() is None  # 1
                 if self._is_standby:
                     self.waits_for = ""
                     stop.wait(self._settings.publisher.lease_seconds / 3)

@@ -48,8 +48,8 @@ ROOMS = {
     ),
     "trainer.report": "evaluate streams.errors streams.images streams.settings",
     "trainer.job": (
-        "evaluate fit snapshot streams.contract streams.errors streams.following streams.mongo"
-        " streams.registry streams.settings"
+        "evaluate fit snapshot streams.contract streams.errors streams.mongo streams.registry"
+        " streams.settings"
     ),
     "trainer.commands": (
         "evaluate fit job report scenes snapshot streams.contract streams.errors streams.local"
