@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-import stamina
 from structlog import get_logger
 
+from streams.backoff import Backoff
 from streams.capture.copy_requests import CopyRequests
 from streams.endpoints import Check, Endpoints, serve_endpoints
 from streams.errors import SettingsError, Unavailable
@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 #: How often a process that is not ready looks whether it may begin.
 _LOOK_SECONDS: Final = 0.2
+_BACKOFF: Final = Backoff(0.2, 10.0)
 
 
 def run_process(name: str, settings: Settings) -> None:
@@ -187,10 +188,11 @@ class StageProcess:
 
 def wait_for(action: Callable[[], T]) -> T:
     """Return what `action` returns; repeat it, ever more slowly, while a neighbour is away."""
-    for attempt in stamina.retry_context(
-        on=Unavailable, attempts=None, timeout=None, wait_initial=0.2, wait_max=10.0
-    ):
-        with attempt:
+    attempt = 0
+    while True:
+        try:
             return action()
-    msg = "unreachable: there is no limit of attempts"
-    raise AssertionError(msg)
+        except Unavailable as exc:
+            attempt += 1
+            log.warning("waiting for a neighbour", error=str(exc))
+            time.sleep(_BACKOFF.jittered(attempt))

@@ -14,23 +14,26 @@ ROOMS = {
     "streams": "",
     "streams.errors": "",
     "streams.metrics": "",
+    "streams.backoff": "",
     "streams.following": "errors metrics",
     "streams.settings": "errors",
     "streams.logs": "errors settings",
     "streams.endpoints": "errors settings",
     "streams.contract": "errors",
-    "streams.kafka": "contract errors metrics settings",
+    "streams.kafka": "backoff contract errors metrics settings",
     "streams.mongo": "contract errors following settings",
-    "streams.images": "contract errors metrics mongo settings",
-    "streams.reconcile": "contract errors kafka metrics mongo settings",
+    "streams.images": "backoff contract errors metrics mongo settings",
+    "streams.reconcile": "backoff contract errors kafka metrics mongo settings",
     "streams.models": "contract errors images settings",
-    "streams.registry": "contract errors following metrics models mongo settings",
-    "streams.capture": "contract endpoints errors kafka metrics mongo reconcile registry settings",
-    "streams.stages": (
-        "contract errors following images kafka metrics models mongo registry settings"
+    "streams.registry": "backoff contract errors following metrics models mongo settings",
+    "streams.capture": (
+        "backoff contract endpoints errors kafka metrics mongo reconcile registry settings"
     ),
-    "streams.local": "capture errors following kafka mongo settings stages",
-    "streams.app": "capture endpoints errors kafka mongo settings stages",
+    "streams.stages": (
+        "backoff contract errors following images kafka metrics models mongo registry settings"
+    ),
+    "streams.local": "backoff capture errors following kafka mongo settings stages",
+    "streams.app": "backoff capture endpoints errors kafka mongo settings stages",
     "streams.operate": (
         "app capture contract errors images kafka local logs models mongo reconcile registry"
         " settings stages"

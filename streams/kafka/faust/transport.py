@@ -9,19 +9,24 @@ as they start.
 So it does when another client has written what aiokafka cannot read; see `unreadable.py`.
 """
 
+import asyncio
 from typing import Any, Final
 
 import faust
-import stamina
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaConnectionError
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Producer, Transport
+from structlog import get_logger
 
+from streams.backoff import Backoff
 from streams.kafka.faust.unreadable import Fetched, Skipped
+
+log = get_logger(__name__)
 
 #: What aiokafka says of a partition that no broker leads; None is: not known yet.
 _NOBODY: Final = -1
+_BACKOFF: Final = Backoff(0.2, 5.0)
 
 
 class _Thread(AIOKafkaConsumerThread):  # type: ignore[misc]
@@ -87,6 +92,18 @@ class PromptTransport(Transport):  # type: ignore[misc]
 
 def _await_broker(client: AIOKafkaClient) -> None:
     """Let the client's first connection wait for a broker."""
-    client.bootstrap = stamina.retry(
-        on=KafkaConnectionError, attempts=None, timeout=None, wait_initial=0.2, wait_max=5.0
-    )(client.bootstrap)
+    bootstrap = client.bootstrap
+
+    async def insist() -> None:
+        attempt = 0
+        while True:
+            try:
+                await bootstrap()
+            except KafkaConnectionError as exc:
+                attempt += 1
+                log.warning("waiting for the broker", error=str(exc))
+                await asyncio.sleep(_BACKOFF.jittered(attempt))
+            else:
+                return
+
+    client.bootstrap = insist
