@@ -135,7 +135,7 @@ class StageProcess:
             requests.ask()
 
     def health(self) -> Check:
-        """Whether the stage gets on: not ok when it is broken, or stands while work may wait."""
+        """Whether it makes progress: not ok when it is broken, or stands while work may wait."""
         stage = self._stage
         if stage is None:
             return Check(is_ok=True, reason="starting")
@@ -145,7 +145,7 @@ class StageProcess:
         return Check(is_ok=False, reason=still) if still else Check(is_ok=True)
 
     def readiness(self) -> Check:
-        """Whether the stage has its model, its partitions and its neighbours, and gets on."""
+        """Whether it has its model, partitions and neighbours, and makes progress."""
         reason = self._unready()
         return Check(is_ok=False, reason=reason) if reason else Check(is_ok=True)
 

@@ -29,7 +29,7 @@ class Publisher:
     Attributes:
         is_leading: Whether it holds the lease.
         waits_for: What it cannot do without; empty while it publishes or stands by.
-        last_tick: When it last got on, monotonic seconds.
+        last_tick: When it last made progress, monotonic seconds.
     """
 
     def __init__(

@@ -28,7 +28,7 @@ _LOOK_SECONDS: Final = 0.02
 TURN_SECONDS: Final = 30.0
 #: How long a silent host is left alone; longer with every further timeout.
 _SILENCE: Final = Backoff(30.0, 600.0)
-#: Hosts of which something is remembered; of the others the next fetch tells.
+#: Hosts that are remembered; the others begin anew.
 _MOST_HOSTS: Final = 10_000
 
 

@@ -231,7 +231,7 @@ class Supervisor:
 
 
 def say(text: str) -> None:
-    """Tell the user on stderr what happens, if somebody still listens."""
+    """Print to stderr what happens, if somebody still listens."""
     now = datetime.now().astimezone().strftime("%H:%M:%S")
     with suppress(OSError):  # `up 2>&1 | tee log`: Ctrl-C ends tee first
         print(f"{now} {text}", file=sys.stderr, flush=True)

@@ -105,6 +105,6 @@ class Staleness:
                 self._before[key] = replace(sight, since=now, repeats=sight.repeats + 1)
 
     def repeats(self, document_id: DocumentId) -> int:
-        """Return how often a document was repeated without getting on."""
+        """Return how often a document was repeated in vain."""
         sight = self._before.get(document_key(document_id))
         return sight.repeats if sight is not None else 0

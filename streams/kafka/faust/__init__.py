@@ -1,1 +1,1 @@
-"""What only faust-streaming and aiokafka need; nothing else imports them."""
+"""What faust-streaming and aiokafka need to be told; nothing else imports them."""

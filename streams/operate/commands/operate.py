@@ -176,7 +176,7 @@ def _wanted(stage: str | None, reason: str | None, item: str | None) -> Wanted:
     if item is None:
         return Wanted(stage=stage, reason=reason)
     document_id = parse_id(item)
-    # MongoDB tells apart 5, 5 as a long one and 5.0 by their types alone; a user does not.
+    # MongoDB distinguishes 5, 5 as a long and 5.0 by their types alone; a user does not.
     same = [Int64(document_id), float(document_id)] if isinstance(document_id, int) else []
     keys = [document_key(value).decode() for value in (document_id, *same)]
     return Wanted(stage=stage, reason=reason, letter=item, documents=keys)
