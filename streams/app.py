@@ -21,11 +21,11 @@ from streams.mongo.client import connect, state_database
 from streams.mongo.processes import Rate, Report, Reporter
 from streams.settings import Settings
 from streams.stages import PROCESSES, PUBLISHER, STAGE_BY_NAME, StageSpec
-from streams.stages.careful import CarefulStep, Watchdog
 from streams.stages.outcome import Step
+from streams.stages.quarantine import Quarantine
 from streams.stages.stage import Stage
 from streams.stages.steps import build_step
-from streams.stages.suspects import Suspects
+from streams.stages.watchdog import Watchdog, WatchedStep
 
 log = get_logger(__name__)
 
@@ -87,7 +87,7 @@ class StageProcess:
         built = wait_for(lambda: build_step(self._spec, client, self._settings))  # 2
         step, self._waits_for, self._refused = built.step, built.waits_for, built.refused
         if self._spec.model is not None:
-            step = self._watch(step, Suspects(state_database(client, self._settings.mongo), name))
+            step = self._watch(step, Quarantine(state_database(client, self._settings.mongo), name))
         stage = Stage(
             self._spec,
             step,
@@ -108,14 +108,14 @@ class StageProcess:
             reporter.stop()
             endpoints.close()
 
-    def _watch(self, step: Step, suspects: Suspects) -> Step:
-        wait_for(suspects.prepare)
-        wait_for(suspects.refresh)
-        careful = CarefulStep(step, suspects, beat=self._beat)
+    def _watch(self, step: Step, quarantine: Quarantine) -> Step:
+        wait_for(quarantine.prepare)
+        wait_for(quarantine.refresh)
+        watched = WatchedStep(step, quarantine, beat=self._beat)
         # Before anybody finds the process unhealthy and ends it without a note.
         seconds = self._settings.stage.hung_seconds
-        Watchdog(careful, suspects, seconds=seconds).start()
-        return careful
+        Watchdog(watched, quarantine, seconds=seconds).start()
+        return watched
 
     def _wait_until_ready(self, stage: Stage) -> None:
         while self._waits_for():
@@ -134,7 +134,7 @@ class StageProcess:
             requests.ask()
 
     def health(self) -> Check:
-        """Whether the stage gets on: not ok when it is broken, or stands while work may wait."""
+        """Whether it makes progress: not ok when it is broken, or stands while work may wait."""
         stage = self._stage
         if stage is None:
             return Check(is_ok=True, reason="starting")
@@ -144,7 +144,7 @@ class StageProcess:
         return Check(is_ok=False, reason=still) if still else Check(is_ok=True)
 
     def readiness(self) -> Check:
-        """Whether the stage has its model, its partitions and its neighbours, and gets on."""
+        """Whether it has its model, partitions and neighbours, and makes progress."""
         reason = self._unready()
         return Check(is_ok=False, reason=reason) if reason else Check(is_ok=True)
 

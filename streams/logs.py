@@ -50,7 +50,7 @@ def configure_logging(settings: LogSettings, *, process: str) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
     )
-    # open_clip tells each step of loading a model, on the root logger.
+    # open_clip logs each step of loading a model, on the root logger.
     handler.addFilter(lambda line: line.name != "root" or line.levelno >= logging.WARNING)
     root = logging.getLogger()
     root.handlers = [handler]

@@ -1,6 +1,5 @@
 """The publisher: every change of an image becomes a record on Kafka, at least once, in order."""
 
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from pymongo import MongoClient
 from structlog import get_logger
 
 from streams import metrics
+from streams.backoff import Backoff
 from streams.capture.term import Term
 from streams.capture.window import Window
 from streams.errors import CaptionstreamError, LeaseLost, SettingsError, Unavailable
@@ -20,7 +20,7 @@ from streams.settings import Settings
 
 log = get_logger(__name__)
 
-_BACKOFF_SECONDS: Final = (0.2, 10.0)
+_BACKOFF: Final = Backoff(0.2, 10.0)
 
 
 class Publisher:
@@ -29,7 +29,7 @@ class Publisher:
     Attributes:
         is_leading: Whether it holds the lease.
         waits_for: What it cannot do without; empty while it publishes or stands by.
-        last_tick: When it last got on, monotonic seconds.
+        last_tick: When it last made progress, monotonic seconds.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Publisher:
         while not stop.is_set():
             self._tick()
             try:
-                self._is_standby = not self._leadership.acquire()  # 1
+                self._is_standby = self._leadership.acquire() is None  # 1
                 if self._is_standby:
                     self.waits_for = ""
                     stop.wait(self._settings.publisher.lease_seconds / 3)
@@ -128,9 +128,7 @@ class Publisher:
         self._failures += 1
         self.waits_for = str(error)
         log.warning("publisher waits", error=str(error))
-        least, most = _BACKOFF_SECONDS
-        longest = min(most, least * 2 ** min(self._failures, 10))
-        stop.wait(random.uniform(longest / 2, longest))  # noqa: S311 - no secret
+        stop.wait(_BACKOFF.jittered(self._failures))
 
     def _lead(self, stop: threading.Event) -> None:
         producer = self._connect_producer()
@@ -145,7 +143,7 @@ class Publisher:
         finally:
             self._set_leading(is_leading=False)
             # An open stream is no progress: what it delivers may fail again and again.
-            if term.published or time.monotonic() - began > _BACKOFF_SECONDS[1]:
+            if term.published or time.monotonic() - began > _BACKOFF.most:
                 self._failures = 0
             self._published_before, self._term = self.published, None
             producer.close()

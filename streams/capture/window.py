@@ -20,7 +20,7 @@ class Slot(Generic[P]):
 
 
 class Window(Generic[P]):
-    """Keeps the order in which changes were read, and tells how far all of them are safe.
+    """Keeps the order in which changes were read, and knows how far all of them are safe.
 
     Thread-safe: slots are added by the reader and acknowledged by the producer's thread.
     """

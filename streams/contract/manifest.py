@@ -19,7 +19,7 @@ UNCHANGED: Final = "unchanged"
 
 
 class _Part(BaseModel):
-    # JSON has no NaN, and a metric that is none would compare as nothing.
+    # JSON has no NaN, and a metric that is NaN compares as nothing.
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, revalidate_instances="always"
     )

@@ -220,7 +220,7 @@ def host_of(url: str) -> str:
 
 
 def _certificate_problem(error: BaseException | None) -> str | None:
-    """Return what is wrong with the server's certificate; waiting would not mend it."""
+    """Return what is wrong with the server's certificate; waiting does not help."""
     while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
         error = error.__cause__ or error.__context__
     return error.verify_message if error is not None else None

@@ -80,7 +80,7 @@ class ImageSource:
         """Return by document key the image of each document that is still there.
 
         Or why it cannot be had; or the event to come again with, when its image was fetched. Waits
-        for no server but MongoDB. `version` of CLIP tells which stored embeddings still count.
+        for no server but MongoDB. Stored embeddings of this `version` of CLIP still count.
 
         Raises:
             StoreUnavailable: MongoDB does not answer.

@@ -173,7 +173,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def _check_size(image: Image.Image, limits: ImageSettings) -> None:
-    """The header tells the size before anything is decoded."""
+    """The header gives the size before anything is decoded."""
     width, height = image.size
     if width * height > limits.max_pixels:
         msg = (

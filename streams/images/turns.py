@@ -4,7 +4,6 @@ Knows nothing about documents. Callers do not wait here: they get a future.
 """
 
 import asyncio
-import random
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +12,7 @@ from weakref import WeakSet
 
 import httpx
 
+from streams.backoff import Backoff
 from streams.errors import FetchFailed, InvalidUrl
 from streams.images.fetcher import Fetcher, host_of, shown
 from streams.settings import FetchSettings
@@ -22,12 +22,13 @@ Fetched = bytes | FetchFailed | InvalidUrl | None
 
 #: How often a URL is asked for whose server answers, or refuses, with what may pass.
 _ATTEMPTS: Final = 3
-_PAUSE_SECONDS: Final = 0.2
+_AGAIN: Final = Backoff(0.2, 1.0)
+_LOOK_SECONDS: Final = 0.02
 #: Longest wait for a turn. Whoever holds an event for so long puts it back, and others come first.
 TURN_SECONDS: Final = 30.0
-#: How long a silent host is left alone; doubled with every further timeout, up to the second.
-_SILENT_SECONDS: Final = (30.0, 600.0)
-#: Hosts of which something is remembered; of the others the next fetch tells.
+#: How long a silent host is left alone; longer with every further timeout.
+_SILENCE: Final = Backoff(30.0, 600.0)
+#: Hosts that are remembered; the others begin anew.
 _MOST_HOSTS: Final = 10_000
 
 
@@ -80,8 +81,7 @@ class FetchQueue:
             for attempt in range(1, _ATTEMPTS):
                 if not host.is_worth_another(found):
                     break
-                longest = _PAUSE_SECONDS * 2**attempt
-                await asyncio.sleep(random.uniform(longest / 2, longest))  # noqa: S311 - no secret
+                await asyncio.sleep(_AGAIN.jittered(attempt))
                 found = await self._once(url, host, until) or found
             return found
         finally:
@@ -98,7 +98,7 @@ class FetchQueue:
                     await asyncio.sleep(seconds)
                 async with self._running:
                     while len(self._images) >= self._most:
-                        await asyncio.sleep(_PAUSE_SECONDS / 10)
+                        await asyncio.sleep(_LOOK_SECONDS)
                     waiting.reschedule(None)
                     found = await self._loop.run_in_executor(self._threads, self._fetch, url)
                     host.note(found)
@@ -154,9 +154,7 @@ class _Host:
         elif self.rest_seconds <= 0:  # those that were under way say nothing new
             self._timeouts += 1
             if self.is_silent:
-                first, longest = _SILENT_SECONDS
-                more = min(self._timeouts - self._patience, 16)
-                self._not_before = now + min(longest, first * 2**more)
+                self._not_before = now + _SILENCE.pause(1 + self._timeouts - self._patience)
 
     def is_worth_another(self, found: Fetched) -> bool:
         """Whether the same URL is to be asked for again at once, or as soon as the server wants."""

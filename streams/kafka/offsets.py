@@ -3,7 +3,7 @@
 A stage looks at its start. Positions beyond the end are left over when a broker lost its log: Faust
 would silently drop every record below them, so they are set back to the beginning. Records before
 the beginning were removed before the stage has read them. The publisher looks whether the log still
-reaches as far as it was once told. Either way a copy of everything makes good what is lost.
+reaches as far as it was once acknowledged. Either way a copy of everything makes good what is lost.
 """
 
 import time
@@ -104,7 +104,7 @@ def _consumer(settings: KafkaSettings, group: str | None) -> Iterator[KafkaConsu
     try:
         yield consumer
     except KafkaError as exc:
-        msg = f"cannot tell where Kafka's log begins and ends: {exc!r}"
+        msg = f"cannot find where Kafka's log begins and ends: {exc!r}"
         raise BrokerUnavailable(msg) from exc
     finally:
         consumer.close()
@@ -113,7 +113,7 @@ def _consumer(settings: KafkaSettings, group: str | None) -> Iterator[KafkaConsu
 def _ends(
     consumer: KafkaConsumer, starts: Mapping[TopicPartition, int]
 ) -> dict[TopicPartition, int]:
-    """Return high watermarks as fetches tell them; LATEST is not right on every broker.
+    """Return high watermarks as fetches bring them; LATEST is not right on every broker.
 
     Args:
         consumer: Without partitions.
@@ -128,7 +128,7 @@ def _ends(
         if None not in ends.values():
             return ends
         if time.monotonic() > deadline:
-            msg = f"the broker did not tell the end of {list(starts)} in {_END_SECONDS:.0f} s"
+            msg = f"the broker did not send the end of {list(starts)} in {_END_SECONDS:.0f} s"
             raise BrokerUnavailable(msg)
         try:
             consumer.poll(timeout_ms=100, max_records=1)

@@ -69,7 +69,7 @@ def tls_context(settings: KafkaSettings) -> ssl.SSLContext:
 
 
 def broker_unavailable(settings: KafkaSettings, exc: Exception) -> BrokerUnavailable:
-    """Return the error of a client that could not connect, with the cause that it does not tell.
+    """Return the error of a client that could not connect, with the cause that it hides.
 
     The clients report a refused certificate or password as a plain timeout, so the TLS handshake is
     tried once more here.

@@ -60,7 +60,7 @@ def read_topics(
         try:
             yield from _read(consumer, partitions)
         except CorruptRecordError:
-            # Nobody tells whose record it was: each partition goes on by itself.
+            # Nobody says whose record it was: each partition goes on by itself.
             rest = [part for part in partitions if not _is_read(consumer, part)]
             for part, begin in [(part, consumer.position(part)) for part in rest]:
                 consumer.assign([])

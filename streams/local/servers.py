@@ -7,6 +7,7 @@ from typing import Final
 
 from pydantic import SecretStr
 
+from streams.backoff import Backoff
 from streams.capture.copy_requests import CopyRequests
 from streams.errors import SettingsError, Unavailable
 from streams.kafka.topics import create_topics, read_topic_states, warning_of_copies
@@ -164,21 +165,21 @@ def insist(
     action: Callable[[], None],
     *,
     is_stopping: Callable[[], bool],
-    initial_seconds: float,
-    most_seconds: float,
+    backoff: Backoff,
     say: Callable[[str], None],
 ) -> bool:
     """Repeat `action`, ever more slowly, until it succeeds; return False when asked to stop."""
-    pause = initial_seconds
+    attempt = 0
     while not is_stopping():
         try:
             action()
         except Unavailable as exc:
+            attempt += 1
+            pause = backoff.pause(attempt)
             say(f"{exc}; next attempt in {pause:g} s")
         else:
             return True
         until = time.monotonic() + pause
         while time.monotonic() < until and not is_stopping():
             time.sleep(0.05)
-        pause = min(2 * pause, most_seconds)
     return False

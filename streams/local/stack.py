@@ -1,4 +1,4 @@
-"""What a running stack tells of itself in its data directory, so that other commands find it.
+"""What a running stack writes about itself into its data directory, so that other commands find it.
 
 Knows the files `stack.json` and `lock`; starts and stops nothing.
 """
@@ -41,7 +41,7 @@ class StackInfo:
         pids: Process id by process, servers and `supervisor` among them.
         state_database: Where positions and models live.
         kafka_prefix: Prefix of topics and groups.
-        started: When the supervisor started, seconds since the epoch (tells a reused pid).
+        started: When the supervisor started, seconds since the epoch (a reused pid has another).
     """
 
     mongo_uri: str

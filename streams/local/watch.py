@@ -18,6 +18,7 @@ from typing import Final, TextIO
 
 import psutil
 
+from streams.backoff import Backoff
 from streams.errors import CaptionstreamError, SettingsError
 from streams.local.ports import PortBook
 from streams.local.probe import Prober
@@ -210,11 +211,11 @@ class Supervisor:
         say("stopped")
 
     def _insist(self, action: Callable[[], None]) -> bool:
+        local = self._settings.local
         return insist(
             action,
             is_stopping=self._stop.is_set,
-            initial_seconds=self._settings.local.backoff_initial_seconds,
-            most_seconds=self._settings.local.backoff_max_seconds,
+            backoff=Backoff(local.backoff_initial_seconds, local.backoff_max_seconds),
             say=say,
         )
 
@@ -230,7 +231,7 @@ class Supervisor:
 
 
 def say(text: str) -> None:
-    """Tell the user on stderr what happens, if somebody still listens."""
+    """Print to stderr what happens, if somebody still listens."""
     now = datetime.now().astimezone().strftime("%H:%M:%S")
     with suppress(OSError):  # `up 2>&1 | tee log`: Ctrl-C ends tee first
         print(f"{now} {text}", file=sys.stderr, flush=True)

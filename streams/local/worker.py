@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from streams.backoff import Backoff
 from streams.local.child import Child
 from streams.local.probe import Health, Prober
 from streams.settings import LocalSettings, Settings, child_environment
@@ -68,7 +69,11 @@ class Worker:
         self._said = ""
         self._start_at: float | None = None
         self._kill_at: float | None = None
-        self._pause = 0.0
+        self._backoff = Backoff(
+            self._local.backoff_initial_seconds, self._local.backoff_max_seconds
+        )
+        #: Ends in quick succession.
+        self._ends = 0
 
     @property
     def metrics_url(self) -> str:
@@ -104,8 +109,8 @@ class Worker:
         try:
             self._child.start()
         except OSError as exc:
-            self._plan_start()
-            self._say(f"{self.name} cannot be started: {exc}; next attempt in {self._pause:g} s")
+            pause = self._plan_start()
+            self._say(f"{self.name} cannot be started: {exc}; next attempt in {pause:g} s")
             return
         self._health = self._prober.watch(self.name, self._host, self._port)
 
@@ -166,15 +171,16 @@ class Worker:
         ran = now - self._health.started_at if self._health else 0.0
         self.failed_starts = self.failed_starts + 1 if code == USAGE_EXIT_CODE else 0
         if ran > _WELL_SECONDS:
-            self._pause = 0.0
-        self._plan_start()
+            self._ends = 0
+        pause = self._plan_start()
         self._say(
             f"{self.name} ended with code {code} after {ran:.1f} s, starts again in"
-            f" {self._pause:g} s; its log ends with: {self.last_line()[:300]}"
+            f" {pause:g} s; its log ends with: {self.last_line()[:300]}"
         )
 
-    def _plan_start(self) -> None:
-        """Choose the pause: it doubles with every end in quick succession."""
-        longer = 2 * self._pause or self._local.backoff_initial_seconds
-        self._pause = min(longer, self._local.backoff_max_seconds)
-        self._start_at = time.monotonic() + self._pause
+    def _plan_start(self) -> float:
+        """Choose when it starts again; return the seconds until then."""
+        self._ends += 1
+        pause = self._backoff.pause(self._ends)
+        self._start_at = time.monotonic() + pause
+        return pause

@@ -134,7 +134,7 @@ class ClipEncoder:
     def _digest(self) -> str:
         """Return a hash over all that decides an embedding, but for device and runtime.
 
-        Of those the golden images tell. Nothing here is worded by a library, so that another
+        Golden images compare those. Nothing here is worded by a library, so that another
         release of it does not make another version of the same numbers.
         """
         digest = hashlib.blake2b(digest_size=6)

@@ -1,4 +1,4 @@
-"""Golden images: what tells whether two processes with the same CLIP compute the same embeddings.
+"""Golden images: they show whether two processes with the same CLIP compute the same embeddings.
 
 A version's id holds neither device nor runtime, so the process that announces a version first also
 says what it makes of these images, and every other one compares.

@@ -36,7 +36,7 @@ _REMEDIES: Final[Mapping[int | None, str]] = {
     73: "check CAPTIONSTREAM_MONGO__DATABASE, __COLLECTION and __STATE_DATABASE",
     166: "CAPTIONSTREAM_MONGO__COLLECTION must name a collection, no view",
 }
-#: Characters of the server's words that are told.
+#: Characters of the server's words that are shown.
 _MOST_REASON: Final = 500
 
 

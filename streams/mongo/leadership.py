@@ -1,22 +1,19 @@
 """Who publishes, and up to where: one document that holds lease, position and copy together.
 
-Every write names the epoch of the lease, so a publisher that was replaced while it slept cannot
-commit. Times are those of the server.
+Every write names owner and epoch of the lease, so a publisher that was replaced while it slept
+cannot commit.
 """
 
-import os
-import socket
-import uuid
 from collections.abc import Mapping
 from typing import Any, Final
 
 from bson.timestamp import Timestamp
-from pymongo import ReturnDocument
 from pymongo.database import Database
 
 from streams.contract.ids import id_bytes
-from streams.errors import CaptureError, LeaseLost, SettingsError
-from streams.mongo.client import mongo_errors
+from streams.errors import CaptureError, SettingsError
+from streams.mongo.client import Document, mongo_errors
+from streams.mongo.lease import Lease
 from streams.mongo.position import (
     CopyState,
     Position,
@@ -45,8 +42,8 @@ def position_time(database: Database[dict[str, Any]], tenant: str) -> Timestamp:
     return time_of(row) or Timestamp(0, 0)
 
 
-class Leadership:
-    """The lease of one publisher on one collection."""
+class Leadership(Lease):
+    """The lease of one publisher on one collection, and what is kept under it."""
 
     def __init__(
         self, database: Database[dict[str, Any]], *, tenant: str, lease_seconds: float
@@ -58,88 +55,37 @@ class Leadership:
             tenant: `database.collection` that is published.
             lease_seconds: How long a silent publisher keeps the lease.
         """
-        self._rows = database[_COLLECTION]
-        self._tenant = tenant
-        self._lease_ms = int(lease_seconds * 1000)
-        self._owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        self.epoch = 0
-        #: clusterTime of the position that was last read or kept here; None while there is none.
+        super().__init__(
+            database[_COLLECTION],
+            tenant,
+            seconds=lease_seconds,
+            lost=f"another publisher holds the lease on {tenant}",
+        )
+        #: clusterTime of the position that was last read or kept here; None before the first.
         self.kept_time: Timestamp | None = None
 
-    def acquire(self) -> bool:
-        """Take the lease if it is free or has run out; return whether it is ours.
+    def acquire(self) -> Document | None:
+        """Take the lease. See `Lease.acquire`.
 
         Raises:
             SettingsError: The state database is that of another pipeline: its models would be ours.
             StoreUnavailable: MongoDB does not answer.
         """
-        is_free = {
-            "$or": [
-                {"owner": None},
-                {"owner": self._owner},
-                {"$expr": {"$lt": ["$expires_at", "$$NOW"]}},
-            ]
-        }
-        fields = {
-            "owner": self._owner,
-            "epoch": {"$add": [{"$ifNull": ["$epoch", 0]}, 1]},
-            "expires_at": self._expiry(),
-        }
-        with mongo_errors("acquiring the publisher's lease"):
-            other = self._rows.find_one({"_id": {"$ne": self._tenant}}, {"_id": 1})
-            if other is not None:
-                raise SettingsError(self._is_taken(other["_id"]))
-            self._rows.update_one(
-                {"_id": self._tenant}, {"$setOnInsert": {"owner": None}}, upsert=True
-            )
-            row = self._rows.find_one_and_update(
-                {"_id": self._tenant, **is_free},
-                [{"$set": fields}],
-                return_document=ReturnDocument.AFTER,
-            )
-        if row is None:  # somebody else holds it
-            return False
-        self.epoch = int(row["epoch"])
-        self.kept_time = time_of(row)
-        return True
+        with mongo_errors("looking for other pipelines"):
+            other = self._rows.find_one({"_id": {"$ne": self._name}}, {"_id": 1})
+        if other is not None:
+            raise SettingsError(self._is_taken(other["_id"]))
+        row = super().acquire()
+        if row is not None:
+            self.kept_time = time_of(row)
+        return row
 
     def _is_taken(self, other: str) -> str:
         return (
             f"the state database {self._rows.database.name} is that of {other}: set"
-            f" CAPTIONSTREAM_MONGO__STATE_DATABASE to another one for {self._tenant}; or, if nobody"
+            f" CAPTIONSTREAM_MONGO__STATE_DATABASE to another one for {self._name}; or, if nobody"
             f" watches {other} any more, remove its document from {self._rows.full_name}"
         )
-
-    def renew(self) -> None:
-        """Keep the lease.
-
-        Raises:
-            LeaseLost: Somebody else holds it.
-            StoreUnavailable: MongoDB does not answer.
-        """
-        self._write([{"$set": {"expires_at": self._expiry()}}], "renewing the lease")
-
-    def check(self) -> None:
-        """Make sure of the lease without keeping it: its keeper may be the one that hangs.
-
-        Raises:
-            LeaseLost: It has run out, or somebody else holds it.
-            StoreUnavailable: MongoDB does not answer.
-        """
-        is_held = {"$expr": {"$gt": ["$expires_at", "$$NOW"]}}
-        with mongo_errors("looking at the publisher's lease"):
-            row = self._rows.find_one({**self._mine(), **is_held}, {"_id": 1})
-        if row is None:
-            raise self._lost()
-
-    def release(self) -> None:
-        """Give the lease away, so that another publisher need not wait.
-
-        Raises:
-            LeaseLost: It was lost already.
-            StoreUnavailable: MongoDB does not answer.
-        """
-        self._write({"$set": {"owner": None}}, "releasing the lease")
 
     def read(self) -> Progress:
         """Return position and copy.
@@ -149,12 +95,12 @@ class Leadership:
             StoreUnavailable: MongoDB does not answer.
         """
         with mongo_errors("reading the position"):
-            row = self._rows.find_one({"_id": self._tenant}) or {}
+            row = self._rows.find_one({"_id": self._name}) or {}
         try:
             return progress_of(row)
         except (AttributeError, KeyError, TypeError, ValueError) as exc:
             msg = (
-                f"the position of {self._tenant} is damaged ({exc!r}); remove its document from"
+                f"the position of {self._name} is damaged ({exc!r}); remove its document from"
                 f" {self._rows.full_name} to copy everything again (finished work is skipped)"
             )
             raise CaptureError(msg) from exc
@@ -167,7 +113,7 @@ class Leadership:
             StoreUnavailable: MongoDB does not answer.
         """
         kept = {"$set": {"position": position_row(position)}}
-        self._write(kept | offsets_update(acknowledged or {}), "committing the position")
+        self.write(kept | offsets_update(acknowledged or {}), "committing the position")
         self.kept_time = position.cluster_time
 
     def begin_copy(self, position: Position, copy: CopyState) -> None:
@@ -185,7 +131,7 @@ class Leadership:
             "position": {"$literal": position_row(position)},
         }
         gone = {"$unset": ["copy", "acknowledged"]}
-        self._write([gone, {"$set": fields}], "beginning a copy")
+        self.write([gone, {"$set": fields}], "beginning a copy")
         self.kept_time = position.cluster_time
 
     def advance_copy(self, copy: CopyState, acknowledged: Mapping[int, int]) -> bool:
@@ -216,19 +162,3 @@ class Leadership:
         if not is_kept:
             self.check()
         return is_kept
-
-    def _write(self, update: Any, doing: str) -> None:
-        with mongo_errors(doing):
-            result = self._rows.update_one(self._mine(), update)
-        if result.matched_count == 0:
-            raise self._lost()
-
-    def _mine(self) -> dict[str, Any]:
-        return {"_id": self._tenant, "owner": self._owner, "epoch": self.epoch}
-
-    def _lost(self) -> LeaseLost:
-        msg = f"another publisher holds the lease on {self._tenant} (ours was {self.epoch})"
-        return LeaseLost(msg)
-
-    def _expiry(self) -> dict[str, Any]:
-        return {"$add": ["$$NOW", self._lease_ms]}

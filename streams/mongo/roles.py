@@ -21,7 +21,7 @@ _INDEX: Final = ("createIndex", "listIndexes")
 _POSITIONS: Final = ("positions",)
 _REQUESTS: Final = ("requests",)
 _REPORTS: Final = ("processes",)
-_SUSPECTS: Final = ("suspects", "in_hand")
+_QUARANTINE: Final = ("quarantine", "in_hand")
 _VERSIONS: Final = ("model_versions",)
 _FILES: Final = ("model_files.files", "model_files.chunks")
 _POINTERS: Final = ("model_pointers",)
@@ -62,18 +62,18 @@ def roles(settings: MongoSettings) -> dict[str, list[Privilege]]:
         "featurize": [  # announces its version
             *watched.may(_READ, documents),
             *state.may(_KEEP, _VERSIONS + _POINTERS + _HISTORY),
-            *state.may((*_ALL, *_INDEX), _SUSPECTS),
+            *state.may((*_ALL, *_INDEX), _QUARANTINE),
             *stage,
         ],
         "project": [
             *publish_model,
-            *state.may((*_ALL, *_INDEX), _SUSPECTS),
+            *state.may((*_ALL, *_INDEX), _QUARANTINE),
             *stage,
         ],  # publishes the projection of the first start
         "caption": [  # notes beside the pointer that it refused a version
             *state.may(_READ, _VERSIONS + _FILES + _HISTORY),
             *state.may(("find", "update"), _POINTERS),
-            *state.may((*_ALL, *_INDEX), _SUSPECTS),
+            *state.may((*_ALL, *_INDEX), _QUARANTINE),
             *stage,
         ],
         "sink": [
@@ -95,7 +95,7 @@ def roles(settings: MongoSettings) -> dict[str, list[Privilege]]:
             *publish_model,
             *state.may(("listCollections",), ("",)),
             *state.may(_KEEP, _REQUESTS),
-            *state.may(("remove",), _SUSPECTS),
+            *state.may(("remove",), _QUARANTINE),
             *state.may(_READ, _POSITIONS + _REPORTS + _DECISIONS + _RUNS + no_room),
         ],
     }

@@ -44,7 +44,7 @@ log = get_logger(__name__)
 #: CannotIndexParallelArrays: a document whose `_outputs` is not ours has two.
 _PARALLEL_ARRAYS: Final = 171
 
-#: Fields that tell one write from any other.
+#: Fields that identify a write.
 _MARKS: Final = ("at", "source", "version", "input")
 
 #: InvalidOptions: a read is to include a time that the cluster has not reached.
@@ -93,7 +93,7 @@ class DocumentStore:
             try:
                 build_state_index(self._collection)
             except OperationFailure as exc:
-                if exc.code != _PARALLEL_ARRAYS or not self.mend():
+                if exc.code != _PARALLEL_ARRAYS or not self.clear_malformed():
                     raise
                 build_state_index(self._collection)
 
@@ -107,14 +107,14 @@ class DocumentStore:
         with mongo_errors("looking at the collection"):
             check_collection(self._collection)
 
-    def mend(self, document_ids: Sequence[DocumentId] | None = None) -> int:
+    def clear_malformed(self, document_ids: Sequence[DocumentId] | None = None) -> int:
         """Remove what a producer has put into `_outputs` so that no output can be stored there.
 
         Args:
             document_ids: Only these documents; all when None.
 
         Returns:
-            How many documents were mended.
+            How many documents were changed.
 
         Raises:
             StoreUnavailable: MongoDB does not answer.
@@ -224,7 +224,7 @@ class DocumentStore:
         fields: Sequence[Mapping[str, Any]],
         positions: Positions[int],
     ) -> set[int]:
-        """Return which writes are stored: MongoDB tells only how many. Each says when it was."""
+        """Return which writes are stored: MongoDB says only how many. Each says when it was."""
         marks = {f"{write.model.path}.{name}": 1 for write in writes for name in _MARKS}
         ids = [writes[i].document_id for i in positions]
         rows = {

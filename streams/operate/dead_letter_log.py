@@ -1,7 +1,7 @@
 """What the dead-letter topics hold, however much that is: read once, kept in a temporary file.
 
 A mark says of an earlier letter that it was replayed, so the last record may decide about the
-first. Therefore all are read before one is told; memory stays the same. No group is joined.
+first. So all are read before one is shown; memory stays the same. No group is joined.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ FROM letters WHERE (:stage IS NULL OR stage = :stage) AND (:reason IS NULL OR re
 AND (:letter IS NULL OR document IN (SELECT value FROM json_each(:documents)) OR cause IN
   (SELECT cause FROM letters WHERE topic || ':' || partition || ':' || position = :letter))
 """
-#: Letters of one cause are one entry, which the newest of them tells.
+#: Letters of one cause are one entry, which the newest of them stands for.
 _ENTRIES: Final = f"""
 SELECT topic || ':' || partition || ':' || position, document, stage, reason, attempts, max(at),
   message {_WANTED} GROUP BY cause ORDER BY max(at) LIMIT :most
@@ -57,14 +57,14 @@ INSERT INTO chosen SELECT topic, partition, position, cause FROM
   (SELECT topic, partition, position, cause, max(at) {_WANTED} GROUP BY cause)
 """  # noqa: S608 - made of constants
 _KEEP: Final = "INSERT OR REPLACE INTO letters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_TELLS: Final = """
+_REPORTED: Final = """
 SELECT 1 FROM letters WHERE document = ? AND model = ? AND reason = ? AND seconds IS ?
 AND increment IS ?
 """
 
 
 class Failure(NamedTuple):
-    """One failure of one document, as a dead letter or the document tells of it."""
+    """One failure of one document, as a dead letter or the document reports it."""
 
     document: str
     model: str
@@ -73,7 +73,7 @@ class Failure(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One cause of failure, as the newest of its dead letters tells it.
+    """One cause of failure, as the newest of its dead letters says.
 
     A record that is delivered twice, or a document that is published again, may be given up twice
     for the same cause; that is one entry.
@@ -191,10 +191,10 @@ class DeadLetterLog:
         for (position,) in self._rows.execute(query, [cause]):
             yield position
 
-    def tells_of(self, failure: Failure) -> bool:
+    def reports(self, failure: Failure) -> bool:
         """Whether one of them is about this failure."""
         values = (failure.document, failure.model, failure.type, *_parts(failure.source))
-        return self._rows.execute(_TELLS, values).fetchone() is not None
+        return self._rows.execute(_REPORTED, values).fetchone() is not None
 
     def _take(self, position: str, message: Any) -> None:
         """Keep one record of a dead-letter topic, or do what the mark says that it is."""

@@ -118,7 +118,7 @@ def read_progress(state: Database[dict[str, Any]], tenant: str) -> Progress:
 
 
 def standing_still(before: Progress, after: Progress, *, stages: Sequence[str]) -> dict[str, str]:
-    """Return what is wrong with each stage that does not get on.
+    """Return what is wrong with each stage that makes no progress.
 
     No process of it is alive; or it had records waiting at both times and finished none in between;
     or, as for the publisher, it is still behind the first time and has not moved.

@@ -17,25 +17,24 @@ import torch
 from streams.contract.documents import (
     CLIP,
     IMAGE,
-    MODELS,
     OUTPUTS,
-    Output,
-    fingerprint,
-    lookup,
     stored_image,
-    stored_output,
     url_of,
 )
 from streams.contract.ids import DocumentId, split_ids
-from streams.contract.states import Serving, pending_model
-from streams.errors import InvalidImage, WriteRejected
+from streams.errors import InvalidImage
 from streams.images.image import image_bytes
 from streams.images.pool import DecodePool
 from streams.mongo.client import Document, mongo_errors
 from streams.mongo.store import DocumentStore
+from streams.operate.checks import (
+    Recomputer,
+    current_outputs,
+    errors_of,
+    problem_of_errors,
+    unfinished,
+)
 from streams.operate.dead_letter_log import DeadLetterLog
-from streams.operate.recompute import Recomputer
-from streams.operate.told_errors import errors_of, problem_of_errors
 from streams.registry.versions import Registry
 from streams.settings import Settings
 
@@ -106,21 +105,21 @@ class Verifier:
         """
         checked = 0
         errors: Counter[str] = Counter()
-        suspects: list[Finding] = []
+        findings: list[Finding] = []
         with closing(DeadLetterLog(self._settings.kafka)) as letters:
             letters.refresh()
             for batch in self._batches(self._read(sample)):
-                suspects += self._check(batch, letters)
+                findings += self._check(batch, letters)
                 errors.update(kind for row in batch for kind in {*errors_of(row).values()})
                 checked += len(batch)
                 watch(checked)
             deadline = time.monotonic() + patience_seconds
-            while suspects and time.monotonic() < deadline:
+            while findings and time.monotonic() < deadline:
                 time.sleep(_PAUSE_SECONDS)
                 letters.refresh()
-                again = self._read_again([finding.document_id for finding in suspects])
-                suspects = [f for b in self._batches(again) for f in self._check(b, letters)]
-        return Verification(checked=checked, findings=suspects, errors=errors)
+                again = self._read_again([finding.document_id for finding in findings])
+                findings = [f for b in self._batches(again) for f in self._check(b, letters)]
+        return Verification(checked=checked, findings=findings, errors=errors)
 
     def _check(self, documents: Sequence[Document], letters: DeadLetterLog) -> list[Finding]:
         """Check one batch.
@@ -131,7 +130,7 @@ class Verifier:
         serving = self._registry.serving()
         images = [self._pixels(document) for document in documents]
         problems = [  # 1
-            _unfinished(document, serving) or self._problem(document, image, letters)
+            unfinished(document, serving) or self._problem(document, image, letters)
             for document, image in zip(documents, images, strict=True)
         ]
         todo = {
@@ -139,7 +138,7 @@ class Verifier:
             for i, image in enumerate(images)
             if isinstance(image, torch.Tensor)  # no URL
             and not problems[i]
-            and (embedding := _outputs(documents[i]).get(CLIP.name)) is not None
+            and (embedding := current_outputs(documents[i]).get(CLIP.name)) is not None
         }
         found = self._recomputer.compare_embeddings(
             [image for image, _ in todo.values()], [embedding for _, embedding in todo.values()]
@@ -162,7 +161,7 @@ class Verifier:
         kept = self._settings.kafka.dead_letter_retention_hours
         return problem_of_errors(
             document, image, letters, kept_hours=kept
-        ) or self._problem_of_outputs(document)
+        ) or self._recomputer.problem_of_outputs(document)
 
     def _pixels(self, document: Document) -> torch.Tensor | InvalidImage | None:
         """Return the image; None for one behind a URL, where other bytes may be by now."""
@@ -173,21 +172,6 @@ class Verifier:
             return self._recomputer.encoder.preprocess(image)  # (3, H, W)
         except InvalidImage as exc:
             return exc
-
-    def _problem_of_outputs(self, document: Document) -> str:
-        errors = errors_of(document)
-        # What was made of an embedding that finds no room is right, and cannot be computed again.
-        is_refused = errors.get(CLIP) == WriteRejected.__name__
-        outputs = _outputs(document) if is_refused or CLIP not in errors else {}
-        for model in MODELS:
-            if model in errors or lookup(document, model.path) is None:
-                continue
-            if model.name not in outputs:
-                return f"{model.name} was made from another image"
-            problem = model.reads and not is_refused and self._recomputer.compare(model, outputs)
-            if problem:
-                return problem
-        return ""
 
     def _read(self, sample: int | None) -> Iterator[Document]:
         stages: list[dict[str, Any]] = [{"$project": {IMAGE: 1, OUTPUTS: 1}}]
@@ -206,21 +190,3 @@ class Verifier:
         rest = iter(documents)
         while batch := list(islice(rest, self._settings.stage.batch_size)):
             yield self._store.no_room.lay_over(batch)
-
-
-def _unfinished(document: Document, serving: Serving) -> str:
-    model = pending_model(document, serving)
-    return f"{model.name} has to run" if model is not None else ""
-
-
-def _outputs(document: Document) -> dict[str, Output]:
-    """Return the outputs that were made from the image that the document holds or names now."""
-    url = url_of(document)
-    if url is None:
-        digest = fingerprint(stored_image(document))
-    else:
-        digest = str(lookup(document, f"{CLIP.path}.input"))
-    found = {model.name: stored_output(document, model, digest) for model in MODELS}
-    if url is not None and lookup(document, f"{CLIP.path}.url") != url:
-        return {}
-    return {name: output for name, output in found.items() if output is not None}

@@ -1,4 +1,4 @@
-"""The copy of documents that no change tells of: those of before the first start, or of a loss.
+"""The copy of documents that no change brings: those from before the first start, or lost.
 
 A cursor beside the change stream, which is read on meanwhile: ids and positions of the stream are
 acknowledged apart, so neither is ever kept behind something of the other that is not. It publishes
@@ -145,7 +145,7 @@ def look_at(
 ) -> Look:
     """Look at the next documents of a copy, in the order of their ids.
 
-    Documents that are inserted meanwhile may appear or not: the change stream tells of them.
+    Documents that are inserted meanwhile may appear or not: the change stream has them.
 
     Args:
         store: The collection.
@@ -166,7 +166,7 @@ def look_at(
         _cursor(store, state, session, most_unfinished + 1) as rows,
     ):
         for row in rows:
-            # Compared as MongoDB tells ids apart: in Python 1 equals True, {a, b} equals {b, a},
+            # Compared as MongoDB compares ids: in Python 1 equals True, {a, b} equals {b, a},
             # and NaN does not equal itself.
             if not seen and last and document_key(row["_id"]) == document_key(last[0]):
                 continue

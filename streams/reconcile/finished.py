@@ -1,7 +1,7 @@
 """Whether a document holds all that its image makes, so that nothing has to be published of it.
 
-What costs what. A document that is unfinished by its versions, or holds an error, is told by its
-outputs alone. One that looks finished holds the outputs of *some* image: only the bytes tell of
+What costs what. A document that is unfinished by its versions, or holds an error, is found by its
+outputs alone. One that looks finished holds the outputs of *some* image: only the bytes show
 which, as nothing else in a document moves with them, so they are read and hashed here; no record,
 no stage and no write follows. There is one case in which that is safe without the bytes: when the
 stored embedding is of a change at or after the time from which nothing can have been missed

@@ -21,7 +21,7 @@ def note_refused(
     Args:
         events: The events that Kafka refused.
         store: The collection.
-        serving: Tells the versions that serve now; a document is done for this one of CLIP.
+        serving: Returns the versions that serve now; a document is done for this one of CLIP.
 
     Raises:
         StoreUnavailable: MongoDB does not answer.

@@ -51,7 +51,7 @@ class ReconcilePlan:
         retries: Documents whose retryable error is old enough to try again.
         looked_at: Documents, chosen by chance, whose image was compared with the fingerprint of
             the one that their embedding was made of.
-        changed: Those of them where it is another one: no change told of it.
+        changed: Those of them where it is another one: no change came for it.
     """
 
     by_model: Mapping[str, int]
@@ -88,8 +88,8 @@ class Reconciler:
         Args:
             settings: All settings.
             client: Client of the replica set.
-            serving: Tells the versions that serve now.
-            is_loaded: Tells whether the stages have these versions; what is published before would
+            serving: Returns the versions that serve now.
+            is_loaded: Whether the stages have these versions; what is published before would
                 be made by those they had.
             live_changes: Counts the changes published so far.
             lease: Gives the lease while it is held: `run` does nothing without it, and publishes

@@ -58,7 +58,7 @@ class Repeater:
         Args:
             settings: All settings.
             store: The collection.
-            serving: Tells the versions that serve now.
+            serving: Returns the versions that serve now.
             live_changes: Counts the changes published so far.
             check_lease: Raises `LeaseLost` when nothing more is to be published.
         """

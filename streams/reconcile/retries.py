@@ -8,12 +8,13 @@ from heapq import nlargest, nsmallest
 from math import inf
 from typing import Any, Final
 
+from streams.backoff import Backoff
 from streams.contract.ids import DocumentId
 from streams.settings import ReconcilerSettings
 
 #: A document that fails again and again is tried at least so often.
 _LONGEST_WAIT_SECONDS: Final = 24 * 3600.0
-#: Most retried documents that are remembered; of the others the stored time of the error tells.
+#: Most retried documents that are remembered; of the others the stored time of the error counts.
 _MOST_REMEMBERED: Final = 100_000
 
 
@@ -76,7 +77,7 @@ class Retries:
         """Yield failures that are old enough, each behind when it was retried and when it failed.
 
         Each retry in vain doubles the wait. A time of failure that has not come yet is that of a
-        clock that went ahead: it tells nothing.
+        clock that is ahead: it says nothing.
         """
         clock, now = self._clock(), self._now()
         young = now - timedelta(seconds=self._limits.retry_after_seconds)
@@ -143,4 +144,4 @@ class Retries:
 
     def _wait(self, times: int) -> float:
         first = self._limits.retry_after_seconds
-        return max(first, min(first * float(2 ** min(times, 30)), _LONGEST_WAIT_SECONDS))
+        return Backoff(first, max(first, _LONGEST_WAIT_SECONDS)).pause(1 + times)

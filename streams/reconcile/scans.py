@@ -21,7 +21,7 @@ from streams.mongo.state_index import STATE_INDEX
 from streams.mongo.store import DocumentStore
 from streams.reconcile.retries import Failure
 
-#: Of each condition the index alone tells whether it holds; of "is null" it does not.
+#: The index alone decides each condition; it could not decide "is null".
 _IS_TEXT: Final[dict[str, Any]] = {"$gte": ""}
 _IS_NO_TEXT: Final = {"$not": _IS_TEXT}
 _IS_NO_ERROR: Final = {"$nin": [True, False]}

@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from streams.backoff import Backoff
 from streams.contract.documents import Model, lookup
 from streams.contract.ids import DocumentId, document_key
 from streams.contract.states import STATE_PATHS, Serving
 
-#: A document that was repeated in vain waits twice as long each time, up to 64 times the grace.
-_MOST_DOUBLINGS: Final = 6
+#: A document that was repeated in vain waits twice as long each time, up to so many graces.
+_MOST_GRACES: Final = 64
 #: Most documents that are remembered, about 1 kB each.
 _MOST_SIGHTS: Final = 100_000
 
@@ -37,7 +38,7 @@ class Staleness:
         self, *, grace_seconds: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """Keep the grace: how long a document may look unfinished without being repeated."""
-        self._grace = grace_seconds
+        self._patience = Backoff(grace_seconds, _MOST_GRACES * grace_seconds)
         self._clock = clock
         self._before: dict[bytes, _Sight] = {}
         self._seen: dict[bytes, _Sight] = {}
@@ -81,7 +82,7 @@ class Staleness:
         if is_stale and before.repeats == 0:
             return True
         waited = now - before.since
-        wanted = self._grace * float(2 ** min(before.repeats, _MOST_DOUBLINGS))
+        wanted = self._patience.pause(1 + before.repeats)
         return waited > 0 and waited >= wanted
 
     @property
@@ -104,6 +105,6 @@ class Staleness:
                 self._before[key] = replace(sight, since=now, repeats=sight.repeats + 1)
 
     def repeats(self, document_id: DocumentId) -> int:
-        """Return how often a document was repeated without getting on."""
+        """Return how often a document was repeated in vain."""
         sight = self._before.get(document_key(document_id))
         return sight.repeats if sight is not None else 0

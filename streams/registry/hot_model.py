@@ -14,6 +14,7 @@ from typing import Final, Generic, TypeVar
 from structlog import get_logger
 
 from streams import metrics
+from streams.backoff import Backoff
 from streams.contract.manifest import Bundle, Manifest
 from streams.contract.states import Recaption
 from streams.errors import InvalidBundle, ModelError, ModelNotFound, Unavailable
@@ -61,7 +62,7 @@ class _Trouble:
 
     state: tuple[int, bool]
     reason: str
-    pause_seconds: float
+    attempts: int
     again_at: float
 
 
@@ -187,15 +188,16 @@ class HotModel(Generic[M]):
         """Keep what is in memory, unless it is the very version that was refused."""
         if pointer.refusal and self._version == pointer.version:
             self._drop()
-        pause = self._settings.poll_interval_seconds
+        attempts = 1
         if self._trouble is not None and self._trouble.state == pointer.state:
-            pause = min(2 * self._trouble.pause_seconds, _LONGEST_PAUSE_SECONDS)
+            attempts += self._trouble.attempts
+        backoff = Backoff(self._settings.poll_interval_seconds, _LONGEST_PAUSE_SECONDS)
         self._trouble = _Trouble(
             state=pointer.state,
             reason=f"{error}; that is this process's own trouble: it tries again, and until then"
             f" serves {self._version or 'no version'}",
-            pause_seconds=pause,
-            again_at=time.monotonic() + pause,
+            attempts=attempts,
+            again_at=time.monotonic() + backoff.pause(attempts),
         )
         log.error("model version not loaded", model=self._name, reason=self._trouble.reason)
 

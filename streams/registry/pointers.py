@@ -69,7 +69,7 @@ class Pointer:
 
     @property
     def state(self) -> tuple[int, bool]:
-        """What tells whether anything happened to the pointer since it was last looked at."""
+        """Changes whenever anything happens to the pointer."""
         return self.revision, self.refusal is not None
 
 

@@ -46,7 +46,7 @@ class AnnouncedStep:
 
         Args:
             name: Name of the model.
-            step: The step; `versions` tells the version that this process has.
+            step: The step; `versions` has the version of this process.
             registry: Where it is announced, and who serves.
             settings: How often the pointer is read.
             details: What is announced with the version.

@@ -3,13 +3,13 @@
 Synchronous and free of Kafka: `stage.py` calls it in its worker thread.
 """
 
-import random
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from structlog import get_logger
 
 from streams import metrics
+from streams.backoff import Backoff
 from streams.errors import (
     CaptionstreamError,
     FetchFailed,
@@ -52,6 +52,7 @@ class Isolator:
         self._stage = stage
         self._step = step
         self._settings = settings
+        self._backoff = Backoff(settings.backoff_initial_seconds, settings.backoff_max_seconds)
         self._pause = pause
         self._beat = beat
         #: Why the batch in hand is held; empty while it is not.
@@ -141,13 +142,8 @@ class Isolator:
 
     def _wait(self, attempt: int, error: CaptionstreamError) -> None:
         metrics.RETRIES.labels(self._stage, type(error).__name__).inc()
-        settings = self._settings
-        longest = min(
-            settings.backoff_max_seconds, settings.backoff_initial_seconds * 2 ** min(attempt, 16)
-        )
         self._beat()
-        # Full jitter, so that many processes do not come back at the same moment.
-        if self._pause(random.uniform(longest / 2, longest)):  # noqa: S311 - no secret
+        if self._pause(self._backoff.jittered(attempt)):
             if isinstance(error, Unavailable):
                 raise error
             msg = f"{self._stage} is stopping while its model is broken"

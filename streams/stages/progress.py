@@ -1,4 +1,4 @@
-"""How a stage gets on: what `/healthz`, the report and the metrics say about it."""
+"""The progress of a stage: what `/healthz`, the report and the metrics say about it."""
 
 import time
 
@@ -6,7 +6,7 @@ from streams import metrics
 
 
 class Progress:
-    """What the stage has in hand and when it last got on. Read by other threads."""
+    """What the stage has in hand and when it last made progress. Read by other threads."""
 
     def __init__(self, stage: str) -> None:
         """Begin with nothing in hand."""

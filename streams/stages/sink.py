@@ -68,7 +68,7 @@ class Sink:
         log.warning(
             "outputs refused", documents=len(refused), error=first.rejected[positions[0]][:200]
         )
-        self._store.mend([write.document_id for write in refused])
+        self._store.clear_malformed([write.document_id for write in refused])
         second = self._store.write_outputs(refused)
         notes = [_refusal(refused[i], reason) for i, reason in second.rejected.items()]
         self._remember(notes, self._store.write_errors(notes))

@@ -19,7 +19,7 @@ from streams.kafka.topics import create_topics, topic_name
 from streams.mongo.client import state_database
 from streams.operate.dead_letter_log import DeadLetterLog, Wanted
 from streams.settings import ClipSettings, ImageSettings, StageSettings, child_environment
-from streams.stages.careful import HUNG
+from streams.stages.watchdog import HUNG
 from tests.faults.guests import white
 from tests.faults.load import picture
 from tests.tiny import write_tiny_clip
@@ -50,12 +50,12 @@ def done(settings):
 def test_document_that_the_model_does_not_survive_fails_alone(
     ends, error, standing, settings, mongo_client, tmp_path
 ):
-    """The first process dies with a batch in hand, the next with the culprit, the last goes on.
+    """The first process dies with a batch in hand, the next with the poison message alone.
 
-    One that breaks before them is to leave nothing behind, since no document is the cause: it fails
-    when the batch is held for ever, or is acknowledged by the end of the process. Hanging fails
-    without the watchdog: its process never ends. Both fail without `take` in `careful.py`: all
-    processes die of the whole batch.
+    The last goes on. One that breaks before them is to leave nothing behind, since no document is
+    the cause: it fails when the batch is held for ever, or is acknowledged by the end of the
+    process. Hanging fails without the watchdog: its process never ends. Both fail without `take` in
+    `watchdog.py`: all processes die of the whole batch.
     """
     settings = settings.model_copy(
         update={
@@ -98,7 +98,7 @@ def test_document_that_the_model_does_not_survive_fails_alone(
         with closing(DeadLetterLog(settings.kafka)) as log:
             [letter] = wait_until(lambda: log.refresh() or [*log.entries(Wanted())], doing="it")
         assert (letter.document, letter.reason) == (document_key(7).decode(), error)
-        [mark] = state_database(mongo_client, mongo)["suspects"].find()
+        [mark] = state_database(mongo_client, mongo)["quarantine"].find()
         assert standing.items() <= mark.items()
 
         # Another image is another matter.

@@ -13,7 +13,7 @@ LEADS = "captionstream_publisher_leader"
 
 @pytest.mark.timeout(300)
 def test_publisher_that_slept_beyond_its_lease_stands_by(settings, client, documents, published):
-    """Fails without owner and epoch in the filter of `Leadership._write`: both would lead.
+    """Fails without owner and epoch in the filter of `Lease.write`: both would lead.
 
     The end fails without the handlers of signals in `run_publisher`: the lease is given away.
     """

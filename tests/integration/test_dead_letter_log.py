@@ -91,9 +91,9 @@ def test_failures_that_letters_tell_of_are_known(log, letters, settings):
     letters.send(1)
     log.refresh()
     told = Failure(document_key(1).decode(), "clip", "InvalidImage", letters._source)
-    assert log.tells_of(told)
+    assert log.reports(told)
     for other in ({"document": "2"}, {"model": ""}, {"type": "x"}, {"source": None}):
-        assert not log.tells_of(told._replace(**other))
+        assert not log.reports(told._replace(**other))
 
 
 def test_replay_sends_what_is_wanted_and_nothing_else(

@@ -18,6 +18,7 @@ from bson.timestamp import Timestamp
 from PIL import Image
 
 from streams import metrics
+from streams.backoff import Backoff
 from streams.contract.documents import CLIP, CLIP_PROJECTION, Output, fingerprint
 from streams.contract.events import DocumentDeleted, ImageChanged, ModelApplied, Origin
 from streams.contract.writes import OutputWrite
@@ -307,7 +308,7 @@ def test_image_behind_a_url_is_fetched_once_for_a_batch(step, store, source):
 @pytest.mark.parametrize("origin", [Origin.COPY, Origin.RECONCILE, Origin.REPLAY])
 def test_repeat_does_not_fetch_again(step, store, source, origin, monkeypatch):
     """Fails without `_is_embedded`: a new captioner would not reach documents with dead URLs."""
-    monkeypatch.setattr(turns, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(turns, "_AGAIN", Backoff(0.01, 1))
     with web({"a.png": picture(10)}) as (url, _):
         store.collection.insert_one({"_id": 1, "img": {"url": f"{url}/a.png"}})
         [first] = step.run([changed(1, source)])

@@ -8,7 +8,7 @@ from streams import metrics
 from streams.following import Follower
 from streams.mongo.client import state_database
 from streams.mongo.processes import Report, Reporter, read_reports
-from streams.stages.careful import HUNG, CarefulStep, Watchdog
+from streams.stages.watchdog import HUNG, Watchdog, WatchedStep
 from tests.waiting import wait_until
 
 
@@ -62,7 +62,7 @@ def test_unexpected_errors_are_counted_and_end_nothing():
     assert counted._value.get() == len(calls)
 
 
-@pytest.mark.parametrize("broken", ["refresh", "convict"])
+@pytest.mark.parametrize("broken", ["refresh", "mark_hanging"])
 def test_watchdog_ends_a_process_that_hangs_whatever_else_fails(broken):
     """Fails when an unexpected error ends the thread, or comes before the end of the process."""
 
@@ -75,7 +75,7 @@ def test_watchdog_ends_a_process_that_hangs_whatever_else_fails(broken):
 
             return note
 
-    step = CarefulStep(HangingStep(), Notes(), beat=lambda: None)
+    step = WatchedStep(HangingStep(), Notes(), beat=lambda: None)
     step.in_hand = ["an event"]
     ended = threading.Event()
     codes = []

@@ -362,7 +362,7 @@ def test_state_database_of_another_pipeline_is_refused(client, settings):
 
 
 def test_fenced_publisher_cannot_commit(settings, client):
-    """Fails without owner and epoch in the filter of `_write`."""
+    """Fails without owner and epoch in the filter of `Lease.write`."""
     state = state_database(client, settings.mongo)
     first, second = (Leadership(state, tenant="a.b", lease_seconds=60) for _ in range(2))
     assert first.acquire()

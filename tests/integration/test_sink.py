@@ -133,7 +133,7 @@ def dead_letter_headers(found):
     "taken", [5, None, [1], {"img": 5}, {"img": [{}]}, {"img": {"clip": {"source": "x"}}}]
 )
 def test_what_stands_where_outputs_belong_makes_room(store, taken):
-    """Fails without `mend` in `_write`, and without the type in the guard: pending for ever."""
+    """Fails without `clear_malformed` in `_write`, or the type in the guard: pending for ever."""
     store.collection.insert_many([{"_id": 1, "_outputs": taken, "title": "kept"}, {"_id": 2}])
     vector = np.ones(2, np.float32)
     outcomes = Sink(store).run([applied(1, vector), applied(2, vector)])

@@ -170,7 +170,7 @@ def test_read_after_a_time_that_no_change_can_have_does_not_wait_for_it(store, m
 
 
 def test_outputs_that_cannot_be_indexed_make_room_for_the_index(store):
-    """Fails without `mend` in `prepare`: the sink would wait for ever before its start."""
+    """Fails without `clear_malformed` in `prepare`: the sink would wait for ever to start."""
     arrays = {"img": [{"clip": 1}], "_base": [{"conditional_lm": 1}]}
     good = {"_id": 2, "_outputs": {"img": {"clip": {"version": "v1"}}}}
     store.collection.insert_many([{"_id": 1, "_outputs": arrays}, good])

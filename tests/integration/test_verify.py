@@ -228,8 +228,8 @@ def test_errors_that_are_not_the_images_fault_are_right_and_counted(world):
     assert found.errors == {"InvalidImage": 1, "ModelCrashed": 1, "ModelHung": 1, "InvalidId": 1}
 
 
-def test_refused_output_is_told_by_the_sink(world):
-    """Fails without "" in `_is_told`: the sink applies no model."""
+def test_refused_output_is_reported_by_the_sink(world):
+    """Fails without "" in `_is_reported`: the sink applies no model."""
     world.write_error(1, "WriteRejected", ClipEncoder(world.settings.clip).version)
     world.send_letter(1, "WriteRejected", model="")
     assert world.findings() == {}
@@ -290,7 +290,7 @@ def test_caption_of_an_image_that_is_gone_is_found(world):
 
 
 def test_document_that_is_finished_meanwhile_is_right(world):
-    """Fails when suspects are not looked at again."""
+    """Fails when findings are not looked at again."""
     world.documents.update_one({"_id": 0}, {"$unset": {LM: 1}})
 
     def repair(_):

@@ -14,6 +14,7 @@ ROOMS = {
     "streams": "",
     "streams.errors": "",
     "streams.metrics": "",
+    "streams.backoff": "",
     "streams.following": "errors metrics",
     "streams.settings": "errors",
     "streams.logs": "errors settings",
@@ -21,15 +22,17 @@ ROOMS = {
     "streams.contract": "errors",
     "streams.kafka": "contract errors metrics settings",
     "streams.mongo": "contract errors following settings",
-    "streams.images": "contract errors metrics mongo settings",
-    "streams.reconcile": "contract errors kafka metrics mongo settings",
+    "streams.images": "backoff contract errors metrics mongo settings",
+    "streams.reconcile": "backoff contract errors kafka metrics mongo settings",
     "streams.models": "contract errors images settings",
-    "streams.registry": "contract errors following metrics models mongo settings",
-    "streams.capture": "contract endpoints errors kafka metrics mongo reconcile registry settings",
-    "streams.stages": (
-        "contract errors following images kafka metrics models mongo registry settings"
+    "streams.registry": "backoff contract errors following metrics models mongo settings",
+    "streams.capture": (
+        "backoff contract endpoints errors kafka metrics mongo reconcile registry settings"
     ),
-    "streams.local": "capture errors following kafka mongo settings stages",
+    "streams.stages": (
+        "backoff contract errors following images kafka metrics models mongo registry settings"
+    ),
+    "streams.local": "backoff capture errors following kafka mongo settings stages",
     "streams.app": "capture endpoints errors kafka mongo settings stages",
     "streams.operate": (
         "app capture contract errors images kafka local logs models mongo reconcile registry"
@@ -48,8 +51,8 @@ ROOMS = {
     ),
     "trainer.report": "evaluate streams.errors streams.images streams.settings",
     "trainer.job": (
-        "evaluate fit snapshot streams.contract streams.errors streams.following streams.mongo"
-        " streams.registry streams.settings"
+        "evaluate fit snapshot streams.contract streams.errors streams.mongo streams.registry"
+        " streams.settings"
     ),
     "trainer.commands": (
         "evaluate fit job report scenes snapshot streams.contract streams.errors streams.local"

@@ -95,8 +95,8 @@ def create_validation_set(
 def _check_options(stored: ValidationSet, **wanted: int) -> None:
     found = {name: getattr(stored, name) for name in wanted}
     if found != wanted:
-        told = ", ".join(f"{name} {value}" for name, value in found.items())
-        msg = f"validation set {stored.name!r} is frozen with {told}; give another a new --name"
+        values = ", ".join(f"{name} {value}" for name, value in found.items())
+        msg = f"validation set {stored.name!r} is frozen with {values}; give another a new --name"
         raise InvalidValidationSet(msg)
 
 

@@ -10,18 +10,33 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from pymongo.database import Database
 from structlog import get_logger
 
 from streams.contract.manifest import Bundle
 from streams.errors import TooLittleData, bounded
+from streams.mongo.lease import Lease
 from streams.registry.pointers import Pointer
-from trainer.job.lease import JobLease
 from trainer.job.publish import Publication
 from trainer.job.runs import Outcome, Run, Runs
 from trainer.snapshot.files import Snapshot
 from trainer.snapshot.validation_set import ValidationSet
 
 log = get_logger(__name__)
+
+
+def job_lease(database: Database[dict[str, Any]], *, seconds: float) -> Lease:
+    """Return the lease of the one job that may run on a state database.
+
+    Args:
+        database: State database, majority writes.
+        seconds: How long a silent job keeps the lease.
+    """
+    lost = (
+        f"this job did not renew its lease for {seconds:g} s, another may have started; nothing was"
+        " published, start it again"
+    )
+    return Lease(database["trainer_lease"], "job", seconds=seconds, lost=lost)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +72,7 @@ class Job:
         model: str,
         steps: Steps,
         *,
-        lease: JobLease,
+        lease: Lease,
         runs: Runs,
         options: Mapping[str, Any],
         min_documents: int,

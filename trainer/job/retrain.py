@@ -13,6 +13,7 @@ from streams.contract.manifest import Bundle
 from streams.contract.states import Recaption
 from streams.errors import SettingsError
 from streams.mongo.client import Document, state_database
+from streams.mongo.lease import Lease
 from streams.registry.versions import Registry
 from streams.settings import ClipSettings, MongoSettings, Settings
 from trainer.evaluate.evaluate import evaluate_bundle
@@ -20,9 +21,8 @@ from trainer.evaluate.validation_sample import create_validation_set
 from trainer.fit.text_encoder import text_encoder
 from trainer.job.decisions import Decisions
 from trainer.job.gate import Gate
-from trainer.job.job import Job, Steps
+from trainer.job.job import Job, Steps, job_lease
 from trainer.job.job_metrics import write_job_metrics
-from trainer.job.lease import JobLease
 from trainer.job.old_files import remove_old
 from trainer.job.publish import Publication, publish
 from trainer.job.runs import SUCCESSES, Outcome, Run, Runs
@@ -104,7 +104,7 @@ def retrain(
     """
     state = state_database(client, settings.mongo)
     runs = Runs(state)
-    lease = JobLease(state, lease_seconds=plan.lease_seconds)
+    lease = job_lease(state, seconds=plan.lease_seconds)
     earlier = runs.last_success(plan.model)  # now: the job may end because MongoDB is away
     job = Job(
         plan.model,
@@ -141,7 +141,7 @@ def _steps(
     client: MongoClient[Document],
     settings: Settings,
     directory: Path,
-    lease: JobLease,
+    lease: Lease,
 ) -> Steps:
     """Bind each step to the plan and its servers; nothing is done yet."""
     state = state_database(client, settings.mongo)
@@ -171,7 +171,7 @@ def _publish(
     clip: ClipSettings,
     registry: Registry,
     decisions: Decisions,
-    lease: JobLease,
+    lease: Lease,
 ) -> Publication:
     """Measure on the set, and let the bundle serve if it passes the plan's gate."""
     measure = partial(

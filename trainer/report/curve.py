@@ -17,7 +17,7 @@ _TOP: Final = 10
 _BOTTOM: Final = 46
 #: How many colours the style sheet has.
 _COLOURS: Final = 4
-#: So many points can be told apart as dots.
+#: So many points can be seen as single dots.
 _MAX_DOTS: Final = 60
 
 

@@ -177,7 +177,7 @@ def caution(evaluation: Evaluation) -> str:
     count = int(evaluation.metrics["n"])
     if count >= _FEW:
         return ""
-    return f"Only {count} images were scored: too few to tell good from lucky."
+    return f"Only {count} images were scored: too few to separate good from lucky."
 
 
 def _count(metrics: Mapping[str, float], name: str) -> int:

@@ -29,7 +29,7 @@ class Picture:
         image: Encoded image, or the value of `img` in the document; None when there is none.
         caption: What the model says.
         references: What people wrote.
-        is_right: Whether the caption is right; None when nobody can tell.
+        is_right: Whether the caption is right; None when nobody knows.
         detail: Small print, for example the id of the document.
     """
 

@@ -64,7 +64,7 @@ def is_right(caption: str, scene: Scene) -> bool:
     """Whether a caption names both objects and their relation, and says nothing false.
 
     Shape and colour of each object must be there; a size or the background may be left out, but
-    not be wrong. The relation may be told from either object. Case, commas, a full stop at the end
+    not be wrong. The relation may be seen from either object. Case, commas, a full stop at the end
     and the kind of article do not matter. A word without a meaning for scenes (`<unk>` too), a
     statement twice, a third object or a word out of place makes the caption wrong.
     """

@@ -129,8 +129,8 @@ def _write(
     good = _good_rows(rows, content, on_progress)
     first = next(good, None)
     if first is None:
-        told = Counts(**content.counts).left_out() or "no documents"
-        msg = f"no document of the folds train and valid can be learned from ({told})"
+        left_out = Counts(**content.counts).left_out() or "no documents"
+        msg = f"no document of the folds train and valid can be learned from ({left_out})"
         raise TooLittleData(msg)
     columns = schema(content.dimension)
     with pq.ParquetWriter(

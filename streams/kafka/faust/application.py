@@ -1,12 +1,10 @@
 """The Faust application of a stage: the settings that lost nothing under SIGKILL."""
 
-import signal
-from collections.abc import Callable
 from typing import Any, Final
 
 import faust
 
-from streams.kafka.faust.transport import PromptTransport
+from streams.kafka.faust.overrides import App, PromptTransport
 from streams.kafka.security import client_arguments
 from streams.kafka.topics import group_name
 from streams.settings import KafkaSettings
@@ -20,15 +18,10 @@ _MAX_REQUEST_BYTES: Final = 8 << 20
 _NEVER_SECONDS: Final = 3e10
 
 
-class _App(faust.App):  # type: ignore[misc]
-    def _create_directories(self) -> None:
-        """They would hold tables, of which there are none; the working directory may be closed."""
-
-
 def build_app(name: str, kafka: KafkaSettings) -> faust.App:
     """Return the Faust application of a stage; its id is the consumer group."""
     servers = ";".join(f"kafka://{server}" for server in kafka.bootstrap_servers.split(","))
-    app = _App(
+    app = App(
         group_name(name, kafka),
         broker=servers,
         broker_credentials=credentials(kafka),
@@ -80,22 +73,3 @@ def credentials(kafka: KafkaSettings) -> Any:
             ssl_context=context,
         )
     return None if context is None else faust.SSLCredentials(context)
-
-
-class Worker(faust.Worker):  # type: ignore[misc]
-    """Tells the stage when the process is asked to end, so that it gives up waiting."""
-
-    def __init__(self, app: faust.App, *, stop: Callable[[], None], **options: Any) -> None:
-        """Keep what to call when the process is asked to end."""
-        super().__init__(app, **options)
-        self.spinner = None  # it draws on stdout, also into files
-        self._stop_waiting = stop
-
-    async def on_stop(self) -> None:
-        """Call it, before Faust waits for what is in hand."""
-        # The loop gives signals back as it closes: a second one would end the process as a crash.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self.loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_IGN)
-        self._stop_waiting()
-        await super().on_stop()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from streams.kafka.faust.unreadable import Skipped
+from streams.kafka.faust.overrides import Skipped
 
 #: Measured every second; a value older than this comes from a loop or a consumer that hangs.
 _FRESH_SECONDS: Final = 10.0

@@ -19,8 +19,9 @@ from structlog import get_logger
 from streams import metrics
 from streams.errors import BrokerUnavailable, ProcessBroken, Unavailable
 from streams.kafka.faust.ack_order import AckOrder
-from streams.kafka.faust.application import Worker, build_app
+from streams.kafka.faust.application import build_app
 from streams.kafka.faust.lag import Lag, count_waiting
+from streams.kafka.faust.overrides import Worker
 from streams.kafka.records import Delivery, Handler, Message, Route
 from streams.kafka.topics import TOPICS, dead_letter_topic, shown, topic_name
 from streams.settings import KafkaSettings, StageSettings
@@ -215,8 +216,7 @@ class StageWorker:
     async def _measure_lag(self, handler: Handler) -> None:
         """Count what waits. Only a count of nothing says that there is nothing to do.
 
-        What waits in a partition without a leader cannot be known, and waiting for one is on
-        purpose.
+        What waits in a partition without a leader is unknown; waiting for one is on purpose.
         """
         handler.note_rebalance(is_under_way=self.app.rebalancing)
         lag = None

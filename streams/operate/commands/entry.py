@@ -13,7 +13,7 @@ def run_app(app: typer.Typer) -> None:
     name = app.info.name
     command = typer.main.get_command(app)
     try:
-        # Otherwise a wrong argument is told in four lines.
+        # Otherwise a wrong argument takes four lines.
         code = command.main(prog_name=name, standalone_mode=False)
     except typer.Abort:
         sys.exit(1)

@@ -46,7 +46,7 @@ def models_list(data_dir: DataDir = None, as_json: AsJson = False) -> None:
             continue
         mark = "*" if is_serving else " "
         created = f"{info.created_at:%Y-%m-%d %H:%M:%S}"
-        line = f"{mark} {info.name:16s} {info.version:40s} {created}  {_told(has[info.key])}"
+        line = f"{mark} {info.name:16s} {info.version:40s} {created}  {_loaded_by(has[info.key])}"
         out.print(line.rstrip(), markup=False)
 
 
@@ -125,5 +125,5 @@ def _processes_with(state: Database[dict[str, Any]]) -> Counter[tuple[str, str]]
     return Counter(item for report in read_reports(state) for item in report.versions.items())
 
 
-def _told(processes: int) -> str:
+def _loaded_by(processes: int) -> str:
     return f"{processes} process{'es' if processes > 1 else ''}" if processes else ""

@@ -27,7 +27,7 @@ from streams.operate.dead_letter_replay import replay
 from streams.operate.status import Status, read_status, wait_until_settled
 from streams.settings import Settings
 from streams.stages import PROCESSES
-from streams.stages.suspects import Suspects
+from streams.stages.quarantine import Quarantine
 
 dead_letters = typer.Typer(help="Records that could not be processed.", no_args_is_help=True)
 topics = typer.Typer(help="Topics on the broker.", no_args_is_help=True)
@@ -156,12 +156,12 @@ def dead_letters_replay(
     wanted = _wanted(stage, reason, item)
     with closing(DeadLetterLog(settings.kafka)) as log:
         log.refresh()
-        _pardon(log, wanted, settings)
+        _release(log, wanted, settings)
         out.print(f"{replay(log, wanted, settings)} dead letters replayed")
 
 
-def _pardon(log: DeadLetterLog, wanted: Wanted, settings: Settings) -> None:
-    """What a model did not survive is remembered, and would fail again without being tried."""
+def _release(log: DeadLetterLog, wanted: Wanted, settings: Settings) -> None:
+    """A poison message stays in quarantine, and would fail again without being run."""
     state = None
     for entry in log.entries(wanted):
         if entry.reason not in _FATAL:
@@ -169,14 +169,14 @@ def _pardon(log: DeadLetterLog, wanted: Wanted, settings: Settings) -> None:
         if state is None:
             _, state = open_state(settings)
         with suppress(InvalidEvent):  # a letter of nobody's document
-            Suspects(state, entry.stage).pardon(document_id_of(entry.document.encode()))
+            Quarantine(state, entry.stage).release_document(document_id_of(entry.document.encode()))
 
 
 def _wanted(stage: str | None, reason: str | None, item: str | None) -> Wanted:
     if item is None:
         return Wanted(stage=stage, reason=reason)
     document_id = parse_id(item)
-    # MongoDB tells apart 5, 5 as a long one and 5.0 by their types alone; a user does not.
+    # MongoDB distinguishes 5, 5 as a long and 5.0 by their types alone; a user does not.
     same = [Int64(document_id), float(document_id)] if isinstance(document_id, int) else []
     keys = [document_key(value).decode() for value in (document_id, *same)]
     return Wanted(stage=stage, reason=reason, letter=item, documents=keys)

@@ -31,7 +31,7 @@ def reconcile(
 
     The last promotion of a model says what is made again, see `models promote --recaption`.
 
-    A change that no event told of (made by the command applyOps, or lost with Kafka's log) leaves
+    A change without an event (made by the command applyOps, or lost with Kafka's log) leaves
     outputs of the image before: a thousand documents, chosen by chance, are looked at for that.
     With --all the publisher looks at every document, and leaves out what is done already.
 
@@ -56,7 +56,7 @@ def reconcile(
 
 
 def describe(plan: ReconcilePlan, reports: Sequence[Report]) -> Iterator[str]:
-    """Yield the lines that tell what is to be done, and how long it may take.
+    """Yield the lines that say what is to be done, and how long it may take.
 
     Of the stages that a document passes, the first is the one that has to run its model.
     """

@@ -35,9 +35,9 @@ def verify(
     """Compute outputs again and compare them with what the documents hold. Nothing is written.
 
     A document is right if its outputs are those of its current image by the versions that serve,
-    or if it carries an error that is true and that a dead letter tells of. The environment must be
+    or if it carries an error that is true and that a dead letter reports. The environment must be
     that of the stages: CLIP, limits of images. Exit code 1 if anything is wrong, or if a process is
-    missing or does not get on.
+    missing or makes no progress.
 
     Example: captionstream verify --sample 1000
     """

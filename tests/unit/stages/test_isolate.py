@@ -49,7 +49,7 @@ def isolator(step, pauses=None, stop_after=10**9):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, MemoryError, RecursionError])
-def test_only_the_culprit_of_a_batch_fails(error):
+def test_only_the_poison_message_of_a_batch_fails(error):
     """Fails without the halving in `_bisect`."""
     outcomes = isolator(ScriptedStep(poison={11}, error=error)).apply(events(32))
     failed = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, Failed)]

@@ -157,7 +157,7 @@ def test_background_is_not_asked_of_captions_that_do_not_name_it(parts):
     batch = next(batches(pictures, tokens, size=32, seed=8))
     told = ["background" in words for words in _texts(batch.captions)]
     short = [words.startswith("on ") for words in _texts(batch.captions)]
-    assert batch.tells_background.tolist() == [a or b for a, b in zip(told, short, strict=True)]
+    assert batch.has_background.tolist() == [a or b for a, b in zip(told, short, strict=True)]
     assert torch.isfinite(compute_losses(model, AttributeHeads(16), batch).total)
 
 

@@ -27,14 +27,14 @@ class Batch:
         captions: Token ids of a right caption of each, (B, context).
         wrong: Token ids of a wrong one, of the same kind, (B, context).
         attributes: See `attributes`, (B, A).
-        tells_background: Whether the right caption names the background, (B,).
+        has_background: Whether the right caption names the background, (B,).
     """
 
     images: torch.Tensor
     captions: torch.Tensor
     wrong: torch.Tensor
     attributes: torch.Tensor
-    tells_background: torch.Tensor
+    has_background: torch.Tensor
 
 
 class Pictures:
@@ -89,5 +89,5 @@ def batches(pictures: Pictures, tokens: Tokens, *, size: int, seed: int) -> Iter
             captions=tokens([scene.captions()[kind] for scene, kind in pairs]),
             wrong=tokens([wrong_caption(scene, kind, generator) for scene, kind in pairs]),
             attributes=attributes(scenes),
-            tells_background=torch.tensor([kind in _WITH_BACKGROUND for kind in kinds]),
+            has_background=torch.tensor([kind in _WITH_BACKGROUND for kind in kinds]),
         )

@@ -1,6 +1,6 @@
 """What the encoder learns from: captions, and attributes that must be readable by a linear map.
 
-Contrastive loss alone gives embeddings that tell scenes apart, but from which shapes and colours
+Contrastive loss alone gives embeddings that separate scenes, but from which shapes and colours
 cannot be read well (see the probes). So linear heads read every attribute from the embedding, with
 noise added to it, which makes what they read large in the embedding. The heads are thrown away.
 """
@@ -74,13 +74,13 @@ def compute_losses(model: Any, heads: AttributeHeads, batch: Batch) -> Losses:
     images = model.encode_image(batch.images)  # (B, D)
     texts = model.encode_text(torch.cat([batch.captions, batch.wrong]))  # (2 B, D)
     right = texts[: len(images)]
-    told = heads.losses(right, batch.attributes)
-    told[:, _BACKGROUND] = told[:, _BACKGROUND] * batch.tells_background
+    read = heads.losses(right, batch.attributes)
+    read[:, _BACKGROUND] = read[:, _BACKGROUND] * batch.has_background
     lengths = torch.cat([images, texts]).norm(dim=-1)
     return Losses(
         contrastive=_contrastive(images, texts, model.logit_scale),
         images=heads.losses(images, batch.attributes).mean(),
-        texts=told.mean(),
+        texts=read.mean(),
         length=((lengths / LENGTH - 1) ** 2).mean(),
     )
 

@@ -1,6 +1,6 @@
-"""A step whose model may hang or crash: what it has in hand is noted and watched.
+"""A step whose model may hang or crash: what it has in hand is noted, and how long is watched.
 
-Suspects run alone.
+Quarantined events run alone, poison messages not at all.
 """
 
 import os
@@ -13,7 +13,7 @@ from structlog import get_logger
 from streams.errors import DocumentError, ModelCrashed, ModelHung, StoreUnavailable, Unavailable
 from streams.following import Follower
 from streams.stages.outcome import Failed, Input, Outcome, Step, Waiting
-from streams.stages.suspects import Standing, Suspects
+from streams.stages.quarantine import Quarantine, Standing
 
 log = get_logger(__name__)
 
@@ -22,7 +22,7 @@ HUNG: Final = 70
 _TICK_SECONDS: Final = 1.0
 _REFRESH_SECONDS: Final = 5.0
 _REMEDY: Final = "another image, another version of the model or a replay tries again"
-_GUILTY: Final[Mapping[Standing, DocumentError]] = {
+_POISON: Final[Mapping[Standing, DocumentError]] = {
     Standing.HANGS: ModelHung(
         f"the model does not finish on this document: alone it ran until its process was given up;"
         f" {_REMEDY}"
@@ -33,14 +33,14 @@ _GUILTY: Final[Mapping[Standing, DocumentError]] = {
 }
 
 
-class CarefulStep:
-    """Runs a step; events that it did not survive before run alone, or not at all."""
+class WatchedStep:
+    """Runs a step, quarantined events alone; poison messages fail without it."""
 
-    def __init__(self, step: Step, suspects: Suspects, *, beat: Callable[[], None]) -> None:
+    def __init__(self, step: Step, quarantine: Quarantine, *, beat: Callable[[], None]) -> None:
         """Keep what is needed; `beat` is called when an event has run alone, which takes time."""
         self._step = step
         self._beat = beat
-        self._suspects = suspects
+        self._quarantine = quarantine
         #: What the step has now; a new object for each call of it.
         self.in_hand: Sequence[Input] = ()
 
@@ -48,8 +48,8 @@ class CarefulStep:
         """Return one outcome for each event. See `Step.run`."""
         versions = self.versions()
         standings = self._standings(events, versions)
-        good = [i for i, standing in enumerate(standings) if standing is Standing.GOOD]
-        found = dict(zip(good, self._watched([events[i] for i in good]), strict=True))
+        free = [i for i, standing in enumerate(standings) if standing is Standing.FREE]
+        found = dict(zip(free, self._watched([events[i] for i in free]), strict=True))
         return [
             found[i] if i in found else self._run_alone(event, standing, versions)
             for i, (event, standing) in enumerate(zip(events, standings, strict=True))
@@ -66,41 +66,41 @@ class CarefulStep:
     def _standings(
         self, events: Sequence[Input], versions: Mapping[str, str]
     ) -> Sequence[Standing]:
-        found = [self._suspects.standing(event, versions) for event in events]
-        if any(standing in _GUILTY for standing in found):  # or pardoned, a moment ago
-            self._suspects.refresh()
-            found = [self._suspects.standing(event, versions) for event in events]
+        found = [self._quarantine.standing(event, versions) for event in events]
+        if any(standing in _POISON for standing in found):  # or released, a moment ago
+            self._quarantine.refresh()
+            found = [self._quarantine.standing(event, versions) for event in events]
         return found
 
     def _run_alone(self, event: Input, standing: Standing, versions: Mapping[str, str]) -> Outcome:
-        if standing in _GUILTY:
-            return Failed(error=_GUILTY[standing], version=next(iter(versions.values()), ""))
-        self._suspects.try_alone(event, versions)
+        if standing in _POISON:
+            return Failed(error=_POISON[standing], version=next(iter(versions.values()), ""))
+        self._quarantine.begin_alone(event, versions)
         try:
             [outcome] = self._watched([event])
         except Unavailable:
-            self._note(lambda: self._suspects.excuse(event, versions))
+            self._note(lambda: self._quarantine.undo_alone(event, versions))
             raise
         except Exception:
-            self._suspects.clear(event, versions)  # it raises, but does not hang
+            self._quarantine.release(event, versions)  # it raises, but does not hang
             raise
         if isinstance(outcome, Waiting):  # the model has not seen it
-            self._note(lambda: self._suspects.excuse(event, versions))
+            self._note(lambda: self._quarantine.undo_alone(event, versions))
             return outcome
-        self._suspects.clear(event, versions)
+        self._quarantine.release(event, versions)
         self._beat()
         return outcome
 
     def _watched(self, events: Sequence[Input]) -> list[Outcome]:
         if not events:
             return []
-        self._note(lambda: self._suspects.take(events, self.versions()))
+        self._note(lambda: self._quarantine.take(events, self.versions()))
         self.in_hand = events
         try:
             return self._step.run(events)
         finally:
             self.in_hand = ()
-            self._note(self._suspects.put_down)
+            self._note(self._quarantine.put_down)
 
     def _note(self, write: Callable[[], None]) -> None:
         """Write a note; a model that is well needs none, so it does not wait for MongoDB."""
@@ -115,8 +115,8 @@ class Watchdog:
 
     def __init__(
         self,
-        step: CarefulStep,
-        suspects: Suspects,
+        step: WatchedStep,
+        quarantine: Quarantine,
         *,
         seconds: float,
         end: Callable[[int], None] = os._exit,
@@ -125,12 +125,12 @@ class Watchdog:
 
         Args:
             step: What is watched.
-            suspects: Where an event that hangs alone is noted before the end.
+            quarantine: Where an event that hangs alone is noted before the end.
             seconds: How long a step may take.
             end: Ends the process with an exit code.
         """
         self._step = step
-        self._suspects = suspects
+        self._quarantine = quarantine
         self._seconds = seconds
         self._end = end
         self._tick = min(_TICK_SECONDS, seconds / 10)
@@ -164,7 +164,7 @@ class Watchdog:
         log.error("the model hangs; ending the process", events=len(events))
         try:
             if len(events) == 1:
-                self._suspects.convict(events[0], self._step.versions())
+                self._quarantine.mark_hanging(events[0], self._step.versions())
         except StoreUnavailable as exc:
             log.warning("the hanging event is not noted", error=str(exc))
         finally:  # whatever cannot be noted: it hangs
@@ -172,6 +172,6 @@ class Watchdog:
 
     def _refresh(self) -> None:
         try:
-            self._suspects.refresh()
+            self._quarantine.refresh()
         except StoreUnavailable as exc:
-            log.debug("suspects not read", error=str(exc))
+            log.debug("quarantine not read", error=str(exc))

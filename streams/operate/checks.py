@@ -1,19 +1,36 @@
-"""Whether stored outputs are what their models compute. Knows documents and models, no server.
+"""What is wrong with one document: outputs that are not what their models compute, false errors.
+
+Knows documents, models and dead letters; `verify` reads them.
 
 Equal means: texts letter by letter; vectors and scores but for their last digits, which depend on
 how many were computed together. CLIP is deep, so more digits of an embedding do.
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
 
-from streams.contract.documents import CLIP, Model, Output
-from streams.errors import ModelError
+from streams.contract.documents import (
+    CLIP,
+    MODELS,
+    Model,
+    Output,
+    fingerprint,
+    lookup,
+    stored_image,
+    stored_output,
+    url_of,
+)
+from streams.contract.ids import document_key
+from streams.contract.states import Serving, pending_model
+from streams.errors import InvalidImage, ModelError, WriteRejected
 from streams.models.clip import ClipEncoder
+from streams.mongo.client import Document
+from streams.operate.dead_letter_log import DeadLetterLog, Failure
 from streams.registry.computations import Compute, computation
 from streams.registry.versions import Registry
 from streams.settings import Settings
@@ -24,6 +41,12 @@ _TOLERANCE: Final = 1e-5
 _CLIP_TOLERANCE: Final = 1e-3
 #: Largest difference of two scores.
 _SCORE_TOLERANCE: Final = 1e-4
+#: Errors that the publisher writes itself: there is no record that could become a dead letter.
+_WITHOUT_LETTER: Final = frozenset({"InvalidId"})
+#: What may keep an image without an embedding although it can be decoded.
+_NOT_THE_IMAGE: Final = frozenset(
+    {"ModelFailed", "ModelHung", "ModelCrashed", "WriteRejected", *_WITHOUT_LETTER}
+)
 
 
 class Recomputer:
@@ -90,12 +113,98 @@ class Recomputer:
         [(value, score)] = compute(np.asarray(feature.value)[np.newaxis])
         return _compare(name, output, value, _TOLERANCE) or _compare_scores(name, output, score)
 
+    def problem_of_outputs(self, document: Document) -> str:
+        """Return what is wrong with a document's outputs, the embedding's numbers aside.
+
+        Raises:
+            StoreUnavailable: MongoDB does not answer.
+        """
+        errors = errors_of(document)
+        # What was made of an embedding that finds no room is right, and cannot be computed again.
+        is_refused = errors.get(CLIP) == WriteRejected.__name__
+        outputs = current_outputs(document) if is_refused or CLIP not in errors else {}
+        for model in MODELS:
+            if model in errors or lookup(document, model.path) is None:
+                continue
+            if model.name not in outputs:
+                return f"{model.name} was made from another image"
+            problem = model.reads and not is_refused and self.compare(model, outputs)
+            if problem:
+                return problem
+        return ""
+
     def _computation(self, name: str, output: Output) -> Compute:
         key = (name, output.version, output.beam_width)
         if key not in self._computations:
             bundle = self._registry.fetch(name, output.version)
             self._computations[key] = computation(name, bundle, output.beam_width)
         return self._computations[key]
+
+
+def unfinished(document: Document, serving: Serving) -> str:
+    """Return which model has to run yet; "" when none has."""
+    model = pending_model(document, serving)
+    return f"{model.name} has to run" if model is not None else ""
+
+
+def current_outputs(document: Document) -> dict[str, Output]:
+    """Return the outputs that were made from the image that the document holds or names now."""
+    url = url_of(document)
+    if url is None:
+        digest = fingerprint(stored_image(document))
+    else:
+        digest = str(lookup(document, f"{CLIP.path}.input"))
+    found = {model.name: stored_output(document, model, digest) for model in MODELS}
+    if url is not None and lookup(document, f"{CLIP.path}.url") != url:
+        return {}
+    return {name: output for name, output in found.items() if output is not None}
+
+
+def errors_of(document: Mapping[str, Any]) -> dict[Model, str]:
+    """Return the type of the stored error of each model that failed."""
+    found = {model: lookup(document, f"{model.path}.error.type") for model in MODELS}
+    return {model: str(error) for model, error in found.items() if error is not None}
+
+
+def problem_of_errors(
+    document: Document,
+    image: torch.Tensor | InvalidImage | None,
+    letters: DeadLetterLog,
+    *,
+    kept_hours: float,
+) -> str:
+    """Return what is wrong with the errors that a document carries, or does not carry.
+
+    Args:
+        document: The document with its outputs.
+        image: What came of decoding its image; None when nobody tried.
+        letters: The dead letters.
+        kept_hours: How long dead letters are kept; of an older error there may be none.
+    """
+    errors = errors_of(document)
+    error = errors.get(CLIP)
+    if isinstance(image, InvalidImage) and error not in (InvalidImage.__name__, *_WITHOUT_LETTER):
+        return f"it has {error or 'outputs'}, and yet: {image}"
+    if isinstance(image, torch.Tensor) and error is not None and error not in _NOT_THE_IMAGE:
+        return f"it carries {error}, and yet its image can be decoded"
+    oldest = datetime.now(UTC) - timedelta(hours=kept_hours)
+    for model, kind in errors.items():
+        at = lookup(document, f"{model.path}.at")
+        is_kept = isinstance(at, datetime) and at > oldest
+        if (
+            is_kept
+            and kind not in _WITHOUT_LETTER
+            and not _is_reported(document, model, kind, letters)
+        ):
+            return f"{model.name} failed, and no dead letter says so"
+    return ""
+
+
+def _is_reported(document: Document, model: Model, kind: str, letters: DeadLetterLog) -> bool:
+    """Whether a dead letter is about this error; the sink's names no model."""
+    key = document_key(document["_id"]).decode()
+    source = lookup(document, f"{model.path}.source")
+    return any(letters.reports(Failure(key, n, kind, source)) for n in (model.name, ""))
 
 
 def _compare(name: str, output: Output, expected: np.ndarray | str, tolerance: float) -> str:
