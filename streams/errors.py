@@ -2,6 +2,7 @@
 
 CaptionstreamError
 ├── SettingsError             the environment or a command's arguments are wrong
+│   └── InvalidPipeline       declared models do not make a pipeline
 ├── DocumentError             one document cannot be processed; the next one can
 │   ├── InvalidImage          `img` is missing, has a wrong type, cannot be decoded or is too large
 │   ├── InvalidUrl            the URL in `img` may not be fetched, or nothing of use is behind it
@@ -66,6 +67,10 @@ class CaptionstreamError(Exception):
 
 class SettingsError(CaptionstreamError):
     """A setting or a command's argument is wrong."""
+
+
+class InvalidPipeline(SettingsError):
+    """Declared models do not make a pipeline."""
 
 
 class DocumentError(CaptionstreamError):

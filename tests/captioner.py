@@ -3,7 +3,10 @@
 import torch
 from pymongo import MongoClient
 
-from streams.contract.documents import CLIP, CONDITIONAL_LM
+from streams.contract.default_pipeline import (
+    CLIP,
+    CONDITIONAL_LM,
+)
 from streams.contract.manifest import Bundle
 from streams.models.conditional_lm import ConditionalLM, to_bundle
 from streams.models.vocabulary import UNKNOWN, Vocabulary

@@ -9,7 +9,12 @@ from typing import Any, Final
 
 from bson import json_util
 
-from streams.contract.documents import IMAGE, OUTPUTS
+from streams.contract.documents import (
+    IMAGE,
+)
+from streams.contract.pipeline import (
+    OUTPUTS,
+)
 
 Change = Mapping[str, Any]
 """A projected change: `_id`, `operationType`, `documentKey`, `ns`, `to`, `clusterTime`, `paths`,

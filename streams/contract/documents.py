@@ -25,50 +25,11 @@ import numpy as np
 from bson.binary import Binary, BinaryVectorDtype
 from bson.timestamp import Timestamp
 
-OUTPUTS: Final = "_outputs"
+from streams.contract.default_pipeline import CLIP, MODEL_BY_NAME
+from streams.contract.pipeline import Model
+
 IMAGE: Final = "img"
 CAPTIONS: Final = "captions"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Model:
-    """A model as the document sees it.
-
-    Attributes:
-        name: Name of the model, the last part of its path.
-        key: The field that the model is about; `_base` is the whole document, as in the seed.
-        reads: Names of the models whose outputs it reads; empty for one that reads the image.
-    """
-
-    name: str
-    key: str
-    reads: tuple[str, ...] = ()
-
-    @property
-    def path(self) -> str:
-        """Dotted path of this model's output in the document."""
-        return f"{OUTPUTS}.{self.key}.{self.name}"
-
-
-CLIP: Final = Model(name="clip", key=IMAGE)
-CLIP_PROJECTION: Final = Model(name="clip_projection", key=IMAGE, reads=("clip",))
-CONDITIONAL_LM: Final = Model(name="conditional_lm", key="_base", reads=("clip",))
-
-#: Every model that the pipeline runs, upstream first.
-MODELS: Final = (CLIP, CLIP_PROJECTION, CONDITIONAL_LM)
-MODEL_BY_NAME: Final = {model.name: model for model in MODELS}
-
-
-def upstream_of(model: Model) -> tuple[Model, ...]:
-    """Return every model that this one depends on: those that it reads, and that those read."""
-    read = [MODEL_BY_NAME[name] for name in model.reads]
-    names = {name for one in read for name in (one.name, *(m.name for m in upstream_of(one)))}
-    return tuple(one for one in MODELS if one.name in names)
-
-
-def readers_of(model: Model) -> tuple[Model, ...]:
-    """Return every model that depends on this one: an error of it stops these, and no other."""
-    return tuple(reader for reader in MODELS if model in upstream_of(reader))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

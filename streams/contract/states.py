@@ -9,7 +9,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from streams.contract.documents import MODELS, Model, lookup, upstream_of
+from streams.contract.default_pipeline import MODEL_BY_NAME, MODELS
+from streams.contract.documents import (
+    lookup,
+)
+from streams.contract.pipeline import (
+    Model,
+)
 
 
 class DocumentState(StrEnum):
@@ -94,7 +100,8 @@ def pending_model(document: Mapping[str, Any], serving: Serving) -> Model | None
     for model in MODELS:
         if not serving.can_run(model) or not _has_to_run(document, model, serving):
             continue
-        if not any(serving.can_run(m) and _has_error(document, m) for m in upstream_of(model)):
+        upstream = (MODEL_BY_NAME[name] for name in model.ancestors)
+        if not any(serving.can_run(m) and _has_error(document, m) for m in upstream):
             return model
     return None
 

@@ -18,7 +18,12 @@ import msgpack
 import numpy as np
 from bson.timestamp import Timestamp
 
-from streams.contract.documents import MODEL_BY_NAME, Output
+from streams.contract.default_pipeline import (
+    MODEL_BY_NAME,
+)
+from streams.contract.documents import (
+    Output,
+)
 from streams.contract.events import (
     CAPTION_GENERATED,
     DOCUMENT_DELETED,

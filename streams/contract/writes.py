@@ -21,18 +21,18 @@ from typing import Any, Final
 from bson.timestamp import Timestamp
 from pymongo import UpdateOne
 
+from streams.contract.default_pipeline import MODEL_BY_NAME, MODELS
 from streams.contract.documents import (
-    MODELS,
-    OUTPUTS,
-    Model,
     Output,
     OutputError,
     error_fields,
     output_fields,
-    readers_of,
-    upstream_of,
 )
 from streams.contract.ids import DocumentId
+from streams.contract.pipeline import (
+    OUTPUTS,
+    Model,
+)
 from streams.contract.states import STATE_PATHS
 
 #: Fields that our outputs stand in.
@@ -96,8 +96,8 @@ def update_of(write: OutputWrite, fields: Mapping[str, Any]) -> UpdateOne:
         {f"{path}.source": write.source, "$or": _differs(write)},
     ]
     guard: dict[str, Any] = {"_id": {"$eq": write.document_id}, "$or": own}
-    if upstream := upstream_of(write.model):
-        guard["$nor"] = [_outdates(model, write) for model in upstream]
+    if upstream := write.model.ancestors:
+        guard["$nor"] = [_outdates(MODEL_BY_NAME[name], write) for name in upstream]
     return UpdateOne(guard, {"$set": {path: fields}}, upsert=False)
 
 
@@ -119,7 +119,7 @@ def drops_of(write: OutputWrite) -> list[UpdateOne]:
             },
             {"$unset": {reader.path: ""}},
         )
-        for reader in readers_of(write.model)
+        for reader in (MODEL_BY_NAME[name] for name in write.model.descendants)
     ]
 
 

@@ -10,8 +10,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import Enum
 
-from streams.contract.documents import (
+from streams.contract.default_pipeline import (
     CLIP,
+)
+from streams.contract.documents import (
     embedding_from_url,
     fingerprint,
     lookup,

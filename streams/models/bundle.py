@@ -17,8 +17,10 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from streams.contract.documents import Model
 from streams.contract.manifest import WEIGHTS, Bundle, Golden, Manifest, parse_manifest
+from streams.contract.pipeline import (
+    Model,
+)
 from streams.errors import InvalidBundle
 
 MANIFEST: Final = "manifest.json"

@@ -12,7 +12,9 @@ from typing import Final
 import torch
 from torch.nn import functional
 
-from streams.contract.documents import CONDITIONAL_LM
+from streams.contract.default_pipeline import (
+    CONDITIONAL_LM,
+)
 from streams.contract.manifest import UNCHANGED, Bundle, Feature, Golden
 from streams.errors import InvalidBundle
 from streams.models.bundle import (

@@ -5,7 +5,9 @@ from typing import Final
 import torch
 from torch.nn import functional
 
-from streams.contract.documents import CLIP_PROJECTION
+from streams.contract.default_pipeline import (
+    CLIP_PROJECTION,
+)
 from streams.contract.manifest import UNCHANGED, Bundle, Feature, Golden
 from streams.models.bundle import (
     build,

@@ -12,7 +12,12 @@ from pymongo import UpdateOne
 from pymongo.database import Database
 from structlog import get_logger
 
-from streams.contract.documents import MODELS, lookup
+from streams.contract.default_pipeline import (
+    MODELS,
+)
+from streams.contract.documents import (
+    lookup,
+)
 from streams.contract.ids import DocumentId, document_key, split_ids
 from streams.contract.writes import OutputWrite, fields_of
 from streams.mongo.client import Document, mongo_errors

@@ -4,7 +4,13 @@ import numpy as np
 from bson.timestamp import Timestamp
 from pymongo.errors import BulkWriteError
 
-from streams.contract.documents import MODELS, Output, OutputError
+from streams.contract.default_pipeline import (
+    MODELS,
+)
+from streams.contract.documents import (
+    Output,
+    OutputError,
+)
 from streams.contract.ids import DocumentId
 from streams.contract.writes import (
     MEND,

@@ -5,7 +5,9 @@ from typing import Any, Final
 
 from pymongo.errors import BulkWriteError, OperationFailure
 
-from streams.contract.documents import OUTPUTS
+from streams.contract.pipeline import (
+    OUTPUTS,
+)
 from streams.mongo.client import PASSING_CODES
 
 #: Refusals of single writes that are not about the document but about everything: no right, a view,

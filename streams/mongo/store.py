@@ -20,8 +20,17 @@ from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 from structlog import get_logger
 
-from streams.contract.documents import CLIP, IMAGE, OUTPUTS, lookup
+from streams.contract.default_pipeline import (
+    CLIP,
+)
+from streams.contract.documents import (
+    IMAGE,
+    lookup,
+)
 from streams.contract.ids import DocumentId, document_key, split_ids
+from streams.contract.pipeline import (
+    OUTPUTS,
+)
 from streams.contract.states import STATE_PATHS, DocumentState, Serving, document_state
 from streams.contract.writes import (
     MEND,

@@ -14,10 +14,11 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from streams.contract.documents import (
+from streams.contract.default_pipeline import (
     CLIP,
     MODELS,
-    Model,
+)
+from streams.contract.documents import (
     Output,
     fingerprint,
     lookup,
@@ -26,6 +27,9 @@ from streams.contract.documents import (
     url_of,
 )
 from streams.contract.ids import document_key
+from streams.contract.pipeline import (
+    Model,
+)
 from streams.contract.states import Serving, pending_model
 from streams.errors import InvalidImage, ModelError, WriteRejected
 from streams.models.clip import ClipEncoder

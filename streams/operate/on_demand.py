@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from streams.contract.documents import (
+from streams.contract.default_pipeline import (
     CLIP,
-    IMAGE,
     MODEL_BY_NAME,
-    OUTPUTS,
+)
+from streams.contract.documents import (
+    IMAGE,
     Output,
     embedding_from_url,
     fingerprint,
@@ -26,6 +27,9 @@ from streams.contract.documents import (
 )
 from streams.contract.ids import DocumentId
 from streams.contract.manifest import Feature
+from streams.contract.pipeline import (
+    OUTPUTS,
+)
 from streams.errors import DocumentError, FeatureMismatch, InvalidImage, ModelNotFound
 from streams.images.fetcher import Fetcher
 from streams.images.image import image_bytes

@@ -14,14 +14,18 @@ from typing import Any, Final
 
 import torch
 
-from streams.contract.documents import (
+from streams.contract.default_pipeline import (
     CLIP,
+)
+from streams.contract.documents import (
     IMAGE,
-    OUTPUTS,
     stored_image,
     url_of,
 )
 from streams.contract.ids import DocumentId, split_ids
+from streams.contract.pipeline import (
+    OUTPUTS,
+)
 from streams.errors import InvalidImage
 from streams.images.image import image_bytes
 from streams.images.pool import DecodePool

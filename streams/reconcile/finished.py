@@ -18,12 +18,13 @@ from typing import Any, Final
 
 from bson.timestamp import Timestamp
 
-from streams.contract.documents import (
+from streams.contract.default_pipeline import (
     CLIP,
     CONDITIONAL_LM,
-    IMAGE,
     MODELS,
-    OUTPUTS,
+)
+from streams.contract.documents import (
+    IMAGE,
     embedding_from_url,
     fingerprint,
     lookup,
@@ -32,6 +33,9 @@ from streams.contract.documents import (
     url_of,
 )
 from streams.contract.ids import DocumentId
+from streams.contract.pipeline import (
+    OUTPUTS,
+)
 from streams.contract.states import Serving, pending_model
 from streams.mongo.client import Document, mongo_errors
 from streams.mongo.store import DocumentStore

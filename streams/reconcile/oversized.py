@@ -4,7 +4,12 @@ from collections.abc import Callable, Sequence
 
 from structlog import get_logger
 
-from streams.contract.documents import CLIP, OutputError
+from streams.contract.default_pipeline import (
+    CLIP,
+)
+from streams.contract.documents import (
+    OutputError,
+)
 from streams.contract.events import ImageChanged
 from streams.contract.states import Serving
 from streams.contract.writes import OutputWrite

@@ -16,7 +16,9 @@ from pymongo import MongoClient
 from structlog import get_logger
 
 from streams import metrics
-from streams.contract.documents import MODELS
+from streams.contract.default_pipeline import (
+    MODELS,
+)
 from streams.contract.ids import DocumentId
 from streams.contract.states import DocumentState, Serving
 from streams.errors import CaptionstreamError, LeaseLost, StoreUnavailable

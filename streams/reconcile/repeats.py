@@ -18,7 +18,12 @@ from structlog import get_logger
 
 from streams import metrics
 from streams.contract import events
-from streams.contract.documents import CLIP, lookup
+from streams.contract.default_pipeline import (
+    CLIP,
+)
+from streams.contract.documents import (
+    lookup,
+)
 from streams.contract.events import ImageChanged, Origin
 from streams.contract.ids import DocumentId, document_key, split_ids
 from streams.contract.states import Serving, pending_model

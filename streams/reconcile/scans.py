@@ -12,8 +12,14 @@ from typing import Any, Final
 from bson import MinKey
 from pymongo.collection import Collection
 
-from streams.contract.documents import MODELS, Model, lookup, upstream_of
+from streams.contract.default_pipeline import MODEL_BY_NAME, MODELS
+from streams.contract.documents import (
+    lookup,
+)
 from streams.contract.ids import document_key
+from streams.contract.pipeline import (
+    Model,
+)
 from streams.contract.states import STATE_PATHS, Recaption, Serving, pending_model
 from streams.mongo.client import Document, mongo_errors
 from streams.mongo.no_room import with_errors
@@ -93,7 +99,10 @@ def _unfinished(model: Model, serving: Serving) -> list[dict[str, Any]]:
         for name in model.reads
         for made_from in [serving.versions.get(name)]
     ]
-    for upstream in filter(serving.can_run, upstream_of(model)):  # an error stops what reads it
+    for upstream in (MODEL_BY_NAME[name] for name in model.ancestors):
+        if not serving.can_run(upstream):
+            continue
+        # An error stops what reads it.
         no_error = {f"{upstream.path}.error.retryable": _IS_NO_ERROR}
         queries = [no_error | query for query in queries]
     return [_ANYTHING | query for query in queries]

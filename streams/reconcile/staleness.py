@@ -6,8 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from streams.backoff import Backoff
-from streams.contract.documents import Model, lookup
+from streams.contract.documents import (
+    lookup,
+)
 from streams.contract.ids import DocumentId, document_key
+from streams.contract.pipeline import (
+    Model,
+)
 from streams.contract.states import STATE_PATHS, Serving
 
 #: A document that was repeated in vain waits twice as long each time, up to so many graces.

@@ -6,7 +6,10 @@ from typing import Final
 import numpy as np
 import torch
 
-from streams.contract.documents import CLIP_PROJECTION, CONDITIONAL_LM
+from streams.contract.default_pipeline import (
+    CLIP_PROJECTION,
+    CONDITIONAL_LM,
+)
 from streams.contract.manifest import Bundle
 from streams.models import conditional_lm, projection
 

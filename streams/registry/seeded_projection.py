@@ -5,7 +5,10 @@ from typing import Final
 
 from structlog import get_logger
 
-from streams.contract.documents import CLIP, CLIP_PROJECTION
+from streams.contract.default_pipeline import (
+    CLIP,
+    CLIP_PROJECTION,
+)
 from streams.contract.versions import VersionInfo
 from streams.errors import PointerConflict, StoreUnavailable
 from streams.models import projection

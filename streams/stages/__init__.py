@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from streams.contract import events
-from streams.contract.documents import (
+from streams.contract.default_pipeline import (
     CLIP,
     CLIP_PROJECTION,
     CONDITIONAL_LM,
-    MODELS,
+    DEFAULT,
+)
+from streams.contract.pipeline import (
     Model,
-    readers_of,
 )
 from streams.kafka.topics import TOPICS, dead_letter_topic
 
@@ -39,10 +40,7 @@ class StageSpec:
     @property
     def is_only_on_the_way(self) -> bool:
         """Whether a model behind this stage does not read its model, so that it needs no output."""
-        if self.model is None:
-            return False
-        behind = set(MODELS[MODELS.index(self.model) + 1 :])
-        return bool(behind - set(readers_of(self.model)))
+        return self.model is not None and DEFAULT.passes_by(self.model.name)
 
 
 FEATURIZE: Final = StageSpec(

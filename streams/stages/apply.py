@@ -7,9 +7,14 @@ from typing import TypeVar
 import numpy as np
 
 from streams import metrics
-from streams.contract.documents import Model, Output
+from streams.contract.documents import (
+    Output,
+)
 from streams.contract.events import DocumentDeleted, ModelApplied, Origin
 from streams.contract.manifest import Manifest
+from streams.contract.pipeline import (
+    Model,
+)
 from streams.contract.states import Recaption, is_good_enough
 from streams.errors import FeatureMismatch, InvalidEvent, ModelFailed
 from streams.registry.hot_model import Loaded

@@ -5,7 +5,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from streams.contract.documents import CONDITIONAL_LM, Output
+from streams.contract.default_pipeline import (
+    CONDITIONAL_LM,
+)
+from streams.contract.documents import (
+    Output,
+)
 from streams.models.conditional_lm import ConditionalLM
 from streams.registry.hot_model import HotModel
 from streams.stages.apply import apply_model

@@ -15,7 +15,15 @@ import torch
 from bson.timestamp import Timestamp
 
 from streams import metrics
-from streams.contract.documents import CLIP, MODELS, Output, lookup, stored_output
+from streams.contract.default_pipeline import (
+    CLIP,
+    MODELS,
+)
+from streams.contract.documents import (
+    Output,
+    lookup,
+    stored_output,
+)
 from streams.contract.events import DocumentDeleted, ImageChanged, ModelApplied
 from streams.contract.ids import document_key
 from streams.errors import DocumentError, InvalidEvent, InvalidImage, ModelFailed

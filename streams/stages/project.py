@@ -5,7 +5,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from streams.contract.documents import CLIP_PROJECTION, Output
+from streams.contract.default_pipeline import (
+    CLIP_PROJECTION,
+)
+from streams.contract.documents import (
+    Output,
+)
 from streams.models.projection import Projection
 from streams.registry.hot_model import HotModel
 from streams.stages.apply import apply_model

@@ -9,7 +9,12 @@ from structlog import get_logger
 
 from streams import metrics
 from streams.contract.dead_letters import DeadLetter
-from streams.contract.documents import MODEL_BY_NAME, OutputError
+from streams.contract.default_pipeline import (
+    MODEL_BY_NAME,
+)
+from streams.contract.documents import (
+    OutputError,
+)
 from streams.contract.events import DocumentDeleted, ModelApplied, Origin
 from streams.contract.ids import DocumentId, document_key
 from streams.contract.writes import OutputWrite, WriteReport

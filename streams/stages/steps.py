@@ -7,7 +7,11 @@ from typing import Any, Final
 
 from pymongo import MongoClient
 
-from streams.contract.documents import CLIP, CLIP_PROJECTION, CONDITIONAL_LM
+from streams.contract.default_pipeline import (
+    CLIP,
+    CLIP_PROJECTION,
+    CONDITIONAL_LM,
+)
 from streams.mongo.client import state_database
 from streams.mongo.store import DocumentStore
 from streams.settings import Settings

@@ -31,7 +31,10 @@ import torch
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-from streams.contract.documents import CLIP, CONDITIONAL_LM
+from streams.contract.default_pipeline import (
+    CLIP,
+    CONDITIONAL_LM,
+)
 from streams.contract.manifest import Bundle
 from streams.models.conditional_lm import ConditionalLM, to_bundle
 from streams.models.vocabulary import UNKNOWN, Vocabulary

@@ -23,7 +23,13 @@ import numpy as np
 import psutil
 from bson.timestamp import Timestamp
 
-from streams.contract.documents import CLIP, Output, output_fields
+from streams.contract.default_pipeline import (
+    CLIP,
+)
+from streams.contract.documents import (
+    Output,
+    output_fields,
+)
 from streams.local.mongod import Mongod, find_mongod
 from streams.mongo.client import connect, state_database
 from streams.mongo.store import DocumentStore

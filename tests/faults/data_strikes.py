@@ -6,7 +6,10 @@ from typing import Any
 
 from pymongo.errors import PyMongoError
 
-from streams.contract.documents import CLIP, CONDITIONAL_LM
+from streams.contract.default_pipeline import (
+    CLIP,
+    CONDITIONAL_LM,
+)
 from streams.contract.events import IMAGE_CHANGED, Record
 from streams.errors import BrokerUnavailable, CaptionstreamError
 from streams.kafka.producer import publish_all

@@ -21,7 +21,13 @@ from typing import Any
 import torch
 from PIL import Image
 
-from streams.contract.documents import CLIP, CONDITIONAL_LM, decode_vector
+from streams.contract.default_pipeline import (
+    CLIP,
+    CONDITIONAL_LM,
+)
+from streams.contract.documents import (
+    decode_vector,
+)
 from streams.contract.states import Recaption
 from streams.models import conditional_lm
 from streams.mongo.client import connect, state_database

@@ -20,7 +20,11 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from streams.contract.documents import CLIP_PROJECTION, CONDITIONAL_LM, MODELS
+from streams.contract.default_pipeline import (
+    CLIP_PROJECTION,
+    CONDITIONAL_LM,
+    MODELS,
+)
 from streams.settings import (
     ClipSettings,
     FetchSettings,

@@ -5,7 +5,9 @@ import time
 import numpy as np
 import pytest
 
-from streams.contract.documents import CLIP
+from streams.contract.default_pipeline import (
+    CLIP,
+)
 from streams.contract.events import DocumentDeleted
 from streams.errors import Unavailable
 from streams.models.clip_golden import encode_golden, golden_difference

@@ -12,7 +12,15 @@ from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
 from streams.capture import term
-from streams.contract.documents import CLIP, CLIP_PROJECTION, Output, OutputError, lookup
+from streams.contract.default_pipeline import (
+    CLIP,
+    CLIP_PROJECTION,
+)
+from streams.contract.documents import (
+    Output,
+    OutputError,
+    lookup,
+)
 from streams.contract.states import Serving
 from streams.contract.writes import OutputWrite
 from streams.errors import InvalidBundle

@@ -10,7 +10,15 @@ from bson.timestamp import Timestamp
 
 from streams.capture.copy_requests import CopyRequests
 from streams.capture.publisher import Publisher
-from streams.contract.documents import CLIP, CLIP_PROJECTION, Output, OutputError, fingerprint
+from streams.contract.default_pipeline import (
+    CLIP,
+    CLIP_PROJECTION,
+)
+from streams.contract.documents import (
+    Output,
+    OutputError,
+    fingerprint,
+)
 from streams.contract.states import Serving
 from streams.contract.writes import OutputWrite
 from streams.mongo.client import cluster_time, state_database

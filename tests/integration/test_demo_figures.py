@@ -2,7 +2,12 @@
 
 import pytest
 
-from streams.contract.documents import CLIP, CLIP_PROJECTION, CONDITIONAL_LM, MODELS
+from streams.contract.default_pipeline import (
+    CLIP,
+    CLIP_PROJECTION,
+    CONDITIONAL_LM,
+    MODELS,
+)
 from trainer.demo.feed import (
     CAPTIONED,
     CAPTIONED_OR_FAILED,

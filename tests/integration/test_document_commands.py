@@ -6,7 +6,9 @@ import json
 import pytest
 from PIL import Image
 
-from streams.contract.documents import CLIP
+from streams.contract.default_pipeline import (
+    CLIP,
+)
 
 MB = 1 << 20
 

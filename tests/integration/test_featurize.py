@@ -19,7 +19,14 @@ from PIL import Image
 
 from streams import metrics
 from streams.backoff import Backoff
-from streams.contract.documents import CLIP, CLIP_PROJECTION, Output, fingerprint
+from streams.contract.default_pipeline import (
+    CLIP,
+    CLIP_PROJECTION,
+)
+from streams.contract.documents import (
+    Output,
+    fingerprint,
+)
 from streams.contract.events import DocumentDeleted, ImageChanged, ModelApplied, Origin
 from streams.contract.writes import OutputWrite
 from streams.errors import FetchFailed, InvalidEvent, InvalidImage, InvalidUrl, ModelFailed

@@ -11,7 +11,13 @@ import torch
 from bson.timestamp import Timestamp
 from PIL import Image
 
-from streams.contract.documents import CLIP, Output, fingerprint
+from streams.contract.default_pipeline import (
+    CLIP,
+)
+from streams.contract.documents import (
+    Output,
+    fingerprint,
+)
 from streams.contract.writes import OutputWrite
 from streams.errors import ModelNotFound
 from streams.models import conditional_lm, projection

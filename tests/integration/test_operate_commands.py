@@ -3,7 +3,9 @@
 import pytest
 
 from streams.cli import app
-from streams.contract.documents import CLIP
+from streams.contract.default_pipeline import (
+    CLIP,
+)
 from streams.mongo.client import state_database
 from streams.registry.versions import Registry
 from tests.command_line import CommandLine

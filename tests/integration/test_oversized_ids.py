@@ -4,7 +4,12 @@ import pytest
 
 from streams import metrics
 from streams.capture import term
-from streams.contract.documents import CLIP, lookup
+from streams.contract.default_pipeline import (
+    CLIP,
+)
+from streams.contract.documents import (
+    lookup,
+)
 from streams.contract.states import Serving
 from streams.errors import StoreUnavailable
 from streams.mongo.client import cluster_time

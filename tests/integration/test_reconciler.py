@@ -8,10 +8,12 @@ import pytest
 from bson.timestamp import Timestamp
 
 from streams import metrics
-from streams.contract.documents import (
+from streams.contract.default_pipeline import (
     CLIP,
     CLIP_PROJECTION,
     MODELS,
+)
+from streams.contract.documents import (
     Output,
     OutputError,
     fingerprint,

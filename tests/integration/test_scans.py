@@ -6,7 +6,14 @@ from itertools import product
 
 import pytest
 
-from streams.contract.documents import CLIP, CONDITIONAL_LM, MODELS, lookup
+from streams.contract.default_pipeline import (
+    CLIP,
+    CONDITIONAL_LM,
+    MODELS,
+)
+from streams.contract.documents import (
+    lookup,
+)
 from streams.contract.states import Recaption, Serving, pending_model
 from streams.mongo.state_index import STATE_INDEX
 from streams.mongo.store import DocumentStore

@@ -17,7 +17,10 @@ from PIL import Image
 from pydantic import SecretStr
 from pymongo.errors import OperationFailure
 
-from streams.contract.documents import CLIP, CONDITIONAL_LM
+from streams.contract.default_pipeline import (
+    CLIP,
+    CONDITIONAL_LM,
+)
 from streams.contract.events import ImageChanged, Origin
 from streams.errors import StoreUnavailable
 from streams.kafka.topics import create_topics

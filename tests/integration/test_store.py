@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from bson.timestamp import Timestamp
 
-from streams.contract.documents import (
+from streams.contract.default_pipeline import (
     CLIP,
     CLIP_PROJECTION,
     CONDITIONAL_LM,
+)
+from streams.contract.documents import (
     Output,
     OutputError,
     decode_vector,

@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from streams.contract.documents import CLIP, OutputError
+from streams.contract.default_pipeline import (
+    CLIP,
+)
+from streams.contract.documents import (
+    OutputError,
+)
 from streams.contract.folds import fold_of
 from streams.contract.ids import document_id_of, document_key
 from streams.contract.writes import OutputWrite

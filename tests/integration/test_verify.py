@@ -13,9 +13,11 @@ from PIL import Image
 from streams.cli import app
 from streams.contract import events
 from streams.contract.dead_letters import dead_letter_record
-from streams.contract.documents import (
+from streams.contract.default_pipeline import (
     CLIP,
     MODELS,
+)
+from streams.contract.documents import (
     OutputError,
     decode_vector,
     encode_vector,

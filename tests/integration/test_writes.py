@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from bson.timestamp import Timestamp
 
-from streams.contract.documents import (
+from streams.contract.default_pipeline import (
     CLIP,
     CLIP_PROJECTION,
     CONDITIONAL_LM,
     MODELS,
+)
+from streams.contract.documents import (
     Output,
     OutputError,
 )

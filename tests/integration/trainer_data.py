@@ -3,7 +3,12 @@
 import numpy as np
 from bson.timestamp import Timestamp
 
-from streams.contract.documents import CLIP, Output
+from streams.contract.default_pipeline import (
+    CLIP,
+)
+from streams.contract.documents import (
+    Output,
+)
 from streams.contract.writes import OutputWrite
 from streams.mongo.client import state_database
 from streams.mongo.store import DocumentStore

@@ -2,7 +2,10 @@
 
 from itertools import pairwise
 
-from streams.contract.documents import CLIP, MODELS
+from streams.contract.default_pipeline import (
+    CLIP,
+    MODELS,
+)
 from streams.contract.events import MODEL_APPLIED
 from streams.registry.computations import LOADERS
 from streams.stages import CHAIN

@@ -6,7 +6,9 @@ from typing import Annotated, Final
 
 import typer
 
-from streams.contract.documents import CONDITIONAL_LM
+from streams.contract.default_pipeline import (
+    CONDITIONAL_LM,
+)
 from streams.contract.states import Recaption
 from streams.registry.versions import Registry
 from trainer.commands.context import AsJson, DataDir, out, place_of

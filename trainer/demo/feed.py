@@ -10,7 +10,15 @@ from typing import Any, Final
 from bson import ObjectId
 from pymongo.collection import Collection
 
-from streams.contract.documents import CLIP, CLIP_PROJECTION, CONDITIONAL_LM, MODELS, lookup
+from streams.contract.default_pipeline import (
+    CLIP,
+    CLIP_PROJECTION,
+    CONDITIONAL_LM,
+    MODELS,
+)
+from streams.contract.documents import (
+    lookup,
+)
 from streams.mongo.client import mongo_errors
 from trainer.scenes.scenes import Scene
 

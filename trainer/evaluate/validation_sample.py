@@ -7,7 +7,13 @@ from typing import Any, Final
 
 from pymongo import MongoClient
 
-from streams.contract.documents import CAPTIONS, CLIP, usable_captions
+from streams.contract.default_pipeline import (
+    CLIP,
+)
+from streams.contract.documents import (
+    CAPTIONS,
+    usable_captions,
+)
 from streams.contract.folds import FOLD, fold_of
 from streams.contract.ids import DocumentId, document_id_of, document_key
 from streams.errors import InvalidValidationSet, TooLittleData

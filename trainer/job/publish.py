@@ -11,7 +11,9 @@ from typing import Final
 
 from structlog import get_logger
 
-from streams.contract.documents import CLIP
+from streams.contract.default_pipeline import (
+    CLIP,
+)
 from streams.contract.manifest import Bundle
 from streams.contract.states import Recaption
 from streams.errors import FeatureMismatch, ModelError, PointerConflict, SettingsError

@@ -10,7 +10,15 @@ from bson.timestamp import Timestamp
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 
-from streams.contract.documents import CAPTIONS, CLIP, decode_vector, lookup, usable_captions
+from streams.contract.default_pipeline import (
+    CLIP,
+)
+from streams.contract.documents import (
+    CAPTIONS,
+    decode_vector,
+    lookup,
+    usable_captions,
+)
 from streams.contract.folds import FOLD, fold_of
 from streams.contract.ids import document_key
 from streams.errors import StoreUnavailable

@@ -16,7 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pymongo import MongoClient
 
-from streams.contract.documents import CLIP
+from streams.contract.default_pipeline import (
+    CLIP,
+)
 from streams.errors import ModelNotFound, TooLittleData, TrainerError
 from streams.mongo.client import Document, cluster_time, state_database
 from streams.registry.versions import Registry

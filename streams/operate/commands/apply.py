@@ -12,7 +12,12 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from streams.contract.documents import MODELS, Output
+from streams.contract.default_pipeline import (
+    MODELS,
+)
+from streams.contract.documents import (
+    Output,
+)
 from streams.contract.ids import DocumentId
 from streams.errors import DocumentError
 from streams.logs import configure_command_logging

@@ -12,7 +12,9 @@ from packaging.version import Version
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
-from streams.contract.documents import CLIP
+from streams.contract.default_pipeline import (
+    CLIP,
+)
 from streams.errors import CaptionstreamError, SettingsError, StoreUnavailable
 from streams.kafka.topics import read_topic_states, shown
 from streams.mongo.client import reason_of, state_database

@@ -9,7 +9,14 @@ import typer
 from bson import Binary, json_util
 from rich.progress import track
 
-from streams.contract.documents import CAPTIONS, MODELS, decode_vector, lookup
+from streams.contract.default_pipeline import (
+    MODELS,
+)
+from streams.contract.documents import (
+    CAPTIONS,
+    decode_vector,
+    lookup,
+)
 from streams.contract.folds import fold_named
 from streams.errors import CaptionstreamError, SettingsError
 from streams.mongo.client import mongo_errors

@@ -7,10 +7,12 @@ from bson.timestamp import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.contract.documents import (
+from streams.contract.default_pipeline import (
     CLIP,
     CLIP_PROJECTION,
     CONDITIONAL_LM,
+)
+from streams.contract.documents import (
     Output,
     decode_vector,
     encode_vector,

@@ -10,7 +10,12 @@ import pytest
 from bson.timestamp import Timestamp
 
 from streams.contract import events
-from streams.contract.documents import CLIP_PROJECTION, Output
+from streams.contract.default_pipeline import (
+    CLIP_PROJECTION,
+)
+from streams.contract.documents import (
+    Output,
+)
 from streams.contract.events import ModelApplied, Origin
 from streams.contract.wire import decode_event, encode_event
 from streams.contract.writes import OutputWrite, fields_of

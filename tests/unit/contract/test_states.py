@@ -2,13 +2,10 @@
 
 import pytest
 
-from streams.contract.documents import (
+from streams.contract.default_pipeline import (
     CLIP,
     CLIP_PROJECTION,
     CONDITIONAL_LM,
-    Model,
-    readers_of,
-    upstream_of,
 )
 from streams.contract.states import DocumentState, Recaption, Serving, document_state, pending_model
 
@@ -108,18 +105,7 @@ def failed(model, *without):
     ids=["image", "projection", "projection, no caption", "caption", "caption, no projection"],
 )
 def test_error_stops_what_reads_it_and_nothing_else(stored, expected):
-    """Fails without the look at `upstream_of`, or when any error before a model stops it."""
+    """Fails without the look at `ancestors`, or when any error before a model stops it."""
     assert pending_model(stored, serving(ALL)) is expected
     state = DocumentState.PENDING if expected else DocumentState.FAILED
     assert document_state(stored, serving(ALL)) is state
-
-
-def test_error_stops_also_what_reads_it_through_others(monkeypatch):
-    """Fails when `upstream_of` goes one step."""
-    last = Model(name="clip_projection", key="img", reads=("conditional_lm",))
-    chain = (CLIP, CONDITIONAL_LM, last)
-    monkeypatch.setattr("streams.contract.documents.MODELS", chain)
-    by_name = {model.name: model for model in chain}
-    monkeypatch.setattr("streams.contract.documents.MODEL_BY_NAME", by_name)
-    assert upstream_of(last) == (CLIP, CONDITIONAL_LM)
-    assert readers_of(CLIP) == (CONDITIONAL_LM, last)

@@ -2,7 +2,10 @@
 
 import pytest
 
-from streams.contract.documents import CLIP, CONDITIONAL_LM
+from streams.contract.default_pipeline import (
+    CLIP,
+    CONDITIONAL_LM,
+)
 from streams.contract.states import Recaption, Serving
 from streams.reconcile import staleness as module
 from streams.reconcile.staleness import Staleness

@@ -7,7 +7,12 @@ import pytest
 import torch
 from bson.timestamp import Timestamp
 
-from streams.contract.documents import CLIP_PROJECTION, Output
+from streams.contract.default_pipeline import (
+    CLIP_PROJECTION,
+)
+from streams.contract.documents import (
+    Output,
+)
 from streams.contract.events import DocumentDeleted, ModelApplied, Origin
 from streams.contract.states import Recaption
 from streams.errors import FeatureMismatch, ModelFailed
