@@ -99,7 +99,6 @@ def run(*arguments, **environment):
             "no Kafka broker answers at 127.0.0.1:1",
         ),
         (["status"], {"CAPTIONSTREAM_KAFKA__PARTITIONS": "x"}, "CAPTIONSTREAM_KAFKA__PARTITIONS"),
-        (["insert", "gone.jpg"], {}, "cannot read gone.jpg"),
         (
             ["import-coco", "--annotations", "gone.json", "--images", "."],
             {},
