@@ -29,6 +29,10 @@ class Holding:
     async def handle(self, messages):
         await asyncio.to_thread(self.let_go.wait)
         self.values |= {message.value for message in messages}
+        return messages
+
+    async def until_ready(self):
+        await asyncio.Event().wait()  # nothing is held behind other records
 
 
 @pytest.fixture

@@ -70,10 +70,14 @@ class Collecting:
 
     async def handle(self, messages):
         self.values += [message.value for message in messages]
+        return messages
+
+    async def until_ready(self):
+        await asyncio.Event().wait()  # nothing is held behind other records
 
 
 def test_stage_goes_on_behind_it(settings, topic):
-    """Fails without `Fetched`: the consumer crashes at the record, after every start.
+    """Fails without `_Fetched`: the consumer crashes at the record, after every start.
 
     Nothing waits in the end: fails without `skipped` in `count_waiting`.
     """
