@@ -14,8 +14,8 @@ from tests.faults.clock import JumpingClock
 from tests.waiting import wait_until
 
 ASK = """
-from streams.mongo import connect, state_database
-from streams.processes import read_reports
+from streams.mongo.client import connect, state_database
+from streams.mongo.processes import read_reports
 from streams.settings import load_settings
 mongo = load_settings().mongo
 with connect(mongo) as client:

@@ -55,7 +55,7 @@ def insert_until(is_over, documents, generator):
             return confirmed
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_nothing_is_lost_while_the_disk_is_full(small_disk, tmp_path):
     """Fails without the look at the free space in `mongod.py`."""
     stack = Stack(

@@ -23,7 +23,7 @@ from tests.faults.processes import (
 from tests.waiting import DEADLINE_SECONDS, wait_until
 
 #: One process leaves in each. Five minutes of it are about 100.
-ROUNDS = int(os.environ.get("CAPTIONSTREAM_TEST_ROUNDS", "6"))
+ROUNDS = int(os.environ.get("CAPTIONSTREAM_TEST_ROUNDS", "4"))
 PROCESSES = 3
 DOCUMENTS = 60
 """In each round."""

@@ -27,7 +27,7 @@ from tests.tiny import write_tiny_clip
 from tests.waiting import DEADLINE_SECONDS, wait_until
 
 #: Enough for a signal to come in the middle, also on a slow machine.
-DOCUMENTS = 500
+DOCUMENTS = 300
 BATCH = 4
 
 
