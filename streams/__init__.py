@@ -18,7 +18,7 @@
 
 The database is the truth, the log can be rebuilt from it. The rooms, in the order to read them:
 
-    contract    what documents, events, records and versions are, and who may overwrite what
+    contract    what documents, events, versions and the pipeline are, and who may overwrite what
     capture     from the change stream to Kafka, at least once, in order
     stages      one loop for all stages, and what each of them computes
     images      from `img` to pixels: fetched, decoded in processes of their own, within limits
@@ -30,7 +30,7 @@ The database is the truth, the log can be rebuilt from it. The rooms, in the ord
     operate     status, verify, dead letters, and the commands
     local       real servers and all processes on one machine
 
-Beside them: `errors`, `settings`, `metrics`, `logs`, `endpoints`, `following` (done again and again
-in a thread), `app` (puts one process together) and `cli`. Begin with `contract/events.py`,
+Beside them: `errors`, `settings`, `metrics`, `logs`, `endpoints`, `backoff`, `following` (done again
+and again in a thread), `app` (puts one process together) and `cli`. Begin with `contract/events.py`,
 `stages/stage.py`, `stages/featurize.py` and `stages/sink.py`. `trainer` is a package of its own.
 """

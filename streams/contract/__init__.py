@@ -1,4 +1,4 @@
-"""What documents, events, records and versions are, and who may overwrite a stored output.
+"""What documents, events, records, versions and the pipeline of models are; who may overwrite what.
 
-Pure: values and rules. It knows models by their names, but neither servers nor settings.
+Pure: values and rules. It knows models by their declarations, but neither servers nor settings.
 """

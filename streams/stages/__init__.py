@@ -2,7 +2,7 @@
 
 It knows events, outcomes and how to fail alone. It does not know Faust, which hands batches in, nor
 who has sent an event. A later model is one more entry here, in `steps.py`,
-`contract/documents.py`, `contract/events.py`, `kafka/topics.py` and `registry/computations.py`.
+`contract/default_pipeline.py`, `contract/events.py`, `kafka/topics.py` and `registry/computations.py`.
 """
 
 from dataclasses import dataclass
