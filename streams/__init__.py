@@ -30,7 +30,8 @@ The database is the truth, the log can be rebuilt from it. The rooms, in the ord
     operate     status, verify, dead letters, and the commands
     local       real servers and all processes on one machine
 
-Beside them: `errors`, `settings`, `metrics`, `logs`, `endpoints`, `backoff`, `following` (done again
-and again in a thread), `app` (puts one process together) and `cli`. Begin with `contract/events.py`,
-`stages/stage.py`, `stages/featurize.py` and `stages/sink.py`. `trainer` is a package of its own.
+Beside them: `errors`, `settings`, `metrics`, `logs`, `endpoints`, `backoff`, `following` (done
+again and again in a thread), `app` (puts one process together) and `cli`. Begin with
+`contract/events.py`, `stages/stage.py`, `stages/featurize.py` and `stages/sink.py`. `trainer` is a
+package of its own.
 """

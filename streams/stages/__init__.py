@@ -1,8 +1,8 @@
 """One loop for all stages, the step of each, and the stages as data: what each reads and writes.
 
 It knows events, outcomes and how to fail alone. It does not know Faust, which hands batches in, nor
-who has sent an event. A later model is one more entry here, in `steps.py`,
-`contract/default_pipeline.py`, `contract/events.py`, `kafka/topics.py` and `registry/computations.py`.
+who has sent an event. A later model is one more entry here, in `steps.py`, `kafka/topics.py`,
+`contract/default_pipeline.py`, `contract/events.py` and `registry/computations.py`.
 """
 
 from dataclasses import dataclass
