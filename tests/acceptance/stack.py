@@ -76,8 +76,8 @@ class Stack:
         """Everything that `up` has told its user so far, over all its starts."""
         return (self.data_dir.parent / "up.log").read_text()
 
-    def run(self, *arguments, code=0):
-        return self._run(COMMAND, arguments, code).stdout
+    def run(self, *arguments, code=0, timeout_seconds=800):
+        return self._run(COMMAND, arguments, code, timeout_seconds).stdout
 
     def train(self, *arguments, code=0):
         return self._run(TRAINER, arguments, code).stdout
@@ -90,14 +90,14 @@ class Stack:
             doing="an answer to `wait`",
         )
 
-    def _run(self, command, arguments, code):
+    def _run(self, command, arguments, code, timeout_seconds=800):
         done = subprocess.run(
             [*command, *arguments, "--data-dir", str(self.data_dir)],
             env=self.environment,
             cwd=self.cwd,
             capture_output=True,
             text=True,
-            timeout=800,
+            timeout=timeout_seconds,
             check=False,
         )
         assert code is None or done.returncode == code, (done.stdout, done.stderr)

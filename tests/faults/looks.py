@@ -10,6 +10,8 @@ from tests.waiting import wait_until
 
 #: How long the stack may take to finish what is under way, beside servers that come back.
 SETTLE_SECONDS = 300
+#: For all documents of an hour, computed again beside other work.
+_VERIFY_SECONDS = 3600
 _EXAMPLES = 10
 
 
@@ -27,7 +29,7 @@ def verify(stack: Stack, *, patience_seconds: float) -> dict[str, Any]:
     arguments = ("verify", "--json", "--patience", str(patience_seconds))
 
     def answer() -> dict[str, Any] | None:
-        said = stack.run(*arguments, code=None)
+        said = stack.run(*arguments, code=None, timeout_seconds=_VERIFY_SECONDS)
         return json.loads(said) if said else None
 
     found: dict[str, Any] = wait_until(answer, doing="an answer of `verify`", pause_seconds=1)

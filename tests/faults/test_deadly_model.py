@@ -34,7 +34,6 @@ def done(settings):
     return {document_id_of(record.key) for _, record in read_topics([name], settings.kafka)}
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("ends", "error", "standing"),
     [
