@@ -202,7 +202,8 @@ class DocumentStore:
                 rejected, no_room = rejections(exc), without_room(exc)
             done = set(range(len(writes))) - rejected.keys()
             if written < len(done):
-                done = self._stored(writes, fields, done)
+                # Often none: of finished documents that come again nothing is read back.
+                done = self._stored(writes, fields, done) if written else set()
             if outdated := [drop for write in writes for drop in drops_of(write)]:
                 try:
                     self._collection.bulk_write(outdated, ordered=False)
