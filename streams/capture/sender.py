@@ -7,7 +7,7 @@ from structlog import get_logger
 from streams import metrics
 from streams.capture.window import Window
 from streams.contract import events
-from streams.contract.events import DocumentDeleted, ImageChanged
+from streams.contract.events import DocumentDeleted, DocumentChanged
 from streams.contract.wire import encode_event
 from streams.errors import BrokerUnavailable
 from streams.kafka.producer import EventProducer, is_too_large
@@ -34,11 +34,11 @@ class Sender:
         self.window: Window[Position] = Window(
             max_events=limits.window_events, max_bytes=limits.window_bytes
         )
-        self._refused: list[ImageChanged] = []
+        self._refused: list[DocumentChanged] = []
         self._lock = threading.Lock()
         self.published = 0
 
-    def send(self, event: ImageChanged | DocumentDeleted, position: Position) -> None:
+    def send(self, event: DocumentChanged | DocumentDeleted, position: Position) -> None:
         """Send an event; whether it arrived is known later.
 
         Raises:
@@ -46,7 +46,7 @@ class Sender:
         """
         record = encode_event(event, event_type=events.IMAGE_CHANGED, tenant=self._tenant)
         slot = self.window.add(position, len(record.key) + len(record.value or b"") + 200)
-        origin = event.origin.value if isinstance(event, ImageChanged) else "delete"
+        origin = event.origin.value if isinstance(event, DocumentChanged) else "delete"
 
         def done(error: Exception | None) -> None:
             if is_too_large(error):
@@ -94,15 +94,15 @@ class Sender:
         """Give what is under way some time to arrive, for a clean end."""
         self.window.drain(self._patience)
 
-    def take_refused(self) -> list[ImageChanged]:
+    def take_refused(self) -> list[DocumentChanged]:
         """Return, once, the events that are too large for Kafka: no stage will ever see them."""
         with self._lock:
             refused, self._refused = self._refused, []
         return refused
 
-    def _refuse(self, event: ImageChanged | DocumentDeleted) -> None:
+    def _refuse(self, event: DocumentChanged | DocumentDeleted) -> None:
         metrics.SKIPPED.inc()
         log.error("event too large for Kafka, left out", document=repr(event.document_id)[:80])
-        if isinstance(event, ImageChanged):
+        if isinstance(event, DocumentChanged):
             with self._lock:
                 self._refused.append(event)

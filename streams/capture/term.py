@@ -18,7 +18,7 @@ from streams.capture.log_watch import LogWatch
 from streams.capture.pipeline import DOCUMENT_OPERATIONS, Change, brings_documents, touches_image
 from streams.capture.sender import Sender
 from streams.capture.window import Window
-from streams.contract.events import DocumentDeleted, ImageChanged
+from streams.contract.events import DocumentDeleted, DocumentChanged
 from streams.errors import BrokerUnavailable, HistoryLost
 from streams.kafka.producer import EventProducer
 from streams.mongo.client import Document, cluster_time, state_database
@@ -180,7 +180,7 @@ class Term:
             self._sender.send(DocumentDeleted(document_id=document_id, source=source), position)
         else:
             at = change.get("wallTime")
-            event = ImageChanged(document_id=document_id, source=source, changed_at=at)
+            event = DocumentChanged(document_id=document_id, source=source, changed_at=at)
             self._sender.send(event, position)
 
     def _reopen_behind(self, position: Position) -> None:

@@ -126,7 +126,7 @@ def parse_dead_letter(key: bytes | None, headers: Headers) -> DeadLetter:
     )
 
 
-def replay_record(record: Record, *, topic: str, tenant: str) -> Record:
+def replay_record(record: Record, *, tenant: str) -> Record:
     """Return the record of a dead letter as it is sent to its topic again.
 
     Marked as replayed, so that its age is not taken for the pipeline's latency.
@@ -137,7 +137,7 @@ def replay_record(record: Record, *, topic: str, tenant: str) -> Record:
         return record
     if isinstance(event, DocumentDeleted):
         return record
-    return encode_event(replace(event, origin=Origin.REPLAY), event_type=topic, tenant=tenant)
+    return encode_event(replace(event, origin=Origin.REPLAY), tenant=tenant)
 
 
 def replay_mark(letter_position: str, key: bytes) -> Record:

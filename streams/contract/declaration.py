@@ -32,15 +32,25 @@ class ModelState(StrEnum):
     ACTIVE = "active"
 
 
+def is_name(value: str) -> bool:
+    """Whether a model may be called so."""
+    return _NAME.fullmatch(value) is not None
+
+
 def _name(value: str) -> str:
-    if not _NAME.fullmatch(value):
+    if not is_name(value):
         msg = f"{value[:80]!r} is no name: a lower-case letter, then up to 62 of a-z, 0-9 and _"
         raise ValueError(msg)
     return value
 
 
+def is_field(value: str) -> bool:
+    """Whether a model may read a field of that name."""
+    return _FIELD.fullmatch(value) is not None
+
+
 def _field(value: str) -> str:
-    if not _FIELD.fullmatch(value):
+    if not is_field(value):
         msg = f"{value[:80]!r} is no field of a document that a model may read"
         raise ValueError(msg)
     return value

@@ -14,8 +14,3 @@ DEFAULT: Final = compile_pipeline(
         ),
     ]
 )
-
-MODEL_BY_NAME: Final = DEFAULT.models
-#: Every model that runs, upstream first.
-MODELS: Final = tuple(MODEL_BY_NAME.values())
-CLIP, CLIP_PROJECTION, CONDITIONAL_LM = MODELS

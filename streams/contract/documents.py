@@ -2,11 +2,11 @@
 
     { _id,
       img:      encoded image bytes, or {"url": ...}; a `data:` URL is the bytes it holds
-      _outputs: {
-        img:   { clip:            {value, version, features, input, source, at, url?},
-                 clip_projection: {...} },
-        _base: { conditional_lm:  {value, score, version, features, input, source, at,
-                                  beam_width?} } } }
+      _outputs: { <key>: { <model>: {value, version, features, input, source, at, score?, url?} } } }
+
+`value` is a vector, a text or plain JSON; `version` covers weights and options; `features` holds
+the versions of what was read, `input` a fingerprint of each field of the document that the output
+depends on, `source` the clusterTime of the change. After a failure `error` stands there instead.
 
 Pure functions only; nothing here talks to a server. `_outputs` is the one field that this system
 writes, one whole sub-object for each model. Who may overwrite it is the matter of `writes.py`.
@@ -14,21 +14,19 @@ writes, one whole sub-object for each model. Who may overwrite it is the matter 
 
 import base64
 import hashlib
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, TypeGuard
 from urllib.parse import unquote_to_bytes
 
-import numpy as np
-from bson.binary import Binary, BinaryVectorDtype
+from bson import json_util
 from bson.timestamp import Timestamp
 
-from streams.contract.default_pipeline import CLIP, MODEL_BY_NAME
-from streams.contract.pipeline import Model
+from streams.contract.declaration import is_name
+from streams.contract.pipeline import IMAGE, Model, Pipeline
+from streams.contract.values import Value, decode_value, encode_value
 
-IMAGE: Final = "img"
 CAPTIONS: Final = "captions"
 
 
@@ -37,21 +35,22 @@ class Output:
     """What one model made of one document.
 
     Attributes:
-        value: A float32 vector of shape (D,), or a text.
-        version: Id of the model version that made it.
+        value: A float32 vector of shape (D,), a text, or plain JSON.
+        version: Id of the model version that made it; covers weights and options.
         features: Version of every upstream model whose output was read, by name.
-        score: Mean log-probability per token of a text, natural logarithm; None for vectors.
+        inputs: Fingerprint of every field of the document that it depends on, by name of the field;
+            of those that what it was made of depends on, too.
+        score: Mean log-probability per token of a text, natural logarithm; None for what has none.
         url: Where the image was fetched; None for an image in the document, and for what was made
             from another output.
-        beam_width: Sentences kept while a text was decoded; 1 for a greedy one, and for vectors.
     """
 
-    value: np.ndarray | str
+    value: Value
     version: str
     features: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
     score: float | None = None
     url: str | None = None
-    beam_width: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,9 +72,18 @@ class OutputError:
     version: str = ""
 
 
-def fingerprint(image: bytes) -> str:
-    """Return BLAKE2b-128 of the encoded image, 32 hexadecimal digits."""
-    return hashlib.blake2b(image, digest_size=16).hexdigest()
+def fingerprint(content: bytes) -> str:
+    """Return BLAKE2b-128 of an encoded image, or of other content, 32 hexadecimal digits."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def field_fingerprint(value: Any) -> str:
+    """Return the fingerprint of a field that is no image: of its canonical extended JSON.
+
+    One that is absent has that of null.
+    """
+    text = json_util.dumps(value, json_options=json_util.CANONICAL_JSON_OPTIONS, sort_keys=True)
+    return fingerprint(text.encode())
 
 
 def url_of(document: Mapping[str, Any]) -> str | None:
@@ -108,6 +116,25 @@ def _is_data(url: str) -> bool:
     return url[:5].lower() == "data:"
 
 
+def current_inputs(document: Mapping[str, Any], pipeline: Pipeline) -> dict[str, str]:
+    """Return the fingerprint of every watched field, by its name, as the document holds it now.
+
+    An image behind a URL counts as the one that was fetched from there; "" when none was, or when
+    there is no image: no output is of that.
+    """
+    return {name: _fingerprint_of(document, name, pipeline) for name in pipeline.watched}
+
+
+def _fingerprint_of(document: Mapping[str, Any], name: str, pipeline: Pipeline) -> str:
+    if name != IMAGE:
+        return field_fingerprint(document.get(name))
+    if url_of(document) is not None:
+        outputs = (output_from_url(document, m) for m in pipeline.models.values() if m.has_image)
+        return next((output.inputs[IMAGE] for output in outputs if output is not None), "")
+    image = stored_image(document)
+    return fingerprint(image) if isinstance(image, bytes) else ""
+
+
 def is_caption(value: object) -> TypeGuard[str]:
     """Whether something can be learned from a value: a text with a letter of any script."""
     if not isinstance(value, str) or not any(map(str.isalpha, value)):
@@ -133,80 +160,62 @@ def usable_captions(value: object) -> tuple[tuple[str, ...], int]:
     return usable, len(value) - len(usable)
 
 
-def encode_vector(vector: np.ndarray) -> Binary:
-    """Return a float32 vector of shape (D,) as a BSON vector (binary subtype 9)."""
-    return Binary.from_vector(
-        np.ascontiguousarray(vector, dtype=np.float32), BinaryVectorDtype.FLOAT32
-    )
-
-
-def decode_vector(value: Binary) -> np.ndarray:
-    """Return the float32 vector of shape (D,) in a BSON vector.
-
-    Raises:
-        ValueError: The value is not a BSON vector of float32.
-    """
-    if not isinstance(value, Binary):
-        msg = f"expected a BSON vector, got {type(value).__name__}"
-        raise ValueError(msg)
-    try:
-        decoded = value.as_vector()
-    except struct.error as exc:
-        msg = f"a BSON vector of {len(value)} bytes is none"
-        raise ValueError(msg) from exc
-    if decoded.dtype is not BinaryVectorDtype.FLOAT32:
-        msg = f"expected a BSON vector of float32, got {decoded.dtype}"
-        raise ValueError(msg)
-    return np.asarray(decoded.data, dtype=np.float32)
-
-
 def stored_output(
-    document: Mapping[str, Any], model: Model, input_fingerprint: str
+    document: Mapping[str, Any], model: Model, inputs: Mapping[str, str]
 ) -> Output | None:
-    """Return the output that a document holds, if it was made from this input and can be read."""
+    """Return the output that a document holds, if it was made from these inputs and can be read.
+
+    Args:
+        document: The document.
+        model: The model that made it.
+        inputs: Fingerprint by field; of fields that are not named here any will do.
+    """
     stored = lookup(document, model.path)
-    if not isinstance(stored, Mapping) or stored.get("input") != input_fingerprint:
+    if not isinstance(stored, Mapping) or "error" in stored or "value" not in stored:
         return None
-    value, version = stored.get("value"), stored.get("version")
-    if not isinstance(version, str) or "error" in stored:
+    version, made_of = stored.get("version"), _texts_by_name(stored.get("input"))
+    features = _texts_by_name(stored.get("features", {}))
+    if not isinstance(version, str) or made_of is None or features is None:
         return None
-    if isinstance(value, Binary):
-        try:
-            value = decode_vector(value)
-        except ValueError:
-            return None
-    elif not isinstance(value, str):
+    if set(made_of) != set(model.inputs) or not all(map(is_name, features)):
         return None
-    features, score, url = (stored.get(name) for name in ("features", "score", "url"))
-    beam_width = stored.get("beam_width")
-    features = features if isinstance(features, Mapping) else {}
-    if not all(name in MODEL_BY_NAME and isinstance(made, str) for name, made in features.items()):
+    if any(made_of[name] != inputs.get(name, made_of[name]) for name in model.inputs):
         return None
+    try:
+        value = decode_value(stored["value"])
+    except ValueError:
+        return None
+    score, url = stored.get("score"), stored.get("url")
     return Output(
         value=value,
         version=version,
-        features=dict(features),
+        features=features,
+        inputs=made_of,
         score=score if isinstance(score, float) else None,
         url=url if isinstance(url, str) else None,
-        beam_width=beam_width if isinstance(beam_width, int) and beam_width > 0 else 1,
     )
 
 
-def embedding_from_url(document: Mapping[str, Any]) -> Output | None:
-    """Return the stored embedding, if it was made from the URL that the document names now."""
-    url, digest = url_of(document), lookup(document, f"{CLIP.path}.input")
-    output = stored_output(document, CLIP, digest) if isinstance(digest, str) else None
-    return output if output is not None and url is not None and output.url == url else None
+def _texts_by_name(value: Any) -> dict[str, str] | None:
+    if not isinstance(value, Mapping) or not all(isinstance(v, str) for v in value.values()):
+        return None
+    return dict(value)
 
 
-def output_fields(output: Output, *, source: Timestamp, input_fingerprint: str) -> dict[str, Any]:
+def output_from_url(document: Mapping[str, Any], model: Model) -> Output | None:
+    """Return the output of a model that reads the image, if it was made from the URL of now."""
+    url = url_of(document)
+    output = stored_output(document, model, {}) if url is not None else None
+    return output if output is not None and output.url == url else None
+
+
+def output_fields(output: Output, *, source: Timestamp) -> dict[str, Any]:
     """Return the sub-object that is stored for an output."""
-    value = output.value if isinstance(output.value, str) else encode_vector(output.value)
     fields: dict[str, Any] = {
-        "value": value,
+        "value": encode_value(output.value),
         "version": output.version,
         "features": dict(output.features),
-        "input": input_fingerprint,
+        "input": dict(output.inputs),
         "source": source,
         "at": datetime.now(UTC),
     }
@@ -214,8 +223,6 @@ def output_fields(output: Output, *, source: Timestamp, input_fingerprint: str) 
         fields["score"] = output.score
     if output.url is not None:
         fields["url"] = output.url
-    if output.beam_width != 1:
-        fields["beam_width"] = output.beam_width
     return fields
 
 

@@ -13,15 +13,11 @@ from streams.contract.ids import DocumentId
 
 Headers = Sequence[tuple[str, bytes]]
 
-#: CloudEvents types. The version is part of the type: an incompatible change makes a new type.
-IMAGE_CHANGED: Final = "captions.image.changed.v1"
-IMAGE_FEATURIZED: Final = "captions.image.featurized.v1"
-IMAGE_PROJECTED: Final = "captions.image.projected.v1"
-CAPTION_GENERATED: Final = "captions.caption.generated.v1"
-DOCUMENT_DELETED: Final = "captions.document.deleted.v1"
-
-#: Types that carry a model's output.
-MODEL_APPLIED: Final = (IMAGE_FEATURIZED, IMAGE_PROJECTED, CAPTION_GENERATED)
+#: CloudEvents types. The number of the format is part of the type: an incompatible change makes a
+#: new type, and a process refuses those that it does not know.
+DOCUMENT_CHANGED: Final = "captionstream.document.changed.v1"
+DOCUMENT_DELETED: Final = "captionstream.document.deleted.v1"
+MODEL_APPLIED: Final = "captionstream.model.applied.v1"
 
 
 class Origin(StrEnum):
@@ -49,7 +45,7 @@ class Record:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ImageChanged:
+class DocumentChanged:
     """A document may need new outputs.
 
     Attributes:
@@ -82,19 +78,18 @@ class ModelApplied:
         document_id: `_id` of the document.
         source: clusterTime of the change that caused it.
         origin: Why that change was published.
-        input: Fingerprint of the image that was read.
         model: Name of the model that was applied last.
-        outputs: All outputs made from this image so far, by model name; contains `model`.
-        changed_at: When that change was written, as in `ImageChanged`.
+        outputs: Outputs made of this document so far that somebody behind may need, by name of the
+            model; contains `model`. Those of models that a process does not know are carried along.
+        changed_at: When that change was written, as in `DocumentChanged`.
     """
 
     document_id: DocumentId
     source: Timestamp
     origin: Origin
-    input: str
     model: str
     outputs: Mapping[str, Output]
     changed_at: datetime | None = None
 
 
-Event = ImageChanged | DocumentDeleted | ModelApplied
+Event = DocumentChanged | DocumentDeleted | ModelApplied

@@ -6,7 +6,7 @@ carrier, and where it does not, `compile_pipeline` lets one model follow another
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from typing import Final
 
@@ -15,6 +15,24 @@ from streams.errors import InvalidPipeline
 
 #: The one field of a document that this system writes.
 OUTPUTS: Final = "_outputs"
+
+#: The field that holds an image; a model that reads it gets it decoded.
+IMAGE: Final = "img"
+
+#: Topic of the changes of documents; every other one carries the outputs of the model it is named
+#: after. Names on the broker have a prefix.
+CHANGES: Final = "changes"
+_DEAD_LETTERS: Final = ".dlq"
+
+
+def dead_letter_topic(topic: str) -> str:
+    """Return the topic that receives what cannot be processed from `topic`."""
+    return topic + _DEAD_LETTERS
+
+
+def is_dead_letter_topic(topic: str) -> bool:
+    """Whether a topic is one of dead letters."""
+    return topic.endswith(_DEAD_LETTERS)
 
 
 # Compared by identity: there is one of each in a pipeline.
@@ -54,9 +72,24 @@ class Model:
         return self.declaration.key
 
     @property
+    def raw_fields(self) -> tuple[str, ...]:
+        """Fields of the document that it reads itself; empty for one that reads outputs only."""
+        return self.declaration.raw_fields
+
+    @property
+    def has_image(self) -> bool:
+        """Whether it reads the image itself."""
+        return IMAGE in self.raw_fields
+
+    @property
     def path(self) -> str:
         """Dotted path of its output in the document."""
         return f"{OUTPUTS}.{self.key}.{self.name}"
+
+    @property
+    def source_topic(self) -> str:
+        """The topic that it consumes."""
+        return self.carrier or CHANGES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,8 +104,32 @@ class Pipeline:
     """
 
     declarations: tuple[Declaration, ...]
-    models: Mapping[str, Model]
-    added: tuple[tuple[str, str], ...]
+    # Follows from the declarations.
+    models: Mapping[str, Model] = field(compare=False)
+    added: tuple[tuple[str, str], ...] = field(compare=False)
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """Topics of events, in the order in which a document passes them."""
+        return (CHANGES, *self.models)
+
+    @property
+    def all_topics(self) -> tuple[str, ...]:
+        """Every topic that must exist."""
+        return (*self.topics, *map(dead_letter_topic, self.topics))
+
+    @property
+    def state_paths(self) -> tuple[str, ...]:
+        """Paths in a document that decide its state; all of them are in the state index."""
+        return tuple(
+            f"{model.path}.{name}"
+            for model in self.models.values()
+            for name in (
+                "version",
+                "error.retryable",
+                *(f"features.{upstream}" for upstream in model.reads),
+            )
+        )
 
     @property
     def watched(self) -> tuple[str, ...]:
@@ -84,9 +141,17 @@ class Pipeline:
         changed = frozenset(fields)
         return tuple(name for name, model in self.models.items() if changed & {*model.inputs})
 
-    def consumers(self, carrier: str | None) -> tuple[str, ...]:
-        """Return the models that consume the topic of a model; of the changes for None."""
-        return tuple(name for name, model in self.models.items() if model.carrier == carrier)
+    def consumers(self, topic: str) -> tuple[Model, ...]:
+        """Return the models that consume a topic."""
+        return tuple(model for model in self.models.values() if model.source_topic == topic)
+
+    def ancestors(self, model: Model) -> tuple[Model, ...]:
+        """Return every model that an output depends on, in topological order."""
+        return tuple(self.models[name] for name in model.ancestors)
+
+    def descendants(self, model: Model) -> tuple[Model, ...]:
+        """Return every model whose output depends on that of a model, in topological order."""
+        return tuple(self.models[name] for name in model.descendants)
 
     def passes_by(self, name: str) -> bool:
         """Whether events go through a model to one that does not depend on it.
@@ -98,6 +163,10 @@ class Pipeline:
         )
 
 
+#: MongoDB's own limit for the fields of an index; `_id` is one of them.
+_MOST_STATE_PATHS: Final = 31
+
+
 def compile_pipeline(declarations: Sequence[Declaration]) -> Pipeline:
     """Return what follows from the declarations; the same for the same list, whatever the process.
 
@@ -106,8 +175,8 @@ def compile_pipeline(declarations: Sequence[Declaration]) -> Pipeline:
     3. Choose each model's carrier, and join ways that do not meet.
 
     Raises:
-        InvalidPipeline: A name is declared twice, an upstream is unknown or inactive, or models
-            read each other in a circle.
+        InvalidPipeline: A name is declared twice, an upstream is unknown or inactive, models read
+            each other in a circle, or there are too many.
     """
     declared = _by_name(declarations)  # 1
     active = {n: d for n, d in declared.items() if d.state is not ModelState.INACTIVE}
@@ -128,7 +197,15 @@ def compile_pipeline(declarations: Sequence[Declaration]) -> Pipeline:
         )
         for name in order
     }
-    return Pipeline(declarations=tuple(declarations), models=models, added=added)
+    pipeline = Pipeline(declarations=tuple(declarations), models=models, added=added)
+    if len(pipeline.state_paths) > _MOST_STATE_PATHS:
+        msg = (
+            f"{len(models)} active models need {len(pipeline.state_paths)} fields in the state index"
+            f" (two for each, and one for each that it reads), MongoDB allows {_MOST_STATE_PATHS}:"
+            " deactivate some, or watch the collection with a second pipeline"
+        )
+        raise InvalidPipeline(msg)
+    return pipeline
 
 
 def _by_name(declarations: Sequence[Declaration]) -> dict[str, Declaration]:

@@ -4,17 +4,17 @@ The one place that says which stored output is good enough: the reconciler, `sta
 all ask here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from streams.contract.default_pipeline import MODEL_BY_NAME, MODELS
 from streams.contract.documents import (
     lookup,
 )
 from streams.contract.pipeline import (
     Model,
+    Pipeline,
 )
 
 
@@ -39,23 +39,12 @@ class Recaption(StrEnum):
     NONE = "none"  # outputs and errors of other versions stay as they are
 
 
-#: Paths (below the document) that decide a document's state; all of them are in the state index.
-STATE_PATHS: Final = tuple(
-    f"{model.path}.{name}"
-    for model in MODELS
-    for name in (
-        "version",
-        "error.retryable",
-        *(f"features.{upstream}" for upstream in model.reads),
-    )
-)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Serving:
-    """The version that serves for each model, and the upstream versions that it was fitted on.
+    """A pipeline, the version that serves for each model, and the upstream versions it needs.
 
     Attributes:
+        pipeline: What is declared.
         versions: Version by model name; a model without a version is absent.
         requires: For each model the upstream versions that it accepts, by upstream name.
         misfits: Models whose version reads vectors of another length than what serves makes.
@@ -63,6 +52,7 @@ class Serving:
         problems: Why the version that a pointer names does not serve, by model name.
     """
 
+    pipeline: Pipeline
     versions: Mapping[str, str]
     requires: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     misfits: frozenset[str] = frozenset()
@@ -85,25 +75,37 @@ def document_state(document: Mapping[str, Any], serving: Serving) -> DocumentSta
     """
     if pending_model(document, serving) is not None:
         return DocumentState.PENDING
-    runnable = [model for model in MODELS if serving.can_run(model)]
+    models = serving.pipeline.models.values()
+    runnable = [model for model in models if serving.can_run(model)]
     if any(_has_error(document, model) for model in runnable):
         return DocumentState.FAILED
-    is_complete = len(runnable) == len(MODELS)
+    is_complete = len(runnable) == len(models)
     return DocumentState.CAPTIONED if is_complete else DocumentState.AWAITING_MODEL
 
 
 def pending_model(document: Mapping[str, Any], serving: Serving) -> Model | None:
-    """Return the first model that has to run for the document; None when none has to.
+    """Return the first model that has to run for the document; None when none has to."""
+    return next(_pending(document, serving), None)
 
-    An error stops what reads it, directly or through others, and nothing else.
-    """
-    for model in MODELS:
+
+def pending_models(document: Mapping[str, Any], serving: Serving) -> list[Model]:
+    """Return every model that has to run for the document, upstream first."""
+    return list(_pending(document, serving))
+
+
+def failed_models(document: Mapping[str, Any], serving: Serving) -> list[Model]:
+    """Return the models whose error stands in the document, upstream first."""
+    return [m for m in serving.pipeline.models.values() if _has_error(document, m)]
+
+
+def _pending(document: Mapping[str, Any], serving: Serving) -> Iterator[Model]:
+    """An error stops what reads it, directly or through others, and nothing else."""
+    for model in serving.pipeline.models.values():
         if not serving.can_run(model) or not _has_to_run(document, model, serving):
             continue
-        upstream = (MODEL_BY_NAME[name] for name in model.ancestors)
+        upstream = serving.pipeline.ancestors(model)
         if not any(serving.can_run(m) and _has_error(document, m) for m in upstream):
-            return model
-    return None
+            yield model
 
 
 def is_good_enough(

@@ -1,12 +1,35 @@
-"""What the registry knows about a version, beside its weights."""
+"""What the registry knows about a version, beside its weights; and how outputs name it."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
+from streams.contract.declaration import Declaration
 from streams.contract.manifest import Manifest, parse_manifest
 from streams.errors import InvalidBundle
+
+_AND: Final = "+"
+
+
+def output_version(declaration: Declaration, version: str) -> str:
+    """Return the version that outputs name: of the weights, and of what the declaration adds.
+
+    That is its options and further fields. So a change of them is another version, and what they
+    decide is made again.
+    """
+    added = {"options": dict(declaration.options), "fields": list(declaration.fields)}
+    if not any(added.values()):
+        return version
+    text = json.dumps(added, sort_keys=True, separators=(",", ":"))
+    return version + _AND + hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+
+
+def weights_version(version: str) -> str:
+    """Return the version of the weights that an output's version names."""
+    return version.partition(_AND)[0]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,7 @@
 """Events on the wire: records of CloudEvents 1.0 in binary mode.
 
-Attributes stand in headers (`ce_*`), data in the value. Vectors travel as msgpack with raw
-little-endian float32 and their shape; the caption is JSON, for anyone to consume. A delete is a
+Attributes stand in headers (`ce_*`), data in the value: JSON, for anyone to consume, but where a
+vector travels. Then it is msgpack, with the numbers as raw little-endian float32. A delete is a
 tombstone: headers and no value. Knows nothing about brokers.
 """
 
@@ -18,49 +18,44 @@ import msgpack
 import numpy as np
 from bson.timestamp import Timestamp
 
-from streams.contract.default_pipeline import (
-    MODEL_BY_NAME,
-)
-from streams.contract.documents import (
-    Output,
-)
+from streams.contract.declaration import is_field, is_name
+from streams.contract.documents import Output
 from streams.contract.events import (
-    CAPTION_GENERATED,
+    DOCUMENT_CHANGED,
     DOCUMENT_DELETED,
-    IMAGE_CHANGED,
     MODEL_APPLIED,
+    DocumentChanged,
     DocumentDeleted,
     Event,
     Headers,
-    ImageChanged,
     ModelApplied,
     Origin,
     Record,
 )
 from streams.contract.ids import DocumentId, document_id_of, document_key
+from streams.contract.values import check_json
 from streams.errors import InvalidEvent
 
 #: A clusterTime further ahead than this cannot be; it would beat every later change for ever.
 _FUTURE_SECONDS: Final = 86_400
 
-#: More than any search keeps, and far less than MongoDB can store.
-_MOST_SENTENCES: Final = 1 << 16
-
 _JSON: Final = "application/json"
 _MSGPACK: Final = "application/msgpack"
+_TYPES: Final[Mapping[type, str]] = {
+    DocumentChanged: DOCUMENT_CHANGED,
+    DocumentDeleted: DOCUMENT_DELETED,
+    ModelApplied: MODEL_APPLIED,
+}
 
 
-def encode_event(event: Event, *, event_type: str, tenant: str) -> Record:
-    """Return the record for an event.
+def encode_event(event: Event, *, tenant: str) -> Record:
+    """Return the record for an event about `tenant`, a `database.collection`.
 
-    Args:
-        event: What happened.
-        event_type: CloudEvents type: the name of the topic without prefix. Ignored for a delete.
-        tenant: `database.collection` that the event is about.
+    Raises:
+        ValueError: An output in it cannot travel.
     """
-    value, content_type = _encode_data(event, event_type)
-    if isinstance(event, DocumentDeleted):
-        event_type = DOCUMENT_DELETED
+    event_type = next(name for kind, name in _TYPES.items() if isinstance(event, kind))
+    value, content_type = _encode_data(event)
     key = document_key(event.document_id)
     headers = [
         ("ce_specversion", b"1.0"),
@@ -80,7 +75,7 @@ def decode_event(key: bytes | None, value: bytes | None, headers: Headers, *, te
     """Return the event in a record.
 
     Raises:
-        InvalidEvent: The record is not ours, is damaged, or has an unknown schema version.
+        InvalidEvent: The record is not ours, is damaged, or has an unknown format.
     """
     attributes = {name: _text(raw) for name, raw in headers}
     event_type = attributes.get("ce_type", "")
@@ -99,7 +94,8 @@ def decode_event(key: bytes | None, value: bytes | None, headers: Headers, *, te
         raise InvalidEvent(msg)
     changed_at = _time(attributes.get("ce_walltime"))
     try:
-        event = _decode_data(event_type, value, document_id, source)
+        content_type = attributes.get("content-type", _JSON)
+        event = _decode_data(event_type, content_type, value, document_id, source)
         return replace(event, changed_at=changed_at)
     except InvalidEvent:
         raise
@@ -137,126 +133,82 @@ def parse_source(text: str) -> Timestamp:
     return source
 
 
-def _encode_data(event: Event, event_type: str) -> tuple[bytes | None, str]:
+def _encode_data(event: Event) -> tuple[bytes | None, str]:
     if isinstance(event, DocumentDeleted):
         return None, _JSON
-    if isinstance(event, ImageChanged):
-        return json.dumps({"origin": event.origin.value}).encode(), _JSON
-    if event_type == CAPTION_GENERATED:
-        return _encode_caption(event), _JSON
-    data = {
-        "origin": event.origin.value,
-        "input": event.input,
-        "model": event.model,
-        "outputs": {name: _pack_output(output) for name, output in event.outputs.items()},
-    }
-    return msgpack.packb(data), _MSGPACK
-
-
-def _encode_caption(event: ModelApplied) -> bytes:
-    output = event.outputs[event.model]
-    data = {
-        "origin": event.origin.value,
-        "input": event.input,
-        "model": event.model,
-        "caption": output.value,
-        "score": output.score,
-        "version": output.version,
-        "features": dict(output.features),
-        "beam_width": output.beam_width,
-    }
-    return json.dumps(data, ensure_ascii=False).encode()
+    data: dict[str, Any] = {"origin": event.origin.value}
+    if isinstance(event, ModelApplied):
+        data["model"] = event.model
+        data["outputs"] = {name: _pack(output) for name, output in event.outputs.items()}
+        if any(isinstance(output.value, np.ndarray) for output in event.outputs.values()):
+            return msgpack.packb(data), _MSGPACK
+    return json.dumps(data, ensure_ascii=False, allow_nan=False).encode(), _JSON
 
 
 def _decode_data(
-    event_type: str, value: bytes, document_id: DocumentId, source: Timestamp
-) -> ImageChanged | ModelApplied:
-    if event_type == IMAGE_CHANGED:
-        origin = Origin(json.loads(value)["origin"])
-        return ImageChanged(document_id=document_id, source=source, origin=origin)
-    if event_type == CAPTION_GENERATED:
-        data = json.loads(value)
-        outputs = {data["model"]: _caption_output(data)}
-    elif event_type in MODEL_APPLIED:
-        data = msgpack.unpackb(value)
-        outputs = {name: _unpack_output(packed) for name, packed in data["outputs"].items()}
-    else:
-        msg = f"unknown event type or schema version {event_type!r}; upgrade this stage or replay"
+    event_type: str, content_type: str, value: bytes, document_id: DocumentId, source: Timestamp
+) -> DocumentChanged | ModelApplied:
+    if event_type not in (DOCUMENT_CHANGED, MODEL_APPLIED):
+        msg = f"unknown event type or format {event_type!r}; upgrade this process or replay"
         raise InvalidEvent(msg)
+    data = msgpack.unpackb(value) if content_type == _MSGPACK else json.loads(value)
+    origin = Origin(data["origin"])
+    if event_type == DOCUMENT_CHANGED:
+        return DocumentChanged(document_id=document_id, source=source, origin=origin)
+    outputs = {_name(name): _unpack(packed) for name, packed in data["outputs"].items()}
     if data["model"] not in outputs:
         msg = f"record says it carries an output of {data['model']!r}, but does not"
         raise InvalidEvent(msg)
     return ModelApplied(
-        document_id=document_id,
-        source=source,
-        origin=Origin(data["origin"]),
-        input=_checked(data["input"], str),
-        model=data["model"],
-        outputs=outputs,
+        document_id=document_id, source=source, origin=origin, model=data["model"], outputs=outputs
     )
 
 
-def _caption_output(data: Mapping[str, Any]) -> Output:
-    return Output(
-        value=_checked(data["caption"], str),
-        version=_checked(data["version"], str),
-        features=_features(data["features"]),
-        score=_checked(data["score"], float | None),
-        beam_width=_beam_width(data),
-    )
-
-
-def _pack_output(output: Output) -> dict[str, Any]:
-    packed: dict[str, Any] = {"version": output.version, "features": dict(output.features)}
-    if isinstance(output.value, str):
-        packed["text"] = output.value
-    else:
-        packed["shape"] = list(output.value.shape)
+def _pack(output: Output) -> dict[str, Any]:
+    packed: dict[str, Any] = {
+        "version": output.version,
+        "features": dict(output.features),
+        "inputs": dict(output.inputs),
+    }
+    if isinstance(output.value, np.ndarray):
         packed["float32"] = np.ascontiguousarray(output.value, dtype="<f4").tobytes()
+    else:
+        packed["value"] = check_json(output.value)
     if output.score is not None:
         packed["score"] = output.score
     if output.url is not None:
         packed["url"] = output.url
-    if output.beam_width != 1:
-        packed["beam_width"] = output.beam_width
     return packed
 
 
-def _unpack_output(packed: Mapping[str, Any]) -> Output:
-    value: np.ndarray | str
-    if "text" in packed:
-        value = _checked(packed["text"], str)
+def _unpack(packed: Mapping[str, Any]) -> Output:
+    if "float32" in packed:
+        value = np.frombuffer(packed["float32"], dtype="<f4")
     else:
-        value = np.frombuffer(packed["float32"], dtype="<f4").reshape(packed["shape"])
-        if value.ndim != 1:
-            msg = f"expected a vector of shape (D,), got {value.shape}"
-            raise InvalidEvent(msg)
+        value = check_json(packed["value"])
     return Output(
         value=value,
         version=_checked(packed["version"], str),
-        features=_features(packed["features"]),
+        features={_name(k): _checked(v, str) for k, v in packed["features"].items()},
+        inputs={_field(k): _checked(v, str) for k, v in packed["inputs"].items()},
         score=_checked(packed.get("score"), float | None),
         url=_checked(packed.get("url"), str | None),
-        beam_width=_beam_width(packed),
     )
 
 
-def _beam_width(data: Mapping[str, Any]) -> int:
-    """Return the width; records of an earlier release do not name it."""
-    width: int = _checked(data.get("beam_width", 1), int)
-    if not 1 <= width < _MOST_SENTENCES:
-        msg = f"record says that {width} sentences were kept"
+def _name(value: Any) -> str:
+    """Return the name of a model, known here or not; another text may be an operator of MongoDB."""
+    if not isinstance(value, str) or not is_name(value):
+        msg = f"record names a model {value!r}"
         raise InvalidEvent(msg)
-    return width
+    return value
 
 
-def _features(value: Any) -> dict[str, str]:
-    """Return versions by model; a name that is no model's may be an operator of MongoDB."""
-    unknown = set(value) - set(MODEL_BY_NAME)
-    if unknown:
-        msg = f"record names features of no model of ours: {sorted(unknown, key=str)}"
+def _field(value: Any) -> str:
+    if not isinstance(value, str) or not is_field(value):
+        msg = f"record names a field {value!r}"
         raise InvalidEvent(msg)
-    return {name: _checked(version, str) for name, version in value.items()}
+    return value
 
 
 def _checked(value: Any, kind: type | UnionType) -> Any:

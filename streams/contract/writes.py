@@ -21,7 +21,6 @@ from typing import Any, Final
 from bson.timestamp import Timestamp
 from pymongo import UpdateOne
 
-from streams.contract.default_pipeline import MODEL_BY_NAME, MODELS
 from streams.contract.documents import (
     Output,
     OutputError,
@@ -32,11 +31,8 @@ from streams.contract.ids import DocumentId
 from streams.contract.pipeline import (
     OUTPUTS,
     Model,
+    Pipeline,
 )
-from streams.contract.states import STATE_PATHS
-
-#: Fields that our outputs stand in.
-_PARENTS: Final = (OUTPUTS, *sorted({f"{OUTPUTS}.{model.key}" for model in MODELS}))
 
 #: Removes all that stands where outputs belong; goes with `malformed`.
 MEND: Final = {"$unset": {OUTPUTS: ""}}
@@ -49,7 +45,6 @@ class OutputWrite:
     document_id: DocumentId
     source: Timestamp
     model: Model
-    input: str
     result: Output | OutputError
 
 
@@ -83,11 +78,11 @@ class WriteReport:
 def fields_of(write: OutputWrite) -> dict[str, Any]:
     """Return the sub-object that is stored for a write, with the time of now."""
     if isinstance(write.result, Output):
-        return output_fields(write.result, source=write.source, input_fingerprint=write.input)
+        return output_fields(write.result, source=write.source)
     return error_fields(write.result, source=write.source)
 
 
-def update_of(write: OutputWrite, fields: Mapping[str, Any]) -> UpdateOne:
+def update_of(write: OutputWrite, fields: Mapping[str, Any], pipeline: Pipeline) -> UpdateOne:
     """Return the update of one output or error to its `fields_of`, under its guard."""
     path = write.model.path
     own = [
@@ -96,19 +91,21 @@ def update_of(write: OutputWrite, fields: Mapping[str, Any]) -> UpdateOne:
         {f"{path}.source": write.source, "$or": _differs(write)},
     ]
     guard: dict[str, Any] = {"_id": {"$eq": write.document_id}, "$or": own}
-    if upstream := write.model.ancestors:
-        guard["$nor"] = [_outdates(MODEL_BY_NAME[name], write) for name in upstream]
+    if upstream := pipeline.ancestors(write.model):
+        guard["$nor"] = [_outdates(model, write) for model in upstream]
     return UpdateOne(guard, {"$set": {path: fields}}, upsert=False)
 
 
-def drops_of(write: OutputWrite) -> list[UpdateOne]:
+def drops_of(write: OutputWrite, pipeline: Pipeline) -> list[UpdateOne]:
     """Return removals of what may not stand beside an output or error, where that is stored.
 
     It says of earlier writes what the guard of `update_of` says of later ones.
     """
     path, source = write.model.path, write.source
-    is_error = isinstance(write.result, OutputError)
-    stored = {f"{path}.error": {"$exists": True}} if is_error else {f"{path}.input": write.input}
+    if isinstance(write.result, OutputError):
+        stored: dict[str, Any] = {f"{path}.error": {"$exists": True}}
+    else:
+        stored = {f"{path}.input.{name}": made_of for name, made_of in write.result.inputs.items()}
     return [
         UpdateOne(
             {
@@ -119,17 +116,17 @@ def drops_of(write: OutputWrite) -> list[UpdateOne]:
             },
             {"$unset": {reader.path: ""}},
         )
-        for reader in (MODEL_BY_NAME[name] for name in write.model.descendants)
+        for reader in pipeline.descendants(write.model)
     ]
 
 
 def _differs(write: OutputWrite) -> list[dict[str, Any]]:
     """Return when a result may replace another one of the same change.
 
-    An output: when the other is of another version, input or beam width, was made from other
-    versions, or is an error. An error: when the other is of another version, and that of the error
-    is known (not ""), or is an error of that version which could pass: so the document says when it
-    was tried last, and whether it can still pass.
+    An output: when the other is of another version or input, was made from other versions, or is an
+    error. An error: when the other is of another version, and that of the error is known (not ""),
+    or is an error of that version which could pass: so the document says when it was tried last,
+    and whether it can still pass.
     """
     path, result = write.model.path, write.result
     if isinstance(result, OutputError):
@@ -140,8 +137,7 @@ def _differs(write: OutputWrite) -> list[dict[str, Any]]:
         ]
     return [
         {f"{path}.version": {"$ne": result.version}},
-        {f"{path}.input": {"$ne": write.input}},
-        {f"{path}.beam_width": {"$ne": None if result.beam_width == 1 else result.beam_width}},
+        *_is_of_other_inputs(path, write.model.inputs, result),
         {f"{path}.error": {"$exists": True}},
         *({f"{path}.features.{name}": {"$ne": made}} for name, made in result.features.items()),
     ]
@@ -163,29 +159,33 @@ def _outdates(upstream: Model, write: OutputWrite) -> dict[str, Any]:
     }
     return {
         f"{path}.source": {"$gte": source},
-        f"{path}.input": {"$ne": write.input},
+        "$or": _is_of_other_inputs(path, upstream.inputs, write.result),
         "$nor": [passed],
     }
 
 
 def _outdated(reader: Model, write: OutputWrite) -> list[dict[str, Any]]:
     """Match outputs and errors of `reader` that this output, or error, does not bear beside it."""
-    path, name = reader.path, write.model.name
+    path, result = reader.path, write.result
     older: dict[str, Any] = {f"{path}.source": {"$lt": write.source}}
-    # An error names no input, so one of the same change stays.
     same: dict[str, Any] = {f"{path}.source": write.source}
-    if isinstance(write.result, Output):
-        older |= {f"{path}.input": {"$ne": write.input}}
-        same |= {f"{path}.input": {"$nin": [None, write.input]}}
-    else:
+    if isinstance(result, OutputError):
         same |= {
             f"{path}.input": {"$ne": None},
-            f"{path}.features.{name}": {"$ne": write.result.version},
+            f"{path}.features.{write.model.name}": {"$ne": result.version},
         }
-    return [older, same]
+        return [older, same]
+    others = _is_of_other_inputs(path, write.model.inputs, result)
+    # An error names no input, so one of the same change stays.
+    return [older | {"$or": others}, same | {f"{path}.input": {"$ne": None}, "$or": others}]
 
 
-def malformed(document_filter: dict[str, Any]) -> dict[str, Any]:
+def _is_of_other_inputs(path: str, fields: Collection[str], result: Output) -> list[dict[str, Any]]:
+    """Match what was made of another content of one of these fields than this output."""
+    return [{f"{path}.input.{name}": {"$ne": result.inputs.get(name)}} for name in fields]
+
+
+def malformed(document_filter: dict[str, Any], pipeline: Pipeline) -> dict[str, Any]:
     """Return a filter for documents, among some, whose `_outputs` cannot hold our outputs.
 
     That is so where a parent of theirs is no object, and where an array stands at one of our paths:
@@ -193,10 +193,13 @@ def malformed(document_filter: dict[str, Any]) -> dict[str, Any]:
     producer has put there in our way is removed, all of it: outputs can be made again. Only the
     server sees it: the state index holds what stands at our own paths.
     """
+    parents = (OUTPUTS, *sorted({f"{OUTPUTS}.{m.key}" for m in pipeline.models.values()}))
     no_object = [
-        {"$not": {"$in": [{"$type": f"${path}"}, ["object", "missing"]]}} for path in _PARENTS
+        {"$not": {"$in": [{"$type": f"${path}"}, ["object", "missing"]]}} for path in parents
     ]
-    arrays = [{"$eq": [{"$type": f"${path}"}, "array"]} for path in _with_parents(STATE_PATHS)]
+    arrays = [
+        {"$eq": [{"$type": f"${path}"}, "array"]} for path in _with_parents(pipeline.state_paths)
+    ]
     return {**document_filter, "$expr": {"$or": [*no_object, *arrays]}}
 
 

@@ -10,18 +10,17 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import Enum
 
-from streams.contract.default_pipeline import (
-    CLIP,
-)
 from streams.contract.documents import (
-    embedding_from_url,
+    Output,
     fingerprint,
     lookup,
+    output_from_url,
     stored_image,
     url_of,
 )
-from streams.contract.events import ImageChanged, Origin
+from streams.contract.events import DocumentChanged, Origin
 from streams.contract.ids import document_key
+from streams.contract.pipeline import IMAGE, Model
 from streams.errors import DocumentError
 from streams.images.image import image_bytes
 from streams.images.turns import Fetched, FetchQueue
@@ -48,7 +47,7 @@ class FoundImage:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AwaitedImage(ImageChanged):
+class AwaitedImage(DocumentChanged):
     """A change whose image is being fetched.
 
     Attributes:
@@ -70,19 +69,22 @@ Found = FoundImage | DocumentError | AwaitedImage | Postponed
 
 
 class ImageSource:
-    """Where the images of a batch come from."""
+    """Where the images of a batch come from, for one model."""
 
-    def __init__(self, store: DocumentStore, fetches: FetchQueue, limits: ImageSettings) -> None:
+    def __init__(
+        self, model: Model, store: DocumentStore, fetches: FetchQueue, limits: ImageSettings
+    ) -> None:
         """Keep what is needed."""
+        self._model = model
         self._store = store
         self._fetches = fetches
         self._limits = limits
 
-    def find(self, events: Sequence[ImageChanged], *, version: str) -> Mapping[bytes, Found]:
+    def find(self, events: Sequence[DocumentChanged], *, version: str) -> Mapping[bytes, Found]:
         """Return by document key the image of each document that is still there.
 
         Or why it cannot be had; or the event to come again with, when its image was fetched. Waits
-        for no server but MongoDB. Stored embeddings of this `version` of CLIP still count.
+        for no server but MongoDB. Stored outputs of this `version` of the model still count.
 
         Raises:
             StoreUnavailable: MongoDB does not answer.
@@ -101,7 +103,7 @@ class ImageSource:
 
     def _find(
         self,
-        event: ImageChanged,
+        event: DocumentChanged,
         document: Document,
         version: str,
         begun: dict[str, Future[Fetched]],
@@ -109,8 +111,9 @@ class ImageSource:
         url = url_of(document)
         if url is None:
             return self._image(document, stored_image(document), None)
-        if _is_embedded(event, document, version):
-            digest = lookup(document, f"{CLIP.path}.input")
+        stored = self._stored(event, document, version)
+        if stored is not None:
+            digest = stored.inputs[IMAGE]
             return FoundImage(document=document, digest=digest, content=b"", url=url)
         if isinstance(event, AwaitedImage) and event.url == url:
             future = event.fetched
@@ -140,10 +143,10 @@ class ImageSource:
             return exc
         return FoundImage(document=document, digest=fingerprint(content), content=content, url=url)
 
-
-def _is_embedded(event: ImageChanged, document: Document, version: str) -> bool:
-    """Whether the stored embedding was made from its URL, for this change or one before."""
-    if event.origin is Origin.LIVE and lookup(document, f"{CLIP.path}.source") != event.source:
-        return False
-    output = embedding_from_url(document)
-    return output is not None and output.version == version
+    def _stored(self, event: DocumentChanged, document: Document, version: str) -> Output | None:
+        """Return the stored output if it was made from its URL, for this change or one before."""
+        at = lookup(document, f"{self._model.path}.source")
+        if event.origin is Origin.LIVE and at != event.source:
+            return None
+        output = output_from_url(document, self._model)
+        return output if output is not None and output.version == version else None

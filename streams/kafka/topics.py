@@ -8,18 +8,10 @@ from typing import Any, Final
 from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
-from streams.contract import events
+from streams.contract.pipeline import Pipeline, is_dead_letter_topic
 from streams.errors import BrokerUnavailable
 from streams.kafka.clients import open_client
 from streams.settings import KafkaSettings
-
-#: Topics in the order in which a document passes them.
-TOPICS: Final = (
-    events.IMAGE_CHANGED,
-    events.IMAGE_FEATURIZED,
-    events.IMAGE_PROJECTED,
-    events.CAPTION_GENERATED,
-)
 
 _HOUR_MS: Final = 3_600_000
 _DEFAULT_OF_BROKER: Final = -1
@@ -30,19 +22,9 @@ def topic_name(topic: str, settings: KafkaSettings) -> str:
     return settings.prefix + topic
 
 
-def dead_letter_topic(topic: str) -> str:
-    """Return the topic that receives what cannot be processed from `topic`."""
-    return f"{topic}.dlq"
-
-
 def group_name(stage: str, settings: KafkaSettings) -> str:
     """Return the consumer group of a stage, which is also its Faust application id."""
     return f"{settings.prefix}captionstream-{stage}"
-
-
-def all_topics() -> tuple[str, ...]:
-    """Return every topic that must exist, without prefix."""
-    return (*TOPICS, *(dead_letter_topic(topic) for topic in TOPICS))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,25 +79,26 @@ def shown(partitions: Sequence[str]) -> str:
     return f"{partitions[0]}{more}"
 
 
-def read_topic_states(settings: KafkaSettings) -> TopicStates:
+def read_topic_states(settings: KafkaSettings, pipeline: Pipeline) -> TopicStates:
     """Return the states of now.
 
     Raises:
         BrokerUnavailable: The broker does not answer.
     """
     with _admin(settings, "look at") as admin:
-        return _states(admin, settings)
+        return _states(admin, settings, pipeline)
 
 
-def create_topics(settings: KafkaSettings) -> list[str]:
+def create_topics(settings: KafkaSettings, pipeline: Pipeline) -> list[str]:
     """Create the topics that are missing; return the names of those that were created.
 
     Raises:
         BrokerUnavailable: The broker does not answer.
     """
     with _admin(settings, "create") as admin:
-        missing = _states(admin, settings).missing
-        _create(admin, [t for t in all_topics() if topic_name(t, settings) in missing], settings)
+        missing = _states(admin, settings, pipeline).missing
+        topics = [t for t in pipeline.all_topics if topic_name(t, settings) in missing]
+        _create(admin, topics, settings)
     return [*missing]
 
 
@@ -145,15 +128,20 @@ def _admin(settings: KafkaSettings, doing: str) -> Iterator[KafkaAdminClient]:
         admin.close()
 
 
-def _states(admin: KafkaAdminClient, settings: KafkaSettings) -> TopicStates:
-    names = [topic_name(topic, settings) for topic in all_topics()]
+def _states(
+    admin: KafkaAdminClient, settings: KafkaSettings, pipeline: Pipeline
+) -> TopicStates:
+    names = [topic_name(topic, settings) for topic in pipeline.all_topics]
     return topic_states(names, admin.describe_topics(names))
 
 
 def _create(admin: KafkaAdminClient, topics: Iterable[str], settings: KafkaSettings) -> None:
     for topic in topics:
-        is_dead_letter = topic not in TOPICS
-        hours = settings.dead_letter_retention_hours if is_dead_letter else settings.retention_hours
+        hours = (
+            settings.dead_letter_retention_hours
+            if is_dead_letter_topic(topic)
+            else settings.retention_hours
+        )
         new = NewTopic(
             name=topic_name(topic, settings),
             num_partitions=settings.partitions,

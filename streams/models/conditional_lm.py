@@ -12,9 +12,7 @@ from typing import Final
 import torch
 from torch.nn import functional
 
-from streams.contract.default_pipeline import (
-    CONDITIONAL_LM,
-)
+from streams.contract.default_pipeline import DEFAULT
 from streams.contract.manifest import UNCHANGED, Bundle, Feature, Golden
 from streams.errors import InvalidBundle
 from streams.models.bundle import (
@@ -218,7 +216,7 @@ def from_bundle(bundle: Bundle) -> ConditionalLM:
         msg = f"{manifest.name}: vocabulary is not valid: {exc}"
         raise InvalidBundle(msg) from exc
     sizes = sizes_of(manifest, ("n_condition", "n_hidden", "max_length"))
-    check_features(CONDITIONAL_LM, manifest, sizes["n_condition"])
+    check_features(DEFAULT.models[NAME], manifest, sizes["n_condition"])
     try:
         model = build(lambda: ConditionalLM(vocabulary, **sizes), bundle)
     except ValueError as exc:

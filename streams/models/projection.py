@@ -5,9 +5,7 @@ from typing import Final
 import torch
 from torch.nn import functional
 
-from streams.contract.default_pipeline import (
-    CLIP_PROJECTION,
-)
+from streams.contract.default_pipeline import DEFAULT
 from streams.contract.manifest import UNCHANGED, Bundle, Feature, Golden
 from streams.models.bundle import (
     build,
@@ -100,7 +98,7 @@ def from_bundle(bundle: Bundle) -> Projection:
         InvalidBundle: It is damaged or does not compute its golden output.
     """
     sizes = sizes_of(bundle.manifest, ("dimension_in", "dimension_out"))
-    check_features(CLIP_PROJECTION, bundle.manifest, sizes["dimension_in"])
+    check_features(DEFAULT.models[NAME], bundle.manifest, sizes["dimension_in"])
     projection = build(lambda: Projection(**sizes), bundle)
     check_golden(projection, bundle)
     return projection

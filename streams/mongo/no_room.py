@@ -12,13 +12,9 @@ from pymongo import UpdateOne
 from pymongo.database import Database
 from structlog import get_logger
 
-from streams.contract.default_pipeline import (
-    MODELS,
-)
-from streams.contract.documents import (
-    lookup,
-)
+from streams.contract.documents import lookup
 from streams.contract.ids import DocumentId, document_key, split_ids
+from streams.contract.pipeline import Pipeline
 from streams.contract.writes import OutputWrite, fields_of
 from streams.mongo.client import Document, mongo_errors
 
@@ -31,9 +27,10 @@ _MOST_KEY_BYTES: Final = 1 << 20
 class NoRoom:
     """The errors that stand beside their documents. Safe to share between threads."""
 
-    def __init__(self, state: Database[Document], collection: str) -> None:
-        """Keep the state database, with majority reads and writes."""
+    def __init__(self, state: Database[Document], collection: str, pipeline: Pipeline) -> None:
+        """Keep the state database, with majority reads and writes, and whose errors there are."""
         self._rows = state[f"no_room.{collection}"]
+        self._pipeline = pipeline
 
     def keep(self, write: OutputWrite) -> None:
         """Keep an error that MongoDB does not store in its document.
@@ -86,21 +83,21 @@ class NoRoom:
             StoreUnavailable: MongoDB does not answer.
         """
         errors = self.errors([document["_id"] for document in documents])
-        return list(with_errors(documents, errors))
+        return list(with_errors(documents, errors, self._pipeline))
 
 
 def with_errors(
-    documents: Iterable[Document], errors: Mapping[bytes, Document]
+    documents: Iterable[Document], errors: Mapping[bytes, Document], pipeline: Pipeline
 ) -> Iterator[Document]:
     """Yield documents, each with its errors among these in their places."""
     for document in documents:
         kept = errors.get(document_key(document["_id"])) if errors else None
-        yield document if kept is None else _laid_over(document, kept)
+        yield document if kept is None else _laid_over(document, kept, pipeline)
 
 
-def _laid_over(document: Document, kept: Document) -> Document:
+def _laid_over(document: Document, kept: Document, pipeline: Pipeline) -> Document:
     laid: dict[str, Any] = dict(document)
-    for model in MODELS:
+    for model in pipeline.models.values():
         error = lookup(kept, model.path)
         if error is None:
             continue

@@ -1,17 +1,18 @@
 """Trying whether a collection takes what we write, and leaving nothing behind."""
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 from bson.timestamp import Timestamp
 from pymongo.errors import BulkWriteError
 
-from streams.contract.default_pipeline import (
-    MODELS,
-)
 from streams.contract.documents import (
     Output,
     OutputError,
 )
 from streams.contract.ids import DocumentId
+from streams.contract.pipeline import Model, Pipeline
+from streams.contract.values import Value
 from streams.contract.writes import (
     MEND,
     OutputWrite,
@@ -44,9 +45,12 @@ def rehearse(store: DocumentStore) -> bool:
         chosen = {"_id": {"$eq": newest["_id"]}}
         session.start_transaction()
         try:
-            documents.update_many(malformed(chosen), MEND, session=session)
-            for write in _writes(newest["_id"], cluster_time(client)):
-                documents.bulk_write([update_of(write, fields_of(write))], session=session)
+            documents.update_many(
+                malformed(chosen, store.pipeline), MEND, session=session
+            )
+            for write in _writes(newest["_id"], cluster_time(client), store.pipeline):
+                update = update_of(write, fields_of(write), store.pipeline)
+                documents.bulk_write([update], session=session)
         except BulkWriteError as exc:
             reasons = [reason for reason in rejections(exc).values() if SCHEMA in reason]
             if reasons:  # else it is about this document alone
@@ -57,20 +61,18 @@ def rehearse(store: DocumentStore) -> bool:
     return True
 
 
-def _writes(document_id: DocumentId, source: Timestamp) -> list[OutputWrite]:
-    """Return outputs of both kinds and an error of every model, with every field they can have."""
-    both: tuple[np.ndarray | str, ...] = (np.zeros(8, np.float32), "a text")
-    results: list[Output | OutputError] = [
-        Output(value=value, version=f"v{number}", score=0.0, url="u", beam_width=2)
-        for number, value in enumerate(both)
-    ]
-    results.append(
-        OutputError(type="t", message="m", attempts=1, is_retryable=False, version="another")
-    )
+def _writes(document_id: DocumentId, source: Timestamp, pipeline: Pipeline) -> list[OutputWrite]:
+    """Return outputs of all sorts and an error of every model, with every field they can have."""
+    values: tuple[Value, ...] = (np.zeros(8, np.float32), "a text", {"a": [1]})
+    error = OutputError(type="t", message="m", attempts=1, is_retryable=False, version="another")
     return [
-        OutputWrite(
-            document_id=document_id, source=source, model=model, input="rehearsal", result=result
-        )
-        for result in results
-        for model in MODELS
+        OutputWrite(document_id=document_id, source=source, model=model, result=result)
+        for model in pipeline.models.values()
+        for result in (*_outputs(values, model), error)
     ]
+
+
+def _outputs(values: Sequence[Value], model: Model) -> Iterator[Output]:
+    inputs = dict.fromkeys(model.inputs, "rehearsal")
+    for number, value in enumerate(values):
+        yield Output(value=value, version=f"v{number}", inputs=inputs, score=0.0, url="u")

@@ -1,6 +1,6 @@
 """The state index: counts and scans by state read it alone, never a document.
 
-It is named after its keys, so a release with other keys makes an index of its own. MongoDB builds
+It is named after its keys, so a pipeline with other keys makes an index of its own. MongoDB builds
 it while reads and writes go on.
 """
 
@@ -12,20 +12,29 @@ from pymongo.collection import Collection
 from pymongo.errors import NetworkTimeout
 from structlog import get_logger
 
-from streams.contract.states import STATE_PATHS
+from streams.contract.pipeline import Pipeline
 from streams.errors import StoreRefuses, StoreUnavailable
 from streams.mongo.client import mongo_errors
 
 log = get_logger(__name__)
 
-_KEYS: Final = [(path, pymongo.ASCENDING) for path in (*STATE_PATHS, "_id")]
 _PREFIX: Final = "captionstream_state"
-STATE_INDEX: Final = f"{_PREFIX}_{hashlib.blake2b(repr(_KEYS).encode(), digest_size=4).hexdigest()}"
 #: MongoDB's own limit for one collection.
 _MOST_INDEXES: Final = 64
 
 
-def check_collection(collection: Collection[dict[str, Any]]) -> None:
+def state_keys(pipeline: Pipeline) -> list[tuple[str, int]]:
+    """Return the keys of the state index."""
+    return [(path, pymongo.ASCENDING) for path in (*pipeline.state_paths, "_id")]
+
+
+def state_index(pipeline: Pipeline) -> str:
+    """Return the name of the state index."""
+    keys = repr(state_keys(pipeline)).encode()
+    return f"{_PREFIX}_{hashlib.blake2b(keys, digest_size=4).hexdigest()}"
+
+
+def check_collection(collection: Collection[dict[str, Any]], pipeline: Pipeline) -> None:
     """Find out whether documents can be watched and counted there; reads only.
 
     Raises:
@@ -46,26 +55,27 @@ def check_collection(collection: Collection[dict[str, Any]]) -> None:
             "set CAPTIONSTREAM_MONGO__COLLECTION to a plain collection",
         )
     indexes = collection.index_information()
-    same_keys = [other for other, index in indexes.items() if index["key"] == _KEYS]
+    ours, keys = state_index(pipeline), state_keys(pipeline)
+    same_keys = [other for other, index in indexes.items() if index["key"] == keys]
     if not same_keys and len(indexes) >= _MOST_INDEXES:
         _refuse(
             f"{name} has {len(indexes)} indexes: MongoDB allows no more, and ours is missing",
             "drop one that nothing uses",
         )
     for other in same_keys:
-        if other != STATE_INDEX:
+        if other != ours:
             _refuse(
                 f"{name} has the keys of the state index in an index of the name {other}",
                 f'drop that one: db.getCollection("{collection.name}").dropIndex("{other}")',
             )
-    if indexes.get(STATE_INDEX, {}).get("hidden"):
+    if indexes.get(ours, {}).get("hidden"):
         _refuse(
             f"the state index of {name} is hidden, so that no scan may use it",
-            f'db.getCollection("{collection.name}").unhideIndex("{STATE_INDEX}")',
+            f'db.getCollection("{collection.name}").unhideIndex("{ours}")',
         )
 
 
-def build_state_index(collection: Collection[dict[str, Any]]) -> None:
+def build_state_index(collection: Collection[dict[str, Any]], pipeline: Pipeline) -> None:
     """Create the state index if it is not there.
 
     Raises:
@@ -73,9 +83,9 @@ def build_state_index(collection: Collection[dict[str, Any]]) -> None:
         StoreUnavailable: It is being built, which goes on at the server.
         PyMongoError: MongoDB does not answer, or refuses.
     """
-    check_collection(collection)
+    check_collection(collection, pipeline)
     try:
-        collection.create_index(_KEYS, name=STATE_INDEX)
+        collection.create_index(state_keys(pipeline), name=state_index(pipeline))
     except NetworkTimeout as exc:
         msg = (
             f"the state index of {collection.full_name} is being built, which takes its time in a"
@@ -84,8 +94,8 @@ def build_state_index(collection: Collection[dict[str, Any]]) -> None:
         raise StoreUnavailable(msg) from exc
 
 
-def drop_old_state_indexes(collection: Collection[dict[str, Any]]) -> None:
-    """Remove the state indexes of other releases, if we may.
+def drop_old_state_indexes(collection: Collection[dict[str, Any]], pipeline: Pipeline) -> None:
+    """Remove the state indexes of other pipelines, if we may.
 
     Raises:
         StoreUnavailable: MongoDB does not answer.
@@ -93,7 +103,7 @@ def drop_old_state_indexes(collection: Collection[dict[str, Any]]) -> None:
     with mongo_errors("looking for old state indexes"):
         names = collection.index_information()
     for name in names:
-        if name.startswith(_PREFIX) and name != STATE_INDEX:
+        if name.startswith(_PREFIX) and name != state_index(pipeline):
             try:
                 with mongo_errors(f"dropping the old state index {name}"):
                     collection.drop_index(name)

@@ -20,18 +20,10 @@ from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 from structlog import get_logger
 
-from streams.contract.default_pipeline import (
-    CLIP,
-)
-from streams.contract.documents import (
-    IMAGE,
-    lookup,
-)
+from streams.contract.documents import lookup
 from streams.contract.ids import DocumentId, document_key, split_ids
-from streams.contract.pipeline import (
-    OUTPUTS,
-)
-from streams.contract.states import STATE_PATHS, DocumentState, Serving, document_state
+from streams.contract.pipeline import OUTPUTS, Pipeline
+from streams.contract.states import DocumentState, Serving, document_state
 from streams.contract.writes import (
     MEND,
     OutputWrite,
@@ -45,7 +37,7 @@ from streams.errors import StoreUnavailable
 from streams.mongo.client import Document, cluster_time, mongo_errors, state_database
 from streams.mongo.no_room import NoRoom, with_errors
 from streams.mongo.rejections import rejections, without_room
-from streams.mongo.state_index import STATE_INDEX, build_state_index, check_collection
+from streams.mongo.state_index import build_state_index, check_collection, state_index
 from streams.settings import MongoSettings
 
 log = get_logger(__name__)
@@ -63,9 +55,17 @@ _MOST_AHEAD_SECONDS: Final = 60
 
 
 class DocumentStore:
-    """The watched collection. Safe to share between threads."""
+    """The watched collection. Safe to share between threads.
 
-    def __init__(self, client: MongoClient[Document], settings: MongoSettings) -> None:
+    Attributes:
+        pipeline: What is declared: whose outputs there are.
+        no_room: Errors that do not fit into their documents.
+    """
+
+    def __init__(
+        self, client: MongoClient[Document], settings: MongoSettings, pipeline: Pipeline
+    ) -> None:
+        self.pipeline = pipeline
         self._client = client
         self._collection: Collection[Document] = client.get_database(
             settings.database
@@ -75,13 +75,17 @@ class DocumentStore:
             write_concern=WriteConcern("majority"),
             read_preference=ReadPreference.PRIMARY,
         )
-        #: Errors that do not fit into their documents.
-        self.no_room = NoRoom(state_database(client, settings), settings.collection)
+        self.no_room = NoRoom(state_database(client, settings), settings.collection, pipeline)
 
     @property
     def collection(self) -> Collection[Document]:
         """The collection, with majority reads from the primary and majority writes."""
         return self._collection
+
+    @property
+    def read_fields(self) -> dict[str, int]:
+        """Projection to the watched fields and the outputs."""
+        return dict.fromkeys((*self.pipeline.watched, OUTPUTS), 1)
 
     @property
     def tenant(self) -> str:
@@ -100,11 +104,11 @@ class DocumentStore:
         """
         with mongo_errors("creating the state index"):
             try:
-                build_state_index(self._collection)
+                build_state_index(self._collection, self.pipeline)
             except OperationFailure as exc:
                 if exc.code != _PARALLEL_ARRAYS or not self.clear_malformed():
                     raise
-                build_state_index(self._collection)
+                build_state_index(self._collection, self.pipeline)
 
     def check(self) -> None:
         """Find out whether documents of this collection can get outputs and be counted; reads only.
@@ -114,7 +118,7 @@ class DocumentStore:
             StoreRefuses: They cannot; the message says why and what to do.
         """
         with mongo_errors("looking at the collection"):
-            check_collection(self._collection)
+            check_collection(self._collection, self.pipeline)
 
     def clear_malformed(self, document_ids: Sequence[DocumentId] | None = None) -> int:
         """Remove what a producer has put into `_outputs` so that no output can be stored there.
@@ -130,12 +134,14 @@ class DocumentStore:
         """
         chosen = {} if document_ids is None else {"_id": {"$in": list(document_ids)}}
         with mongo_errors("removing what is in the way of outputs"):
-            return self._collection.update_many(malformed(chosen), MEND).modified_count
+            return self._collection.update_many(
+                malformed(chosen, self.pipeline), MEND
+            ).modified_count
 
     def read_inputs(
         self, document_ids: Sequence[DocumentId], *, after: Timestamp
     ) -> dict[bytes, Document]:
-        """Read the image and the outputs of documents, as of `after` or later.
+        """Read the watched fields and the outputs of documents, as of `after` or later.
 
         Args:
             document_ids: `_id` of each document.
@@ -148,7 +154,7 @@ class DocumentStore:
         Raises:
             StoreUnavailable: MongoDB does not answer.
         """
-        with mongo_errors("reading images"):
+        with mongo_errors("reading documents"):
             try:
                 return self._read(document_ids, after)
             except OperationFailure as exc:
@@ -173,7 +179,7 @@ class DocumentStore:
     def _read(self, document_ids: Sequence[DocumentId], after: Timestamp) -> dict[bytes, Document]:
         query = {"_id": {"$in": list(document_ids)}}
         with self.session(after) as session:
-            found = self._collection.find(query, {IMAGE: 1, OUTPUTS: 1}, session=session)
+            found = self._collection.find(query, self.read_fields, session=session)
             return {document_key(document["_id"]): document for document in found}
 
     def write_outputs(self, writes: Sequence[OutputWrite]) -> WriteReport:
@@ -191,7 +197,9 @@ class DocumentStore:
         if not writes:
             return WriteReport(done=(), kept_away=(), rejected={})
         fields = [fields_of(write) for write in writes]
-        requests = [update_of(write, f) for write, f in zip(writes, fields, strict=True)]
+        requests = [
+            update_of(write, f, self.pipeline) for write, f in zip(writes, fields, strict=True)
+        ]
         rejected: dict[int, str] = {}
         no_room: set[int] = set()
         with mongo_errors("writing outputs"):
@@ -204,7 +212,7 @@ class DocumentStore:
             if written < len(done):
                 # Often none: of finished documents that come again nothing is read back.
                 done = self._stored(writes, fields, done) if written else set()
-            if outdated := [drop for write in writes for drop in drops_of(write)]:
+            if outdated := [drop for write in writes for drop in drops_of(write, self.pipeline)]:
                 try:
                     self._collection.bulk_write(outdated, ordered=False)
                 except BulkWriteError as exc:
@@ -256,21 +264,22 @@ class DocumentStore:
             StoreUnavailable: MongoDB does not answer.
         """
         counts = dict.fromkeys(DocumentState, 0)
-        group = {path.replace(".", "/"): f"${path}" for path in STATE_PATHS}
+        paths = self.pipeline.state_paths
+        group = {path.replace(".", "/"): f"${path}" for path in paths}
         pipeline: list[dict[str, Any]] = [
             {"$match": {}},
-            {"$sort": {STATE_PATHS[0]: 1}},  # lets the index be used, so that no image is read
-            {"$project": {"_id": 0, **dict.fromkeys(STATE_PATHS, 1)}},
+            {"$sort": {paths[0]: 1}},  # lets the index be used, so that no image is read
+            {"$project": {"_id": 0, **dict.fromkeys(paths, 1)}},
             {"$group": {"_id": group, "count": {"$sum": 1}}},
         ]
         with mongo_errors("counting documents"):
-            for row in self._collection.aggregate(pipeline, hint=STATE_INDEX):
+            for row in self._collection.aggregate(pipeline, hint=state_index(self.pipeline)):
                 document = _nest({name.replace("/", "."): v for name, v in row["_id"].items()})
                 counts[document_state(document, serving)] += row["count"]
         errors = self.no_room.errors()
         for row in self._scan([kept["_id"] for kept in errors.values()]):
             before = document_state(row, serving)
-            [laid] = with_errors([row], errors)
+            [laid] = with_errors([row], errors, self.pipeline)
             if counts[before]:
                 counts[before] -= 1
                 counts[document_state(laid, serving)] += 1
@@ -288,7 +297,7 @@ class DocumentStore:
             return [row["_id"] for row in rows]
 
     def scan_states(self, document_ids: Iterable[DocumentId]) -> Iterator[Document]:
-        """Yield `_id`, the state fields and the source of documents that are there.
+        """Yield `_id`, the state fields and the sources of outputs of documents that are there.
 
         Errors beside them too.
 
@@ -299,7 +308,8 @@ class DocumentStore:
             yield from self.no_room.lay_over(list(self._scan(piece)))
 
     def _scan(self, document_ids: Iterable[DocumentId]) -> Iterator[Document]:
-        projection = dict.fromkeys((*STATE_PATHS, f"{CLIP.path}.source", "_id"), 1)
+        sources = (f"{model.path}.source" for model in self.pipeline.models.values())
+        projection = dict.fromkeys((*self.pipeline.state_paths, *sources, "_id"), 1)
         for piece in split_ids(document_ids):
             with mongo_errors("scanning documents"):
                 yield from self._collection.find({"_id": {"$in": piece}}, projection)

@@ -23,9 +23,9 @@ from pymongo.cursor import Cursor
 from structlog import get_logger
 
 from streams import metrics
-from streams.contract import events
-from streams.contract.events import ImageChanged, Origin
+from streams.contract.events import DocumentChanged, Origin
 from streams.contract.ids import DocumentId, document_key
+from streams.contract.pipeline import CHANGES
 from streams.contract.states import Serving
 from streams.kafka.producer import EventProducer
 from streams.mongo.client import Document, mongo_errors
@@ -65,7 +65,6 @@ class Copier:
     def __init__(self, settings: Settings, store: DocumentStore, repeater: Repeater) -> None:
         """Keep what is needed; `repeater` publishes and throttles."""
         self._kafka = settings.kafka
-        self._beam_width = settings.models.beam_width
         self._store = store
         self._repeater = repeater
 
@@ -113,11 +112,11 @@ class Copier:
             Where the copy is then, None at its end; and whether to go on.
         """
         began = time.monotonic()
-        look = look_at(self._store, state, serving, self._repeater.size, self._beam_width)
+        look = look_at(self._store, state, serving, self._repeater.size)
         following = behind(state, look)
 
         def keep() -> None:
-            acknowledged = producer.acknowledged(events.IMAGE_CHANGED)
+            acknowledged = producer.acknowledged(CHANGES)
             if following is not None:
                 lease.advance_copy(following, acknowledged)
             elif lease.end_copy(state, acknowledged):
@@ -129,11 +128,11 @@ class Copier:
         if not look.unfinished:
             keep()
             return following, not stop.is_set()
-        changes = [
-            ImageChanged(document_id=document_id, source=state.source, origin=Origin.COPY)
-            for document_id in look.unfinished
+        entries = [
+            (CHANGES, DocumentChanged(document_id=i, source=state.source, origin=Origin.COPY))
+            for i in look.unfinished
         ]
-        return following, self._repeater.put_through(changes, producer, serving, stop, keep)
+        return following, self._repeater.put_through(entries, producer, serving, stop, keep)
 
 
 def look_at(
@@ -141,7 +140,6 @@ def look_at(
     state: CopyState,
     serving: Serving,
     most_unfinished: int,
-    beam_width: int,
 ) -> Look:
     """Look at the next documents of a copy, in the order of their ids.
 
@@ -152,7 +150,6 @@ def look_at(
         state: Where the copy is.
         serving: The versions that serve.
         most_unfinished: Where to stop.
-        beam_width: That of the captions that are wanted.
 
     Raises:
         StoreUnavailable: MongoDB does not answer.
@@ -171,7 +168,7 @@ def look_at(
             if not seen and last and document_key(row["_id"]) == document_key(last[0]):
                 continue
             last, seen = (row["_id"],), seen + 1
-            if not is_finished(row, serving, since=state.source, beam_width=beam_width):
+            if not is_finished(row, serving, since=state.source):
                 unfinished.append(row["_id"])
             if len(unfinished) >= most_unfinished or time.monotonic() > until:
                 return Look(unfinished, seen - len(unfinished), last, is_end=False)
@@ -182,7 +179,9 @@ def _cursor(
     store: DocumentStore, state: CopyState, session: ClientSession, batch: int
 ) -> Cursor[Document]:
     # min() on the _id index begins at a key of any type, which $gt does not.
-    cursor = store.collection.find({}, projection(state.source), session=session)
+    cursor = store.collection.find(
+        {}, projection(state.source, store.pipeline), session=session
+    )
     cursor = cursor.sort("_id", 1).hint([("_id", 1)])
     for first in state.here:
         cursor = cursor.min([("_id", first)])

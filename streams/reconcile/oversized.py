@@ -4,13 +4,11 @@ from collections.abc import Callable, Sequence
 
 from structlog import get_logger
 
-from streams.contract.default_pipeline import (
-    CLIP,
-)
 from streams.contract.documents import (
     OutputError,
 )
-from streams.contract.events import ImageChanged
+from streams.contract.events import DocumentChanged
+from streams.contract.pipeline import Model
 from streams.contract.states import Serving
 from streams.contract.writes import OutputWrite
 from streams.mongo.store import DocumentStore
@@ -19,32 +17,35 @@ log = get_logger(__name__)
 
 
 def note_refused(
-    events: Sequence[ImageChanged], *, store: DocumentStore, serving: Callable[[], Serving]
+    events: Sequence[DocumentChanged], *, store: DocumentStore, serving: Callable[[], Serving]
 ) -> None:
     """Say in each document why it gets no outputs: no stage and no dead letter ever will.
 
     Args:
         events: The events that Kafka refused.
         store: The collection.
-        serving: Returns the versions that serve now; a document is done for this one of CLIP.
+        serving: Returns the versions that serve now; a document is done for these.
 
     Raises:
         StoreUnavailable: MongoDB does not answer.
     """
     if not events:
         return
-    error = OutputError(
-        type="InvalidId",
-        message="`_id` is too large for a record of Kafka; insert the image under another",
-        attempts=1,
-        is_retryable=False,
-        version=serving().versions.get(CLIP.name, ""),
-    )
-    for reason in store.write_errors([_write(event, error) for event in events]).values():
+    versions = serving().versions
+    roots = [model for model in store.pipeline.models.values() if not model.ancestors]
+    writes = [_write(e, root, versions.get(root.name, "")) for e in events for root in roots]
+    for reason in store.write_errors(writes).values():
         log.error("document without the error that says why", error=reason[:300])
 
 
-def _write(event: ImageChanged, error: OutputError) -> OutputWrite:
+def _write(event: DocumentChanged, model: Model, version: str) -> OutputWrite:
+    error = OutputError(
+        type="InvalidId",
+        message="`_id` is too large for a record of Kafka; insert the document under another",
+        attempts=1,
+        is_retryable=False,
+        version=version,
+    )
     return OutputWrite(
-        document_id=event.document_id, source=event.source, model=CLIP, input="", result=error
+        document_id=event.document_id, source=event.source, model=model, result=error
     )

@@ -16,10 +16,8 @@ from pymongo import MongoClient
 from structlog import get_logger
 
 from streams import metrics
-from streams.contract.default_pipeline import (
-    MODELS,
-)
 from streams.contract.ids import DocumentId
+from streams.contract.pipeline import Pipeline
 from streams.contract.states import DocumentState, Serving
 from streams.errors import CaptionstreamError, LeaseLost, StoreUnavailable
 from streams.mongo.client import Document, cluster_time, mongo_errors
@@ -79,6 +77,7 @@ class Reconciler:
         self,
         settings: Settings,
         client: MongoClient[Document],
+        pipeline: Pipeline,
         *,
         serving: Callable[[], Serving],
         is_loaded: Callable[[Serving], bool] = lambda _: True,
@@ -90,6 +89,7 @@ class Reconciler:
         Args:
             settings: All settings.
             client: Client of the replica set.
+            pipeline: What is declared.
             serving: Returns the versions that serve now.
             is_loaded: Whether the stages have these versions; what is published before would
                 be made by those they had.
@@ -101,7 +101,7 @@ class Reconciler:
         self._limits = settings.reconciler
         self._client = client
         self._serving = serving
-        self._store = DocumentStore(client, settings.mongo)
+        self._store = DocumentStore(client, settings.mongo, pipeline)
         self._lease = lease
         self._repeater = Repeater(
             settings,
@@ -159,7 +159,7 @@ class Reconciler:
         counts = Counter(model.name for _, model in found)
         sample = self._store.sample(_SAMPLE)
         return ReconcilePlan(
-            by_model={m.name: counts[m.name] for m in MODELS if counts[m.name]},
+            by_model={name: counts[name] for name in serving.pipeline.models if counts[name]},
             retries=len(self._due_retries(serving)),
             looked_at=len(sample),
             changed=list(find_changed(self._store, sample, serving, cluster_time(self._client))),
@@ -243,6 +243,6 @@ class Reconciler:
         with mongo_errors("looking for documents"):
             if self._store.collection.find_one({}, {"_id": 1}) is None:
                 return False
-        drop_old_state_indexes(self._store.collection)
+        drop_old_state_indexes(self._store.collection, self._store.pipeline)
         self._store.prepare()
         return True

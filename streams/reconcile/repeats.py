@@ -17,20 +17,15 @@ from bson.timestamp import Timestamp
 from structlog import get_logger
 
 from streams import metrics
-from streams.contract import events
-from streams.contract.default_pipeline import (
-    CLIP,
-)
-from streams.contract.documents import (
-    lookup,
-)
-from streams.contract.events import ImageChanged, Origin
+from streams.contract.events import DocumentChanged
 from streams.contract.ids import DocumentId, document_key, split_ids
+from streams.contract.pipeline import CHANGES, OUTPUTS
 from streams.contract.states import Serving, pending_model
 from streams.contract.wire import encode_event
 from streams.kafka.producer import EventProducer
 from streams.mongo.client import mongo_errors
 from streams.mongo.store import DocumentStore
+from streams.reconcile.entry import Entry, change_of, entry_of, stored_source
 from streams.reconcile.oversized import note_refused
 from streams.settings import Settings
 
@@ -110,14 +105,16 @@ class Repeater:
             while start < len(ids):
                 chunk = ids[start : start + self.size]
                 start += len(chunk)
-                changes = list(self._events(chunk, before, is_new_change=is_new_change))
-                if not self.put_through(changes, producer, serving, stop, partial(note, chunk)):
+                entries = list(
+                    self._entries(chunk, serving, before, is_new_change=is_new_change)
+                )
+                if not self.put_through(entries, producer, serving, stop, partial(note, chunk)):
                     return False
         return True
 
     def put_through(
         self,
-        changes: Sequence[ImageChanged],
+        entries: Sequence[Entry],
         producer: EventProducer,
         serving: Serving,
         stop: threading.Event,
@@ -126,7 +123,7 @@ class Repeater:
         """Publish one chunk, wait until it is through, and leave the pipeline to live changes.
 
         Args:
-            changes: At most `size`.
+            entries: At most `size`.
             producer: Connected.
             serving: What they were chosen for.
             stop: Ends it.
@@ -136,9 +133,9 @@ class Repeater:
             False when there is no use in going on. See `repeat`.
         """
         began = time.monotonic()
-        self._publish(changes, producer)
+        self._publish(entries, producer)
         note()
-        if stop.is_set() or not self._settle(changes, serving, stop):
+        if stop.is_set() or not self._settle(entries, serving, stop):
             return False
         self.leave_to_live(time.monotonic() - began, stop)
         return True
@@ -147,7 +144,7 @@ class Repeater:
         """Publish documents at once, and wait for the broker only. See `repeat`."""
         if ids:
             with closing(EventProducer(self._settings.kafka)) as producer:
-                self._publish(list(self._events(ids, before)), producer)
+                self._publish(list(self._entries(ids, self._serving(), before)), producer)
 
     def leave_to_live(self, seconds: float, stop: threading.Event) -> None:
         """Leave everything to live changes after work that took so many seconds, if any came.
@@ -158,68 +155,75 @@ class Repeater:
         if before != self._live_seen:
             stop.wait(min(seconds * (1 / self._limits.live_share - 1), _LONGEST_PAUSE_SECONDS))
 
-    def _publish(self, changes: Sequence[ImageChanged], producer: EventProducer) -> None:
+    def _publish(self, entries: Sequence[Entry], producer: EventProducer) -> None:
         self._check_lease()
+        by_topic: dict[str, list[Entry]] = {}
+        for entry in entries:
+            by_topic.setdefault(entry[0], []).append(entry)
+        refused = [e for topic, some in by_topic.items() for e in self._send(topic, some, producer)]
+        if again := [(CHANGES, change_of({"_id": e.document_id}, e.source)) for t, e in refused if t != CHANGES]:
+            refused += self._send(CHANGES, again, producer)
+        changes = [event for _, event in refused if isinstance(event, DocumentChanged)]
+        note_refused(changes, store=self._store, serving=self._serving)
+
+    def _send(
+        self, topic: str, entries: Sequence[Entry], producer: EventProducer
+    ) -> list[Entry]:
+        """Publish to one topic, and return what is too large for Kafka."""
         tenant = self._settings.mongo.tenant
-        records = [
-            encode_event(change, event_type=events.IMAGE_CHANGED, tenant=tenant)
-            for change in changes
-        ]
-        refused = producer.publish(events.IMAGE_CHANGED, records)
+        records = [encode_event(event, tenant=tenant) for _, event in entries]
+        refused = producer.publish(topic, records)
         self.published += len(records) - len(refused)
-        for position, change in enumerate(changes):
+        for position, (_, event) in enumerate(entries):
             if position not in refused:
-                metrics.PUBLISHED.labels(change.origin.value).inc()
-        note_refused([changes[i] for i in refused], store=self._store, serving=self._serving)
+                metrics.PUBLISHED.labels(event.origin.value).inc()
+        return [entries[position] for position in refused]
 
-    def _events(
-        self, ids: Sequence[DocumentId], before: Timestamp, *, is_new_change: bool = False
-    ) -> Iterator[ImageChanged]:
-        """A repeat carries the source of what is stored, so that it can never beat a newer change.
-
-        Its own outputs pass the guard all the same: they are missing, or of another version, or
-        errors. A document without any output gets the time before the scan: every change that the
-        scan could not see is newer.
-        """
-        path = f"{CLIP.path}.source"
+    def _entries(
+        self,
+        ids: Sequence[DocumentId],
+        serving: Serving,
+        before: Timestamp,
+        *,
+        is_new_change: bool = False,
+    ) -> Iterator[Entry]:
         for some in split_ids(ids):
-            with mongo_errors("reading sources"):
-                rows = list(self._store.collection.find({"_id": {"$in": some}}, {path: 1}))
-            for row in rows:
-                stored = lookup(row, path)
-                is_repeat = isinstance(stored, Timestamp) and not is_new_change
-                source = stored if is_repeat else before
-                yield ImageChanged(document_id=row["_id"], source=source, origin=Origin.RECONCILE)
+            with mongo_errors("reading outputs"):
+                rows = list(self._store.collection.find({"_id": {"$in": some}}, {OUTPUTS: 1}))
+            for row in self._store.no_room.lay_over(rows):
+                if is_new_change:
+                    yield CHANGES, change_of(row, before)
+                else:
+                    yield entry_of(row, serving, before)
 
     def _settle(
-        self, changes: Sequence[ImageChanged], serving: Serving, stop: threading.Event
+        self, entries: Sequence[Entry], serving: Serving, stop: threading.Event
     ) -> bool:
         """Wait until a chunk is through; False when there is no use in going on.
 
         That is so when another version serves now, and when in all the time nothing of the chunk
         got through: something is down.
         """
-        sources = {document_key(change.document_id): change.source for change in changes}
+        sources = {document_key(event.document_id): event.source for _, event in entries}
         deadline = time.monotonic() + self._limits.chunk_timeout_seconds
         while not stop.wait(_POLL_SECONDS):
             if self._serving() != serving:
                 return False
-            rows = self._store.scan_states([change.document_id for change in changes])
+            rows = self._store.scan_states([event.document_id for _, event in entries])
             stuck = sum(
                 not _is_through(row, sources[document_key(row["_id"])], serving) for row in rows
             )
             if stuck and time.monotonic() <= deadline:
                 continue
-            is_moving = stuck < len(changes)
+            is_moving = stuck < len(entries)
             self.size = self._limits.chunk_size if is_moving else 1
             if stuck:
-                log.warning("documents do not get through", stuck=stuck, of=len(changes))
+                log.warning("documents do not get through", stuck=stuck, of=len(entries))
             return is_moving
         return False
 
 
 def _is_through(row: dict[str, object], source: Timestamp, serving: Serving) -> bool:
     """Whether nothing has to run, and what is stored is of this event or a newer one."""
-    stored = lookup(row, f"{CLIP.path}.source")
-    is_new = isinstance(stored, Timestamp) and stored >= source
-    return is_new and pending_model(row, serving) is None
+    stored = stored_source(row, serving.pipeline)
+    return stored is not None and stored >= source and pending_model(row, serving) is None

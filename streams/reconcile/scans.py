@@ -12,18 +12,15 @@ from typing import Any, Final
 from bson import MinKey
 from pymongo.collection import Collection
 
-from streams.contract.default_pipeline import MODEL_BY_NAME, MODELS
 from streams.contract.documents import (
     lookup,
 )
 from streams.contract.ids import document_key
-from streams.contract.pipeline import (
-    Model,
-)
-from streams.contract.states import STATE_PATHS, Recaption, Serving, pending_model
+from streams.contract.pipeline import Model, Pipeline
+from streams.contract.states import Recaption, Serving, pending_model
 from streams.mongo.client import Document, mongo_errors
 from streams.mongo.no_room import with_errors
-from streams.mongo.state_index import STATE_INDEX
+from streams.mongo.state_index import state_index
 from streams.mongo.store import DocumentStore
 from streams.reconcile.retries import Failure
 
@@ -31,9 +28,6 @@ from streams.reconcile.retries import Failure
 _IS_TEXT: Final[dict[str, Any]] = {"$gte": ""}
 _IS_NO_TEXT: Final = {"$not": _IS_TEXT}
 _IS_NO_ERROR: Final = {"$nin": [True, False]}
-#: Matches everything. Conditions are looked up in the index only behind one on its first field.
-_ANYTHING: Final = {STATE_PATHS[0]: {"$gte": MinKey()}}
-_STATE: Final = dict.fromkeys((*STATE_PATHS, "_id"), 1)
 
 
 def scan_unfinished(store: DocumentStore, serving: Serving) -> Iterator[tuple[Document, Model]]:
@@ -43,11 +37,12 @@ def scan_unfinished(store: DocumentStore, serving: Serving) -> Iterator[tuple[Do
         StoreUnavailable: MongoDB does not answer.
     """
     errors = store.no_room.errors()
-    for model in MODELS:
+    pipeline = serving.pipeline
+    for model in pipeline.models.values():
         for query in _unfinished(model, serving):
             with mongo_errors("scanning documents"):
-                found = store.collection.find(query, _STATE).hint(STATE_INDEX)
-                for row in with_errors(found, errors):
+                found = store.collection.find(query, _state(pipeline)).hint(state_index(pipeline))
+                for row in with_errors(found, errors, pipeline):
                     if pending_model(row, serving) is model:
                         yield row, model
 
@@ -58,13 +53,15 @@ def scan_failures(collection: Collection[Document], serving: Serving) -> Iterato
     Raises:
         StoreUnavailable: MongoDB does not answer.
     """
-    for model in MODELS:
+    pipeline = serving.pipeline
+    for model in pipeline.models.values():
         at, source = f"{model.path}.error.at", f"{model.path}.source"
         query = {f"{model.path}.error.retryable": True}
         with mongo_errors("looking for errors to retry"):
-            cursor = collection.find(_ANYTHING | query, {**_STATE, at: 1, source: 1})
-            for row in cursor.hint(STATE_INDEX):
-                if _failing(row) is model and pending_model(row, serving) is None:
+            wanted = {**_state(pipeline), at: 1, source: 1}
+            cursor = collection.find(_anything(pipeline) | query, wanted)
+            for row in cursor.hint(state_index(pipeline)):
+                if _failing(row, pipeline) is model and pending_model(row, serving) is None:
                     time = lookup(row, at)
                     yield Failure(
                         document_id=row["_id"],
@@ -99,15 +96,25 @@ def _unfinished(model: Model, serving: Serving) -> list[dict[str, Any]]:
         for name in model.reads
         for made_from in [serving.versions.get(name)]
     ]
-    for upstream in (MODEL_BY_NAME[name] for name in model.ancestors):
+    for upstream in serving.pipeline.ancestors(model):
         if not serving.can_run(upstream):
             continue
         # An error stops what reads it.
         no_error = {f"{upstream.path}.error.retryable": _IS_NO_ERROR}
         queries = [no_error | query for query in queries]
-    return [_ANYTHING | query for query in queries]
+    return [_anything(serving.pipeline) | query for query in queries]
 
 
-def _failing(row: Document) -> Model | None:
+def _failing(row: Document, pipeline: Pipeline) -> Model | None:
     """Return the first model with an error that may pass; those that read it fail with it."""
-    return next((m for m in MODELS if lookup(row, f"{m.path}.error.retryable") is True), None)
+    models = pipeline.models.values()
+    return next((m for m in models if lookup(row, f"{m.path}.error.retryable") is True), None)
+
+
+def _anything(pipeline: Pipeline) -> dict[str, Any]:
+    """Match everything: the index is searched only behind a condition on its first field."""
+    return {pipeline.state_paths[0]: {"$gte": MinKey()}}
+
+
+def _state(pipeline: Pipeline) -> dict[str, int]:
+    return dict.fromkeys((*pipeline.state_paths, "_id"), 1)

@@ -13,7 +13,7 @@ from streams.contract.ids import DocumentId, document_key
 from streams.contract.pipeline import (
     Model,
 )
-from streams.contract.states import STATE_PATHS, Serving
+from streams.contract.states import Serving
 
 #: A document that was repeated in vain waits twice as long each time, up to so many graces.
 _MOST_GRACES: Final = 64
@@ -74,7 +74,7 @@ class Staleness:
         unchanged document for the whole grace. Whoever was repeated in vain waits ever longer.
         """
         key = document_key(document["_id"])
-        state = tuple(lookup(document, path) for path in STATE_PATHS)
+        state = tuple(lookup(document, path) for path in serving.pipeline.state_paths)
         now = self._clock()
         before = self._before.get(key)
         if before is None or before.state != state:

@@ -1,51 +1,53 @@
-"""What a version of each model other than CLIP computes, outside the stages."""
+"""What a version of each kind of model computes, CLIP aside."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import torch
 
-from streams.contract.default_pipeline import (
-    CLIP_PROJECTION,
-    CONDITIONAL_LM,
-)
+from streams.contract.declaration import Declaration
 from streams.contract.manifest import Bundle
+from streams.contract.values import Value
 from streams.models import conditional_lm, projection
 
-Compute = Callable[[np.ndarray], Sequence[tuple[np.ndarray | str, float | None]]]
-"""From features (B, D) to B values, each with its score if it is a text."""
+Made = Sequence[tuple[Value, float | None]]
+"""A value for each input, each with its score if it has one."""
 
 
-def computation(name: str, bundle: Bundle, beam_width: int) -> Compute:
-    """Return what a version computes.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Algorithm:
+    """How a version of one kind is loaded, checked, and what it computes from (B, D)."""
 
-    Args:
-        name: Name of a model other than CLIP.
-        bundle: The version.
-        beam_width: Of a language model; 1 decodes greedily.
-
-    Raises:
-        InvalidBundle: The version does not hold.
-    """
-    return LOADERS[name](bundle, beam_width)
+    load: Callable[[Bundle], Any]
+    check: Callable[[Any, Bundle], None]
+    compute: Callable[[Declaration, Any, torch.Tensor], Made]
 
 
-def _projection(bundle: Bundle, _: int) -> Compute:
-    project = projection.from_bundle(bundle)
-    return lambda vectors: [(row.numpy(), None) for row in project(torch.from_numpy(vectors))]
+def compute(declaration: Declaration, module: Any, vectors: np.ndarray) -> Made:
+    """Return what a loaded version makes of features of shape (B, D)."""
+    return ALGORITHMS[declaration.kind].compute(declaration, module, torch.from_numpy(vectors))
 
 
-def _captioner(bundle: Bundle, beam_width: int) -> Compute:
-    captioner = conditional_lm.from_bundle(bundle)
-    return lambda vectors: [
-        (caption.text, caption.score)
-        for caption in captioner.generate(torch.from_numpy(vectors), beam_width=beam_width)
-    ]
+def _project(_: Declaration, module: projection.Projection, vectors: torch.Tensor) -> Made:
+    with torch.inference_mode():
+        return [(row.numpy(), None) for row in module(vectors)]
 
 
-#: By name of the model.
-LOADERS: Final[Mapping[str, Callable[[Bundle, int], Compute]]] = {
-    CLIP_PROJECTION.name: _projection,
-    CONDITIONAL_LM.name: _captioner,
+def _caption(
+    declaration: Declaration, module: conditional_lm.ConditionalLM, vectors: torch.Tensor
+) -> Made:
+    width = int(declaration.options.get("beam_width", 1))
+    return [(made.text, made.score) for made in module.generate(vectors, beam_width=width)]
+
+
+#: By name of the kind.
+ALGORITHMS: Final = {
+    "linear": Algorithm(
+        load=projection.from_bundle, check=projection.check_golden, compute=_project
+    ),
+    "gru": Algorithm(
+        load=conditional_lm.from_bundle, check=conditional_lm.check_golden, compute=_caption
+    ),
 }

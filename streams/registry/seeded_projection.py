@@ -5,10 +5,7 @@ from typing import Final
 
 from structlog import get_logger
 
-from streams.contract.default_pipeline import (
-    CLIP,
-    CLIP_PROJECTION,
-)
+from streams.contract.pipeline import Model
 from streams.contract.versions import VersionInfo
 from streams.errors import PointerConflict, StoreUnavailable
 from streams.models import projection
@@ -26,9 +23,11 @@ _FOR: Final = "fits clip "
 class SeededProjection:
     """Lets the projection serve that served last with this CLIP, or else a seeded one."""
 
-    def __init__(self, registry: Registry, dimension: int) -> None:
-        """Keep the registry and the size of the seeded projection's vectors."""
+    def __init__(self, registry: Registry, model: Model, dimension: int) -> None:
+        """Keep the registry, which model it is, and the size of the seeded one's vectors."""
         self._registry = registry
+        self._name = model.name
+        self._upstream = model.reads[0]
         self._dimension = dimension
         self._seen: _Seen | None = None
 
@@ -43,17 +42,20 @@ class SeededProjection:
             StoreUnavailable: MongoDB does not answer, or no CLIP is announced yet.
         """
         pointers = self._registry.pointers()
-        clip, pointer = pointers.get(CLIP.name), pointers.get(CLIP_PROJECTION.name)
+        clip, pointer = pointers.get(self._upstream), pointers.get(self._name)
         if clip is None:
-            msg = "no CLIP version is announced yet; start `captionstream run featurize`"
+            msg = (
+                f"no version of {self._upstream} is announced yet; start"
+                f" `captionstream run {self._upstream}`"
+            )
             raise StoreUnavailable(msg)
         seen = (clip.version, pointer.state if pointer else None)
         if seen == self._seen:
             return
-        dimension = int(self._registry.describe(CLIP.name, clip.version).details["dimension"])
-        moves = self._registry.history(CLIP_PROJECTION.name)
-        infos = {info.version: info for info in self._registry.versions(CLIP_PROJECTION.name)}
-        wanted = _last_that_fits(moves, infos, clip.version, dimension)
+        dimension = int(self._registry.describe(self._upstream, clip.version).details["dimension"])
+        moves = self._registry.history(self._name)
+        infos = {info.version: info for info in self._registry.versions(self._name)}
+        wanted = _last_that_fits(moves, infos, (self._upstream, clip.version, dimension))
         if wanted is None:
             wanted = self._publish_seeded(dimension, moves)
         if wanted is not None and (pointer is None or pointer.serving != wanted):
@@ -70,12 +72,12 @@ class SeededProjection:
     def _promote(self, pointer: Pointer | None, version: str, clip_version: str) -> None:
         try:
             self._registry.promote(
-                CLIP_PROJECTION.name,
+                self._name,
                 version,
                 reason=f"{_FOR}{clip_version}",
                 expected_revision=pointer.revision if pointer else 0,
             )
-        except PointerConflict:  # another process of `project` was first
+        except PointerConflict:  # another process was first
             return
         log.info("projection promoted", version=version, clip=clip_version)
 
@@ -83,8 +85,7 @@ class SeededProjection:
 def _last_that_fits(
     moves: Sequence[Pointer],
     infos: Mapping[str, VersionInfo],
-    clip_version: str,
-    dimension: int,
+    read: tuple[str, str, int],
 ) -> str | None:
     """Return the version that served last and fits; None when there is none.
 
@@ -93,23 +94,24 @@ def _last_that_fits(
     it served again later. One whose manifest cannot be read is left alone until it is refused.
     """
     refused: set[str] = set()
+    reason = f"{_FOR}{read[1]}"
     for move in reversed(moves):
         if move.refusal is not None:
             refused.add(move.version)
             continue
-        if move.reason.startswith(_FOR) and move.reason != f"{_FOR}{clip_version}":
+        if move.reason.startswith(_FOR) and move.reason != reason:
             continue
         info = infos.get(move.version)
         if info is None or move.version in refused:
             continue
         is_unreadable = info.manifest is None and move is moves[-1]
-        if is_unreadable or _fits(info, clip_version, dimension):
+        if is_unreadable or _fits(info, *read):
             return move.version
     return None
 
 
-def _fits(info: VersionInfo, clip_version: str, dimension: int) -> bool:
-    feature = info.manifest.features.get(CLIP.name) if info.manifest is not None else None
+def _fits(info: VersionInfo, upstream: str, version: str, dimension: int) -> bool:
+    feature = info.manifest.features.get(upstream) if info.manifest is not None else None
     if feature is None:
         return False
-    return feature.dimension == dimension and feature.version in (None, clip_version)
+    return feature.dimension == dimension and feature.version in (None, version)

@@ -2,21 +2,27 @@
 
 from collections.abc import Mapping
 
+from streams.contract.pipeline import Pipeline
 from streams.contract.states import Recaption, Serving
-from streams.contract.versions import VersionInfo
+from streams.contract.versions import VersionInfo, output_version
 from streams.registry.pointers import Pointer
 
 
-def serving_of(pointers: Mapping[str, Pointer], infos: Mapping[str, VersionInfo]) -> Serving:
+def serving_of(
+    pipeline: Pipeline, pointers: Mapping[str, Pointer], infos: Mapping[str, VersionInfo]
+) -> Serving:
     """Return what serves.
 
     After a refusal the version before serves on, and what is stored stays. A model whose manifest
     cannot be read has no version that serves; the others are not touched by that.
 
     Args:
+        pipeline: What is declared; other models have nothing to do with it.
         pointers: Every pointer by the name of its model.
         infos: The version that really serves, of each model that has one.
     """
+    pointers = {name: p for name, p in pointers.items() if name in pipeline.models}
+    infos = {name: info for name, info in infos.items() if name in pipeline.models}
     refused = {name: p.refusal for name, p in pointers.items() if p.refusal is not None}
     problems = {
         name: f"{pointers[name].version} is refused: {refusal.reason}"
@@ -30,7 +36,11 @@ def serving_of(pointers: Mapping[str, Pointer], infos: Mapping[str, VersionInfo]
         name: Recaption.NONE if name in refused else pointers[name].recaption for name in versions
     }
     return Serving(
-        versions=versions,
+        pipeline=pipeline,
+        versions={
+            name: output_version(pipeline.models[name].declaration, version)
+            for name, version in versions.items()
+        },
         requires=_requires(infos),
         misfits=frozenset(name for name, info in infos.items() if _is_misfit(info, infos)),
         recaption=recaption,

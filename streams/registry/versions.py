@@ -17,6 +17,7 @@ from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
 
 from streams.contract.manifest import WEIGHTS, Bundle, parse_manifest
+from streams.contract.pipeline import Pipeline
 from streams.contract.states import Recaption, Serving
 from streams.contract.versions import VersionInfo, version_info
 from streams.errors import InvalidBundle, ModelNotFound, PointerConflict
@@ -253,7 +254,7 @@ class Registry:
         """
         return self._pointers.history(name)
 
-    def serving(self) -> Serving:
+    def serving(self, pipeline: Pipeline) -> Serving:
         """Return the versions that serve, and what they were fitted on. See `serving_of`.
 
         Raises:
@@ -261,7 +262,7 @@ class Registry:
         """
         pointers = self.pointers()
         serving = {name: p.serving for name, p in pointers.items() if p.serving is not None}
-        return serving_of(pointers, self._infos(serving))
+        return serving_of(pipeline, pointers, self._infos(serving))
 
     def _infos(self, versions: Mapping[str, str]) -> dict[str, VersionInfo]:
         keys = [_key(name, version) for name, version in versions.items()]

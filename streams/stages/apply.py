@@ -16,6 +16,7 @@ from streams.contract.pipeline import (
     Model,
 )
 from streams.contract.states import Recaption, is_good_enough
+from streams.contract.versions import output_version
 from streams.errors import FeatureMismatch, InvalidEvent, ModelFailed
 from streams.registry.hot_model import Loaded
 from streams.stages.outcome import Failed, Input, Ok, Outcome, Result
@@ -31,17 +32,14 @@ def apply_model(
     loaded: Loaded[M] | None,
     events: Sequence[Input],
     compute: Compute,
-    *,
-    beam_width: int = 1,
 ) -> list[Outcome]:
     """Return one outcome for each event; every output comes from the one version in `loaded`.
 
-    A stored output of the same version, the same upstream versions and the same beam width is sent
-    on as it is. So is one that the newest promotion leaves alone, unless the change is a live one.
+    A stored output of the same version and the same upstream versions is sent on as it is. So is one that the newest promotion leaves alone, unless the change is a live one.
     Without a version, or with one that was fitted on other features, the document awaits a model:
     while CLIP changes, vectors of either meet either projection, and the reconciler repeats them.
     """
-    outcomes = [_without_model(model, loaded, event, beam_width) for event in events]
+    outcomes = [_without_model(model, loaded, event) for event in events]
     todo = [i for i, outcome in enumerate(outcomes) if outcome is None]
     if todo and loaded is not None:
         chosen = [event for event in (events[i] for i in todo) if isinstance(event, ModelApplied)]
@@ -53,9 +51,7 @@ def apply_model(
     return [outcome for outcome in outcomes if outcome is not None]
 
 
-def _without_model(
-    model: Model, loaded: Loaded[M] | None, event: Input, beam_width: int
-) -> Outcome | None:
+def _without_model(model: Model, loaded: Loaded[M] | None, event: Input) -> Outcome | None:
     """Return the outcome if no model is needed for it, else None."""
     if isinstance(event, DocumentDeleted):
         return Ok(event=event, result=Result.DELETED)
@@ -69,7 +65,7 @@ def _without_model(
     stored = event.outputs.get(model.name)
     if stored is not None and is_good_enough(
         Recaption.ALL if event.origin is Origin.LIVE else loaded.recaption,
-        is_serving_version=(stored.version, stored.beam_width) == (loaded.version, beam_width),
+        is_serving_version=stored.version == output_version(model.declaration, loaded.version),
         is_of_current_features=dict(stored.features) == _lineage(loaded.manifest, event),
     ):
         return Ok(event=_applied(model, event, stored), result=Result.REUSED)
@@ -77,11 +73,16 @@ def _without_model(
 
 
 def _made(model: Model, loaded: Loaded[M], event: ModelApplied, output: Output) -> Outcome:
-    numbers = output.score if isinstance(output.value, str) else output.value
+    numbers = output.value if isinstance(output.value, np.ndarray) else output.score
     if numbers is not None and not np.isfinite(numbers).all():
         error = ModelFailed(f"{model.name} {loaded.version} gave numbers that are not finite")
         return Failed(error=error, version=loaded.version)
-    made = replace(output, features=_lineage(loaded.manifest, event))
+    made = replace(
+        output,
+        version=output_version(model.declaration, loaded.version),
+        features=_lineage(loaded.manifest, event),
+        inputs=_inputs(loaded.manifest, event),
+    )
     return Ok(event=_applied(model, event, made), result=Result.DONE)
 
 
@@ -93,7 +94,7 @@ def _accepts(manifest: Manifest, event: ModelApplied) -> bool:
     """Whether every vector is one that the model can read, as far as the event carries it."""
     for name, wanted in manifest.features.items():
         made = event.outputs.get(name)
-        if made is None or isinstance(made.value, str) or made.version == wanted.version:
+        if made is None or not isinstance(made.value, np.ndarray) or made.version == wanted.version:
             continue
         # A version that takes any CLIP still takes only those of its dimension.
         if wanted.version is not None or made.value.shape != (wanted.dimension,):
@@ -104,7 +105,7 @@ def _accepts(manifest: Manifest, event: ModelApplied) -> bool:
 def _mismatch(manifest: Manifest, event: ModelApplied) -> str | None:
     for name, wanted in manifest.features.items():
         made = event.outputs.get(name)
-        if made is None or isinstance(made.value, str):
+        if made is None or not isinstance(made.value, np.ndarray):
             return f"the event carries no vector of {name!r}"
         if made.value.shape != (wanted.dimension,):
             return f"{name!r} has shape {made.value.shape}, expected ({wanted.dimension},)"
@@ -119,6 +120,11 @@ def _lineage(manifest: Manifest, event: ModelApplied) -> Mapping[str, str]:
         versions.update(made.features)
         versions[name] = made.version
     return versions
+
+
+def _inputs(manifest: Manifest, event: ModelApplied) -> Mapping[str, str]:
+    """Return the fingerprints of all that the features were made from."""
+    return {k: v for name in manifest.features for k, v in event.outputs[name].inputs.items()}
 
 
 def _applied(model: Model, event: ModelApplied, output: Output) -> ModelApplied:

@@ -6,11 +6,11 @@ from structlog import get_logger
 
 from streams.contract.dead_letters import dead_letter_record
 from streams.contract.documents import OutputError
-from streams.contract.events import Event, ModelApplied, Record
+from streams.contract.events import DocumentDeleted, Event, Record
+from streams.contract.pipeline import dead_letter_topic, is_dead_letter_topic
 from streams.contract.wire import decode_event, encode_event
 from streams.errors import CaptionstreamError, InvalidEvent
 from streams.kafka.records import Delivery, Message
-from streams.kafka.topics import TOPICS, dead_letter_topic
 from streams.stages import StageSpec
 from streams.stages.outcome import Failed, Ok, Outcome, Result, Waiting
 
@@ -51,7 +51,7 @@ class RecordMaker:
     def _output(self, event: Event) -> Delivery:
         if self._spec.output is None:
             return []
-        record = encode_event(event, event_type=self._spec.output, tenant=self._tenant)
+        record = encode_event(event, tenant=self._tenant)
         return [(self._spec.output, record)]
 
     def _passed_on(self, message: Message) -> Delivery:
@@ -61,7 +61,7 @@ class RecordMaker:
             event = decode_event(message.key, message.value, message.headers, tenant=self._tenant)
         except InvalidEvent:
             return []
-        return self._output(event) if isinstance(event, ModelApplied) else []
+        return self._output(event) if not isinstance(event, DocumentDeleted) else []
 
     def dead_letter(self, message: Message, failed: Failed, *, is_bare: bool = False) -> Delivery:
         """Return the dead letter of a message; none for one that is a dead letter already.
@@ -79,7 +79,7 @@ class RecordMaker:
             message=str(failed.error),
             attempts=failed.attempts,
         )
-        if message.topic not in TOPICS:
+        if is_dead_letter_topic(message.topic):
             return []
         value = None if is_bare else message.value
         record = dead_letter_record(

@@ -9,14 +9,12 @@ from structlog import get_logger
 
 from streams import metrics
 from streams.contract.dead_letters import DeadLetter
-from streams.contract.default_pipeline import (
-    MODEL_BY_NAME,
-)
 from streams.contract.documents import (
     OutputError,
 )
-from streams.contract.events import DocumentDeleted, ModelApplied, Origin
+from streams.contract.events import DocumentChanged, DocumentDeleted, ModelApplied, Origin
 from streams.contract.ids import DocumentId, document_key
+from streams.contract.pipeline import Pipeline
 from streams.contract.writes import OutputWrite, WriteReport
 from streams.errors import InvalidEvent, WriteRejected
 from streams.mongo.store import DocumentStore
@@ -41,7 +39,7 @@ class Sink:
 
     def run(self, events: Sequence[Input]) -> list[Outcome]:
         """Return one outcome for each event, after a majority has acknowledged its write."""
-        planned = [_plan(event) for event in events]
+        planned = [_plan(event, self._store.pipeline) for event in events]
         placed = [(i, item) for i, item in enumerate(planned) if isinstance(item, OutputWrite)]
         report = self._write([write for _, write in placed])
         self._forget(placed[i][1].document_id for i in (*report.done, *report.kept_away))
@@ -122,28 +120,36 @@ def _refusal(write: OutputWrite, reason: str) -> OutputWrite:
         is_retryable=False,
         version=write.result.version,
     )
-    return replace(write, input="", result=error)
+    return replace(write, result=error)
 
 
-def _plan(event: Input) -> OutputWrite | Outcome:
+def _plan(event: Input, pipeline: Pipeline) -> OutputWrite | Outcome:
+    """Return what to write. A change that no model had to run for brings nothing.
+
+    Nor does an output of a model that this process does not know: another pipeline is declared by
+    now, and whoever runs that one stores it.
+    """
     if isinstance(event, DocumentDeleted):
         return Ok(event=None, result=Result.DELETED)
     if isinstance(event, DeadLetter):
-        return _plan_error(event)
-    if not isinstance(event, ModelApplied) or event.model not in MODEL_BY_NAME:
-        return Failed(error=InvalidEvent(f"sink cannot store a {type(event).__name__}"))
+        return _plan_error(event, pipeline)
+    if isinstance(event, DocumentChanged) or event.model not in pipeline.models:
+        return Ok(event=None, result=Result.IGNORED)
+    model, result = pipeline.models[event.model], event.outputs[event.model]
+    if set(result.inputs) != set(model.inputs):
+        msg = f"{model.name} was made of {sorted(result.inputs)}, expected {list(model.inputs)}"
+        return Failed(error=InvalidEvent(msg))
     return OutputWrite(
         document_id=event.document_id,
         source=event.source,
-        model=MODEL_BY_NAME[event.model],
-        input=event.input,
-        result=event.outputs[event.model],
+        model=model,
+        result=result,
     )
 
 
-def _plan_error(letter: DeadLetter) -> OutputWrite | Outcome:
+def _plan_error(letter: DeadLetter, pipeline: Pipeline) -> OutputWrite | Outcome:
     """An error is stored where its output would be, if the record says where that is."""
-    model = MODEL_BY_NAME.get(letter.model)
+    model = pipeline.models.get(letter.model)
     try:
         document_id = letter.document_id
     except InvalidEvent:
@@ -151,7 +157,7 @@ def _plan_error(letter: DeadLetter) -> OutputWrite | Outcome:
     if model is None or letter.source is None:
         return Ok(event=None, result=Result.IGNORED)
     return OutputWrite(
-        document_id=document_id, source=letter.source, model=model, input="", result=letter.error
+        document_id=document_id, source=letter.source, model=model, result=letter.error
     )
 
 

@@ -16,10 +16,10 @@ from streams import metrics
 from streams.contract.dead_letters import DeadLetter, is_replay_mark, parse_dead_letter
 from streams.contract.events import Record
 from streams.contract.ids import document_key
+from streams.contract.pipeline import is_dead_letter_topic
 from streams.contract.wire import decode_event, is_of
 from streams.errors import InvalidEvent
 from streams.kafka.records import Delivery, Message
-from streams.kafka.topics import TOPICS
 from streams.settings import StageSettings
 from streams.stages import StageSpec
 from streams.stages.held import Held
@@ -158,7 +158,7 @@ class Stage:
 
     def _decode(self, message: Message) -> Input | _Finished:
         try:
-            if message.topic not in TOPICS:
+            if is_dead_letter_topic(message.topic):
                 if is_replay_mark(message.headers) or not is_of(self._tenant, message.headers):
                     return Ok(event=None, result=Result.IGNORED)
                 return parse_dead_letter(message.key, message.headers)
@@ -201,7 +201,8 @@ class Stage:
         """Count the dead letters that the broker has taken, by what happened."""
         for position, (i, (topic, _)) in enumerate(sent):
             outcome = outcomes[i]
-            if topic not in TOPICS and position not in refused and isinstance(outcome, Failed):
+            is_letter = is_dead_letter_topic(topic) and position not in refused
+            if is_letter and isinstance(outcome, Failed):
                 reason = type(outcome.error).__name__
                 metrics.DEAD_LETTERS.labels(self.spec.name, reason).inc()
 

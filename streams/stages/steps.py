@@ -1,21 +1,17 @@
 """Builds the step of a stage with its model. Imports torch only for the stages that need it."""
 
 # ruff: noqa: PLC0415 - see above
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from pymongo import MongoClient
 
-from streams.contract.default_pipeline import (
-    CLIP,
-    CLIP_PROJECTION,
-    CONDITIONAL_LM,
-)
+from streams.contract.pipeline import Model
 from streams.mongo.client import state_database
 from streams.mongo.store import DocumentStore
 from streams.settings import Settings
-from streams.stages import CAPTION, FEATURIZE, PROJECT, SINK, StageSpec
+from streams.stages import StageSpec
 from streams.stages.outcome import Step
 
 Client = MongoClient[dict[str, Any]]
@@ -45,10 +41,13 @@ def build_step(spec: StageSpec, client: Client, settings: Settings) -> Built:
             yet. Call again.
         SettingsError: The model that the settings name cannot be had.
     """
-    return STEPS[spec.name](client, settings)
+    if spec.model is None:
+        return _sink(spec, client, settings)
+    build = _featurize if spec.model.declaration.kind == "clip" else _read
+    return build(spec, spec.model, client, settings)
 
 
-def _featurize(client: Client, settings: Settings) -> Built:
+def _featurize(spec: StageSpec, model: Model, client: Client, settings: Settings) -> Built:
     import torch
 
     from streams.images.fetcher import Fetcher
@@ -64,13 +63,13 @@ def _featurize(client: Client, settings: Settings) -> Built:
     if settings.stage.torch_threads:
         torch.set_num_threads(settings.stage.torch_threads)
     encoder = ClipEncoder(settings.clip)  # from here on nothing waits: it is loaded once
-    store = DocumentStore(client, settings.mongo)
+    store = DocumentStore(client, settings.mongo, spec.pipeline)
     decoders = DecodePool(settings.image, workers=settings.stage.decode_workers)
     fetcher = Fetcher(settings.fetch, max_bytes=settings.image.max_bytes)
-    images = ImageSource(store, FetchQueue(fetcher, settings.fetch), settings.image)
+    images = ImageSource(model, store, FetchQueue(fetcher, settings.fetch), settings.image)
     step = AnnouncedStep(
-        CLIP.name,
-        Featurize(images, encoder, decoders),
+        model.name,
+        Featurize(model, spec.pipeline, images, encoder, decoders),
         Registry(state_database(client, settings.mongo)),
         settings.models,
         details={"dimension": encoder.dimension, "golden": encode_golden(encoder.golden())},
@@ -81,63 +80,33 @@ def _featurize(client: Client, settings: Settings) -> Built:
     return Built(step=step, waits_for=step.waits_for)
 
 
-def _project(client: Client, settings: Settings) -> Built:
+def _read(spec: StageSpec, model: Model, client: Client, settings: Settings) -> Built:
     import torch
 
-    from streams.models import projection
+    from streams.registry.computations import ALGORITHMS
     from streams.registry.hot_model import HotModel
     from streams.registry.seeded_projection import SeededProjection
     from streams.registry.versions import Registry
-    from streams.stages.project import Project
+    from streams.stages.reader import Reader
 
     torch.set_num_threads(settings.stage.torch_threads or 1)
     registry = Registry(state_database(client, settings.mongo))
-    seeded = SeededProjection(registry, settings.models.projection_dimension)
-    model = HotModel(
-        CLIP_PROJECTION.name,
-        projection.from_bundle,
-        projection.check_golden,
+    algorithm = ALGORITHMS[model.declaration.kind]
+    seeded = SeededProjection(registry, model, settings.models.projection_dimension)
+    hot = HotModel(
+        model.name,
+        algorithm.load,
+        algorithm.check,
         registry,
         settings.models,
-        prepare=seeded.ensure,
+        prepare=seeded.ensure if model.declaration.kind == "linear" else lambda: None,
     )
-    model.start()
-    return Built(step=Project(model), waits_for=model.waits_for)
+    hot.start()
+    return Built(step=Reader(model, hot), waits_for=hot.waits_for)
 
 
-def _caption(client: Client, settings: Settings) -> Built:
-    import torch
-
-    from streams.models import conditional_lm
-    from streams.registry.hot_model import HotModel
-    from streams.registry.versions import Registry
-    from streams.stages.caption import Caption
-
-    torch.set_num_threads(settings.stage.torch_threads or 1)
-    registry = Registry(state_database(client, settings.mongo))
-    model = HotModel(
-        CONDITIONAL_LM.name,
-        conditional_lm.from_bundle,
-        conditional_lm.check_golden,
-        registry,
-        settings.models,
-    )
-    model.start()
-    step = Caption(model, beam_width=settings.models.beam_width)
-    return Built(step=step, waits_for=model.waits_for)
-
-
-def _sink(client: Client, settings: Settings) -> Built:
+def _sink(spec: StageSpec, client: Client, settings: Settings) -> Built:
     from streams.stages.sink import Sink
 
-    step = Sink(DocumentStore(client, settings.mongo))
+    step = Sink(DocumentStore(client, settings.mongo, spec.pipeline))
     return Built(step=step, refused=step.refused)
-
-
-#: By name of the stage.
-STEPS: Final[Mapping[str, Callable[[Client, Settings], Built]]] = {
-    FEATURIZE.name: _featurize,
-    PROJECT.name: _project,
-    CAPTION.name: _caption,
-    SINK.name: _sink,
-}

@@ -20,7 +20,7 @@ from bson.timestamp import Timestamp
 
 from streams.contract.dead_letters import dead_letter_record
 from streams.contract.documents import OutputError
-from streams.contract.events import IMAGE_CHANGED, ImageChanged, Record
+from streams.contract.events import IMAGE_CHANGED, DocumentChanged, Record
 from streams.contract.wire import encode_event
 from streams.kafka.producer import EventProducer
 from streams.kafka.topics import create_topics, dead_letter_topic
@@ -38,7 +38,7 @@ def letters(numbers: range, tenant: str) -> Iterator[Record]:
         type="InvalidImage", message="img is missing", attempts=1, is_retryable=False
     )
     for number in numbers:
-        change = ImageChanged(document_id=number, source=Timestamp(100, 1))
+        change = DocumentChanged(document_id=number, source=Timestamp(100, 1))
         record = encode_event(change, event_type=IMAGE_CHANGED, tenant=tenant)
         yield dead_letter_record(
             record,

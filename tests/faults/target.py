@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from streams.contract.events import IMAGE_CHANGED, IMAGE_FEATURIZED, ImageChanged, Origin
+from streams.contract.events import IMAGE_CHANGED, IMAGE_FEATURIZED, DocumentChanged, Origin
 from streams.contract.wire import decode_event
 from streams.errors import BrokerUnavailable, InvalidEvent
 from streams.kafka.topic_log import read_topics
@@ -140,7 +140,7 @@ def republished(settings: Settings) -> Counter[str]:
                 event = decode_event(
                     message.key, message.value, message.headers, tenant=settings.mongo.tenant
                 )
-                if isinstance(event, ImageChanged) and event.origin is not Origin.LIVE:
+                if isinstance(event, DocumentChanged) and event.origin is not Origin.LIVE:
                     found[event.origin] += 1
     return found
 

@@ -9,7 +9,7 @@ from contextlib import closing
 import psutil
 import pytest
 
-from streams.contract.events import IMAGE_CHANGED, IMAGE_FEATURIZED, ImageChanged
+from streams.contract.events import IMAGE_CHANGED, IMAGE_FEATURIZED, DocumentChanged
 from streams.contract.ids import document_id_of, document_key
 from streams.contract.wire import encode_event
 from streams.errors import ProcessBroken
@@ -77,7 +77,7 @@ def test_document_that_the_model_does_not_survive_fails_alone(
 
     def publish(document_ids):
         now = mongo_client.admin.command("ping")["operationTime"]
-        events = [ImageChanged(document_id=number, source=now) for number in document_ids]
+        events = [DocumentChanged(document_id=number, source=now) for number in document_ids]
         records = [encode_event(e, event_type=IMAGE_CHANGED, tenant=mongo.tenant) for e in events]
         publish_all([(IMAGE_CHANGED, record) for record in records], settings.kafka)
 

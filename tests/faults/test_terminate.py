@@ -8,7 +8,7 @@ import sys
 import pytest
 from pydantic import SecretStr
 
-from streams.contract.events import IMAGE_CHANGED, IMAGE_FEATURIZED, ImageChanged
+from streams.contract.events import IMAGE_CHANGED, IMAGE_FEATURIZED, DocumentChanged
 from streams.contract.wire import encode_event
 from streams.kafka.topics import create_topics
 from streams.settings import ClipSettings, StageSettings, child_environment
@@ -97,7 +97,7 @@ def insert_and_publish(settings, client):
     rows = [{"_id": number, "img": picture(generator)} for number in range(DOCUMENTS)]
     documents.insert_many(rows)
     now = client.admin.command("ping")["operationTime"]
-    events = [ImageChanged(document_id=number, source=now) for number in range(DOCUMENTS)]
+    events = [DocumentChanged(document_id=number, source=now) for number in range(DOCUMENTS)]
     tenant = settings.mongo.tenant
     records = [encode_event(event, event_type=IMAGE_CHANGED, tenant=tenant) for event in events]
     publish(IMAGE_CHANGED, records, settings.kafka)

@@ -8,7 +8,7 @@ import pytest
 from streams.cli import app
 from streams.contract.dead_letters import dead_letter_record
 from streams.contract.documents import OutputError
-from streams.contract.events import IMAGE_CHANGED, ImageChanged, Record
+from streams.contract.events import IMAGE_CHANGED, DocumentChanged, Record
 from streams.contract.ids import document_key
 from streams.contract.wire import encode_event
 from streams.kafka.producer import publish_all
@@ -28,7 +28,7 @@ class Letters:
 
     def send(self, *ids, reason="InvalidImage", message="wrong"):
         """One of each document, in this order."""
-        changes = [ImageChanged(document_id=id_, source=self._source) for id_ in ids]
+        changes = [DocumentChanged(document_id=id_, source=self._source) for id_ in ids]
         tenant = self._settings.mongo.tenant
         records = [encode_event(c, event_type=IMAGE_CHANGED, tenant=tenant) for c in changes]
         self.send_records(records, reason, message)

@@ -27,7 +27,7 @@ from streams.contract.documents import (
     Output,
     fingerprint,
 )
-from streams.contract.events import DocumentDeleted, ImageChanged, ModelApplied, Origin
+from streams.contract.events import DocumentDeleted, DocumentChanged, ModelApplied, Origin
 from streams.contract.writes import OutputWrite
 from streams.errors import FetchFailed, InvalidEvent, InvalidImage, InvalidUrl, ModelFailed
 from streams.images import turns
@@ -114,7 +114,7 @@ def picture(red):
 
 
 def changed(document_id, source):
-    return ImageChanged(document_id=document_id, source=source)
+    return DocumentChanged(document_id=document_id, source=source)
 
 
 def model_calls():
@@ -162,7 +162,7 @@ def test_same_image_and_version_reuse_the_stored_output(step, store, source):
     store.write_outputs([write(1, CLIP, first.event, source)])
     before = model_calls()
     later = Timestamp(source.time, source.inc + 1)
-    [again] = step.run([ImageChanged(document_id=1, source=source, origin=Origin.RECONCILE)])
+    [again] = step.run([DocumentChanged(document_id=1, source=source, origin=Origin.RECONCILE)])
     assert again.result is Result.REUSED
     assert again.event.origin is Origin.RECONCILE
     assert np.array_equal(again.event.outputs["clip"].value, first.event.outputs["clip"].value)
@@ -182,7 +182,7 @@ def test_image_whose_change_was_never_seen_wins_over_late_records_of_the_one_bef
     [first] = step.run([changed(1, source)])
     store.write_outputs([write(1, CLIP, first.event, source)])
     store.collection.update_one({"_id": 1}, {"$set": {"img": picture(11)}})
-    repeat = ImageChanged(document_id=1, source=source, origin=Origin.RECONCILE)
+    repeat = DocumentChanged(document_id=1, source=source, origin=Origin.RECONCILE)
     [second] = step.run([repeat])
     assert source < second.event.source <= now(store), "that of the change, or earlier"
     sink = Sink(store)
@@ -320,7 +320,7 @@ def test_repeat_does_not_fetch_again(step, store, source, origin, monkeypatch):
         store.collection.insert_one({"_id": 1, "img": {"url": f"{url}/a.png"}})
         [first] = step.run([changed(1, source)])
         store.write_outputs([write(1, CLIP, first.event, source)])
-    repeat = ImageChanged(document_id=1, source=now(store), origin=origin)
+    repeat = DocumentChanged(document_id=1, source=now(store), origin=origin)
     [redelivered, repeated, live] = [
         step.run([event])[0] for event in (changed(1, source), repeat, changed(1, now(store)))
     ]

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from bson.timestamp import Timestamp
 
-from streams.contract.events import ImageChanged
+from streams.contract.events import DocumentChanged
 from streams.errors import ModelCrashed, ModelHung, StoreUnavailable
 from streams.mongo.client import state_database
 from streams.stages.outcome import Failed, Ok, Result, Waiting
@@ -14,7 +14,7 @@ from streams.stages.quarantine import Quarantine, Standing
 from streams.stages.watchdog import WatchedStep
 
 V1, V2 = {"clip": "v1"}, {"clip": "v2"}
-EVENTS = [ImageChanged(document_id=i, source=Timestamp(5, i)) for i in range(3)]
+EVENTS = [DocumentChanged(document_id=i, source=Timestamp(5, i)) for i in range(3)]
 
 
 class RecordingStep:

@@ -21,7 +21,7 @@ from streams.contract.default_pipeline import (
     CLIP,
     CONDITIONAL_LM,
 )
-from streams.contract.events import ImageChanged, Origin
+from streams.contract.events import DocumentChanged, Origin
 from streams.errors import StoreUnavailable
 from streams.kafka.topics import create_topics
 from streams.mongo.client import cluster_time, connect, mongo_errors, state_database
@@ -206,7 +206,7 @@ def test_publisher_may_note_what_kafka_refuses(secured):
     ):
         documents = producer["captions"]["documents"]
         documents.insert_one({"_id": "large", "img": b"x"})
-        event = ImageChanged(document_id="large", source=cluster_time(ours), origin=Origin.LIVE)
+        event = DocumentChanged(document_id="large", source=cluster_time(ours), origin=Origin.LIVE)
         registry = Registry(state_database(ours, secured.mongo()))
         store = DocumentStore(ours, secured.mongo())
         note_refused([event], store=store, serving=registry.serving)

@@ -15,7 +15,7 @@ from streams.contract.documents import Output, OutputError
 from streams.contract.events import (
     IMAGE_CHANGED,
     DocumentDeleted,
-    ImageChanged,
+    DocumentChanged,
     ModelApplied,
     Origin,
 )
@@ -57,7 +57,7 @@ def applied(document_id, value, model="clip", source=SOURCE):
 
 
 def letter(document_id, stage="featurize", model="clip"):
-    changed = ImageChanged(document_id=document_id, source=SOURCE)
+    changed = DocumentChanged(document_id=document_id, source=SOURCE)
     record = dead_letter_record(
         encode_event(changed, event_type=IMAGE_CHANGED, tenant="a.b"),
         stage=stage,

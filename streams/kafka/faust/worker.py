@@ -17,13 +17,14 @@ from faust.exceptions import ConsumerNotStarted, ProducerSendError
 from structlog import get_logger
 
 from streams import metrics
+from streams.contract.pipeline import dead_letter_topic, is_dead_letter_topic
 from streams.errors import BrokerUnavailable, ProcessBroken, Unavailable
 from streams.kafka.faust.ack_order import AckOrder
 from streams.kafka.faust.application import build_app
 from streams.kafka.faust.lag import Lag, count_waiting
 from streams.kafka.faust.overrides import Worker
 from streams.kafka.records import Delivery, Handler, Message, Route
-from streams.kafka.topics import TOPICS, dead_letter_topic, shown, topic_name
+from streams.kafka.topics import shown, topic_name
 from streams.settings import KafkaSettings, StageSettings
 
 log = get_logger(__name__)
@@ -239,7 +240,8 @@ def _end(code: int) -> NoReturn:
 
 
 def _outputs(route: Route) -> list[str]:
-    inputs = [name for name in route.inputs if name in TOPICS]  # where a record may be put back
+    # Where a record may be put back.
+    inputs = [name for name in route.inputs if not is_dead_letter_topic(name)]
     letters = [dead_letter_topic(name) for name in inputs]
     return [*([route.output] if route.output else []), *inputs, *letters]
 

@@ -21,7 +21,7 @@ from streams.contract.events import (
     IMAGE_CHANGED,
     IMAGE_FEATURIZED,
     IMAGE_PROJECTED,
-    ImageChanged,
+    DocumentChanged,
     ModelApplied,
     Origin,
     Record,
@@ -96,7 +96,7 @@ def test_mark_says_which_letter_was_replayed():
 @pytest.mark.parametrize("topic", [IMAGE_CHANGED, IMAGE_FEATURIZED, IMAGE_PROJECTED])
 def test_replayed_record_says_so_on_every_topic(topic):
     """Fails when only a change is marked: a caption that is replayed would count its age."""
-    changed = ImageChanged(document_id=1, source=Timestamp(5, 1), changed_at=datetime.now(UTC))
+    changed = DocumentChanged(document_id=1, source=Timestamp(5, 1), changed_at=datetime.now(UTC))
     event = changed
     if topic != IMAGE_CHANGED:
         event = ModelApplied(

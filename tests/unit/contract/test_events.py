@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from streams.contract import events
 from streams.contract.documents import Output
-from streams.contract.events import DocumentDeleted, ImageChanged, ModelApplied, Origin
+from streams.contract.events import DocumentDeleted, DocumentChanged, ModelApplied, Origin
 from streams.contract.wire import decode_event, encode_event, parse_source
 from streams.errors import InvalidEvent
 
@@ -40,7 +40,7 @@ def round_trip(event, event_type, tenant=TENANT):
 
 
 def test_image_changed_survives():
-    event = ImageChanged(document_id=ID, source=SOURCE, origin=Origin.COPY)
+    event = DocumentChanged(document_id=ID, source=SOURCE, origin=Origin.COPY)
     assert round_trip(event, events.IMAGE_CHANGED) == event
 
 
@@ -50,7 +50,7 @@ def test_time_of_the_change_survives_on_every_topic(topic):
     at = datetime(2026, 11, 27, 12, 0, 0, 123_000, tzinfo=UTC)
     caption = applied("conditional_lm", conditional_lm=Output(value="a cat", version="l1"))
     event = (
-        ImageChanged(document_id=ID, source=SOURCE) if topic == events.IMAGE_CHANGED else caption
+        DocumentChanged(document_id=ID, source=SOURCE) if topic == events.IMAGE_CHANGED else caption
     )
     assert round_trip(replace(event, changed_at=at), topic).changed_at == at
     assert round_trip(event, topic).changed_at is None
@@ -59,7 +59,7 @@ def test_time_of_the_change_survives_on_every_topic(topic):
 @pytest.mark.parametrize("text", [b"", b"\xff", b"yesterday", b"2026-11-27T12:00:00", b"9" * 99])
 def test_time_that_is_none_is_left_out(text):
     """Fails without `_time`: a clock that nobody needs would make a poison message."""
-    event = ImageChanged(document_id=ID, source=SOURCE)
+    event = DocumentChanged(document_id=ID, source=SOURCE)
     record = encode_event(event, event_type=events.IMAGE_CHANGED, tenant=TENANT)
     headers = [*record.headers, ("ce_walltime", text)]
     assert decode_event(record.key, record.value, headers, tenant=TENANT) == event
@@ -160,7 +160,7 @@ def test_source_that_is_no_cluster_time_is_refused(text):
 
 
 def test_source_from_the_future_is_refused():
-    event = ImageChanged(document_id=ID, source=Timestamp(4_000_000_000, 1))
+    event = DocumentChanged(document_id=ID, source=Timestamp(4_000_000_000, 1))
     with pytest.raises(InvalidEvent, match="future"):
         round_trip(event, events.IMAGE_CHANGED)
 

@@ -3,7 +3,7 @@
 import pytest
 from bson.timestamp import Timestamp
 
-from streams.contract.events import ImageChanged
+from streams.contract.events import DocumentChanged
 from streams.errors import InvalidImage, ModelFailed, ProcessBroken, StoreUnavailable, Unavailable
 from streams.settings import StageSettings
 from streams.stages.isolate import Isolator
@@ -34,7 +34,7 @@ class ScriptedStep:
 
 
 def events(count):
-    return [ImageChanged(document_id=i, source=Timestamp(1, 1)) for i in range(count)]
+    return [DocumentChanged(document_id=i, source=Timestamp(1, 1)) for i in range(count)]
 
 
 def isolator(step, pauses=None, stop_after=10**9):

@@ -12,7 +12,7 @@ from streams import metrics
 from streams.contract import events
 from streams.contract.dead_letters import dead_letter_record, parse_dead_letter, replay_mark
 from streams.contract.documents import Output, OutputError
-from streams.contract.events import DocumentDeleted, ImageChanged, ModelApplied, Origin
+from streams.contract.events import DocumentDeleted, DocumentChanged, ModelApplied, Origin
 from streams.contract.ids import document_key
 from streams.contract.wire import decode_event, encode_event
 from streams.errors import InvalidImage, ModelFailed, Unavailable
@@ -64,7 +64,7 @@ def applied(document_id, source=T1, model="clip"):
 
 
 def changed(document_id, seconds=1):
-    return ImageChanged(document_id=document_id, source=Timestamp(seconds, 1))
+    return DocumentChanged(document_id=document_id, source=Timestamp(seconds, 1))
 
 
 def message(event, topic=events.IMAGE_CHANGED, offset=0):
