@@ -81,8 +81,8 @@ class Declarations:
         now = self.read()
         if now.revision == 0:
             return [now]
-        query = {"_id.tenant": self._tenant, "_id.revision": {"$lt": now.revision}}
-        query |= {"format": FORMAT}
+        query: dict[str, Any] = {"_id.tenant": self._tenant, "format": FORMAT}
+        query |= {"_id.revision": {"$lt": now.revision}}
         with mongo_errors("reading the history of the pipeline"):
             rows = list(self._history.find(query).sort("_id.revision", 1))
         return [_UNDECLARED, *map(self._stored, rows), now]
