@@ -16,7 +16,7 @@ CaptionstreamError
 ├── ModelError                a model version cannot serve
 │   ├── InvalidBundle         hashes, manifest, weights or golden output do not hold
 │   ├── ModelNotFound         no such model or version
-│   └── PointerConflict       somebody else moved the pointer first
+│   └── PointerConflict       somebody else moved the pointer, or changed the pipeline, first
 ├── CaptureError              the change stream cannot go on as it is
 │   ├── HistoryLost           the oplog no longer reaches back to the stored position
 │   └── LeaseLost             another process holds the lease
@@ -132,7 +132,7 @@ class ModelNotFound(ModelError):
 
 
 class PointerConflict(ModelError):
-    """The pointer was moved by somebody else since it was read."""
+    """The pointer, or the declared pipeline, was changed by somebody else since it was read."""
 
 
 class CaptureError(CaptionstreamError):

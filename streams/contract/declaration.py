@@ -5,6 +5,7 @@
 What follows from a set of declarations is the matter of `pipeline.py`.
 """
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
@@ -19,6 +20,10 @@ BASE: Final = "_base"
 
 #: A name becomes part of a path in documents, of a topic, of a group and of a metric's label.
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
+#: Topics and processes that are there whatever is declared.
+_TAKEN: Final = ("changes", "publisher", "sink")
+#: Ends the name of a topic of dead letters; Kafka takes `a_dlq` and `a.dlq` for the same name.
+_DEAD_LETTERS: Final = "dlq"
 #: A field becomes part of a path in documents; ours begin with an underscore.
 _FIELD: Final = re.compile(r"[^_$.\0\s][^$.\0]{0,119}")
 #: Built-in kinds have a plain name; a user's is a class that can be imported.
@@ -40,6 +45,9 @@ def is_name(value: str) -> bool:
 def _name(value: str) -> str:
     if not is_name(value):
         msg = f"{value[:80]!r} is no name: a lower-case letter, then up to 62 of a-z, 0-9 and _"
+        raise ValueError(msg)
+    if value in _TAKEN or value.endswith(_DEAD_LETTERS):
+        msg = f"{value!r} is the name of a topic or of a process of ours: choose another"
         raise ValueError(msg)
     return value
 
@@ -70,6 +78,21 @@ def _kind(value: str) -> str:
     return value
 
 
+def _options(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Refuse what does not come out of a file or a database as it went in."""
+    try:
+        text = json.dumps(value, allow_nan=False)
+        is_same = json.loads(text) == value
+    except (TypeError, ValueError, RecursionError):
+        is_same = False
+    if not is_same:
+        msg = (
+            "they are more than JSON: use texts, finite numbers, true, false, null, lists, objects"
+        )
+        raise ValueError(msg)
+    return value
+
+
 Name = Annotated[str, AfterValidator(_name)]
 FieldName = Annotated[str, AfterValidator(_field)]
 
@@ -85,7 +108,7 @@ class Declaration(BaseModel):
             output where the field would be.
         fields: Further fields of the document that it reads as they are.
         after: Upstream models that it does not read but follows: they run before it.
-        options: What its kind is to be told; part of every version.
+        options: What its kind is to be told, as JSON; part of every version.
         state: Whether it runs.
     """
 
@@ -97,7 +120,7 @@ class Declaration(BaseModel):
     features: Mapping[FieldName, Name] = Field(default_factory=dict)
     fields: tuple[FieldName, ...] = ()
     after: tuple[Name, ...] = ()
-    options: Mapping[str, Any] = Field(default_factory=dict)
+    options: Annotated[Mapping[str, Any], AfterValidator(_options)] = Field(default_factory=dict)
     state: ModelState = ModelState.ACTIVE
 
     @model_validator(mode="after")

@@ -29,6 +29,7 @@ _HISTORY: Final = ("model_history",)
 _DECISIONS: Final = ("model_decisions",)
 _RUNS: Final = ("trainer_runs", "trainer_lease")
 _SETS: Final = ("validation_sets", "validation_set_chunks")
+_PIPELINE: Final = ("pipeline", "pipeline_history")
 _REGISTRY: Final = _VERSIONS + _FILES + _POINTERS + _HISTORY
 
 
@@ -43,7 +44,7 @@ def roles(settings: MongoSettings) -> dict[str, list[Privilege]]:
     no_room = (f"no_room.{settings.collection}",)
     report = state.may(_ALL, _REPORTS)
     # A stage that finds records lost asks for a copy.
-    stage = [*report, *state.may(_KEEP, _REQUESTS)]
+    stage = [*report, *state.may(_KEEP, _REQUESTS), *state.may(_READ, _PIPELINE)]
     publish_model = [
         *state.may((*_ALL, *_INDEX), _FILES),
         *state.may(_KEEP, _VERSIONS + _POINTERS + _HISTORY),
@@ -55,7 +56,7 @@ def roles(settings: MongoSettings) -> dict[str, list[Privilege]]:
             # Documents that Kafka refuses get their error from the publisher.
             *watched.may(("update", "dropIndex", *_INDEX), documents),
             *state.may(_KEEP, _POSITIONS),
-            *state.may(_READ, _REQUESTS + _REGISTRY),
+            *state.may(_READ, _REQUESTS + _REGISTRY + _PIPELINE),
             *state.may(_KEEP, no_room),
             *report,
         ],
@@ -87,14 +88,14 @@ def roles(settings: MongoSettings) -> dict[str, list[Privilege]]:
             *publish_model,
             *state.may(_KEEP, _DECISIONS + _RUNS),
             *state.may(_ALL, _SETS),
-            *state.may(_READ, _REPORTS),
+            *state.may(_READ, _REPORTS + _PIPELINE),
         ],
         "operator": [
             # `doctor` tries a write, in a transaction that it gives up.
             *watched.may((*_READ, "update", *_INDEX), documents),
             *publish_model,
             *state.may(("listCollections",), ("",)),
-            *state.may(_KEEP, _REQUESTS),
+            *state.may(_KEEP, _REQUESTS + _PIPELINE),
             *state.may(("remove",), _QUARANTINE),
             *state.may(_READ, _POSITIONS + _REPORTS + _DECISIONS + _RUNS + no_room),
         ],

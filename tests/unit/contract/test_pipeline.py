@@ -1,5 +1,8 @@
 """A declared pipeline compiles to one value, or is refused with the names."""
 
+import math
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -91,6 +94,9 @@ def test_what_is_no_pipeline_is_refused_with_the_names(declarations, says):
     ("row", "says"),
     [
         ({"name": "a", "kind": "gru"}, "model 'a': a reads nothing"),
+        ({"name": "sink", "kind": "gru", "key": "img"}, "'sink' is the name of a topic or of a"),
+        ({"name": "changes", "kind": "gru", "key": "img"}, "'changes' is the name of a topic"),
+        ({"name": "clip_dlq", "kind": "gru", "key": "img"}, "'clip_dlq' is the name of a topic"),
         ({"name": "A b", "kind": "gru", "key": "img"}, "model 'A b': name: 'A b' is no name"),
         ({"name": "a", "kind": "__main__:Net", "key": "img"}, "cannot be imported where"),
         ({"name": "a", "kind": "what ever", "key": "img"}, "'what ever' is no kind"),
@@ -99,6 +105,10 @@ def test_what_is_no_pipeline_is_refused_with_the_names(declarations, says):
         ({"name": "a", "kind": "gru", "key": "img", "state": "on"}, "model 'a': state: "),
         ({"name": "a", "kind": "gru", "key": "img", "feature": {}}, "model 'a': feature: "),
         ({"kind": "gru", "key": "img"}, "model 1: name: "),
+        *(
+            ({"name": "a", "kind": "gru", "key": "img", "options": {"x": odd}}, "more than JSON")
+            for odd in (math.nan, (1,), {1: 2}, b"", datetime.now(UTC))
+        ),
         (
             {"name": "a", "kind": "gru", "features": {"img": "clip"}, "fields": ["img"]},
             "reads 'img' both as it is and as a feature",
