@@ -1,7 +1,8 @@
 """The composition root: builds one process from the settings and runs it.
 
-A process is `publisher` or a stage of `stages.CHAIN`. Every process serves its HTTP endpoints
-before anything else, so that a slow start can be watched, and waits for neighbours that are away.
+A process is `publisher` or a stage of the declared pipeline. Every process serves its HTTP
+endpoints before anything else, so that a slow start can be watched, and waits for neighbours that
+are away.
 """
 
 import time
@@ -12,15 +13,18 @@ import stamina
 from structlog import get_logger
 
 from streams.capture.copy_requests import CopyRequests
-from streams.endpoints import Check, Endpoints, serve_endpoints
+from streams.contract.pipeline import Pipeline
+from streams.endpoints import Answers, Check, Endpoints, serve_endpoints
 from streams.errors import SettingsError, Unavailable
+from streams.following import Follower, end_in_good_order
 from streams.kafka.faust.worker import StageWorker
 from streams.kafka.offsets import reset_lost_offsets
 from streams.kafka.topics import group_name, topic_name
 from streams.mongo.client import connect, state_database
+from streams.mongo.declarations import Declarations
 from streams.mongo.processes import Rate, Report, Reporter
-from streams.settings import Settings
-from streams.stages import PROCESSES, PUBLISHER, STAGE_BY_NAME, StageSpec
+from streams.settings import ModelSettings, Settings
+from streams.stages import PUBLISHER, StageSpec, is_same_process, processes_of, stages_of
 from streams.stages.outcome import Step
 from streams.stages.quarantine import Quarantine
 from streams.stages.stage import Stage
@@ -36,21 +40,86 @@ _LOOK_SECONDS: Final = 0.2
 
 
 def run_process(name: str, settings: Settings) -> None:
-    """Run one process until SIGTERM or SIGINT.
+    """Run one process until SIGTERM or SIGINT, or until another pipeline concerns it.
+
+    1. Serve the endpoints: not ready yet.
+    2. Read which pipeline is declared; of a model that is inactive, wait until it is not.
+    3. Run. A process has one pipeline all its life: when one is declared in which it would do
+       something else, it ends in good order, and whoever started it starts it again.
 
     Raises:
         SettingsError: There is no such process, or a setting is wrong.
         SystemExit: At the end of a stage.
     """
-    if name == PUBLISHER:
-        from streams.capture.process import run_publisher  # noqa: PLC0415 - a stage needs none of it
+    answers = Answers(
+        health=lambda: Check(is_ok=True, reason="starting"),
+        readiness=lambda: Check(is_ok=False, reason=waits_for[0]),
+    )
+    waits_for = ["waits for MongoDB"]
+    endpoints = serve_endpoints(settings.http, answers)  # 1
+    client = connect(settings.mongo)
+    declared = Declarations(state_database(client, settings.mongo), settings.mongo.tenant)
+    try:
+        pipeline = wait_for(declared.read).pipeline  # 2
+        while reason := _why_not(name, pipeline):
+            waits_for[0] = reason
+            time.sleep(settings.models.poll_interval_seconds)
+            pipeline = wait_for(declared.read).pipeline
+        watch = PipelineWatch(name, pipeline, declared, settings.models)
+        watch.start()
+        if name == PUBLISHER:  # 3
+            from streams.capture.process import run_publisher  # noqa: PLC0415 - no stage needs it
 
-        run_publisher(settings)
-    elif name in STAGE_BY_NAME:
-        StageProcess(STAGE_BY_NAME[name], settings).run()
-    else:
-        msg = f"no process is called {name!r}; choose one of {', '.join(PROCESSES)}"
-        raise SettingsError(msg)
+            run_publisher(settings, pipeline, endpoints, answers)
+        else:
+            StageProcess(stages_of(pipeline)[name], settings).run(endpoints, answers)
+    finally:
+        endpoints.close()
+
+
+def _why_not(name: str, pipeline: Pipeline) -> str:
+    """Return why a process has to wait until another pipeline is declared; "" if it has not.
+
+    Raises:
+        SettingsError: Nothing declared has this name.
+    """
+    if name in processes_of(pipeline):
+        return ""
+    if any(declaration.name == name for declaration in pipeline.declarations):
+        return f"{name} is inactive: activate it with `captionstream pipeline activate {name}`"
+    known = ", ".join(processes_of(pipeline))
+    msg = (
+        f"no process is called {name!r}; choose one of {known}, or declare a model of that name"
+        " with `captionstream pipeline apply`"
+    )
+    raise SettingsError(msg)
+
+
+class PipelineWatch:
+    """Ends the process in good order when it has something else to do in the declared pipeline."""
+
+    def __init__(
+        self, name: str, pipeline: Pipeline, declared: Declarations, settings: ModelSettings
+    ) -> None:
+        """Keep what is needed; nothing is read yet."""
+        self._name = name
+        self._pipeline = pipeline
+        self._declared = declared
+        self._follower = Follower(
+            self._look, name="pipeline", seconds=settings.poll_interval_seconds
+        )
+
+    def start(self) -> None:
+        """Look again and again."""
+        self._follower.start()
+
+    def _look(self) -> None:
+        stored = self._declared.read()
+        if is_same_process(self._name, self._pipeline, stored.pipeline):
+            return
+        log.info("another pipeline is declared", process=self._name, revision=stored.revision)
+        end_in_good_order()
+        self._follower.stop()
 
 
 class StageProcess:
@@ -66,25 +135,22 @@ class StageProcess:
         self._worker = StageWorker(spec, settings.kafka, settings.stage)
         self._rate = Rate()
 
-    def run(self) -> None:
+    def run(self, endpoints: Endpoints, answers: Answers) -> None:
         """Build the step, join the group, work until a signal.
 
-        1. Serve the endpoints: not ready yet.
-        2. Build the step (loads the model); wait while MongoDB or the broker is away.
-        3. Report to the state database.
-        4. Wait as long as the process itself is not ready: others get its share of the work.
-        5. Consume.
+        1. Build the step (loads the model); wait while MongoDB or the broker is away.
+        2. Report to the state database.
+        3. Wait as long as the process itself is not ready: others get its share of the work.
+        4. Consume.
 
         Raises:
             SettingsError: A setting is wrong.
             SystemExit: At the end; code 0 after a signal.
         """
         name = self._spec.name
-        endpoints = serve_endpoints(  # 1
-            self._settings.http, health=self.health, readiness=self.readiness
-        )
+        answers.health, answers.readiness = self.health, self.readiness
         client = connect(self._settings.mongo)
-        built = wait_for(lambda: build_step(self._spec, client, self._settings))  # 2
+        built = wait_for(lambda: build_step(self._spec, client, self._settings))  # 1
         step, self._waits_for, self._refused = built.step, built.waits_for, built.refused
         if self._spec.model is not None:
             step = self._watch(step, Quarantine(state_database(client, self._settings.mongo), name))
@@ -98,15 +164,14 @@ class StageProcess:
         state = state_database(client, self._settings.mongo)
         wait_for(lambda: self._reset_lost_offsets(CopyRequests(state)))
         self._stage = stage
-        reporter = Reporter(state, lambda: self._report(stage, endpoints))  # 3
+        reporter = Reporter(state, lambda: self._report(stage, endpoints))  # 2
         reporter.start()
         log.info("stage starts", stage=name, versions=dict(step.versions()))
         try:
-            self._wait_until_ready(stage)  # 4
-            self._worker.run(stage)  # 5
+            self._wait_until_ready(stage)  # 3
+            self._worker.run(stage)  # 4
         finally:
             reporter.stop()
-            endpoints.close()
 
     def _watch(self, step: Step, quarantine: Quarantine) -> Step:
         wait_for(quarantine.prepare)

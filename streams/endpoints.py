@@ -35,6 +35,14 @@ class Check:
     reason: str = "ok"
 
 
+@dataclass(kw_only=True, slots=True)
+class Answers:
+    """Who answers the questions for health and readiness: a process replaces it as it comes up."""
+
+    health: Callable[[], Check]
+    readiness: Callable[[], Check]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Endpoints:
     """A running HTTP server.
@@ -93,15 +101,12 @@ class _BoundedServer(ThreadingWSGIServer):
             self._open.pop(request, None)
 
 
-def serve_endpoints(
-    settings: HttpSettings, *, health: Callable[[], Check], readiness: Callable[[], Check]
-) -> Endpoints:
+def serve_endpoints(settings: HttpSettings, answers: Answers) -> Endpoints:
     """Start serving and return at once.
 
     Args:
         settings: Address to bind; port 0 takes a free one.
-        health: Asked for /healthz.
-        readiness: Asked for /readyz.
+        answers: Asked for /healthz and /readyz.
 
     Raises:
         SettingsError: The address cannot be bound.
@@ -116,7 +121,7 @@ def serve_endpoints(
         if path == "/metrics":
             exposition: Iterable[bytes] = metrics(environ, start_response)
             return exposition
-        questions = {"/healthz": health, "/readyz": readiness}
+        questions = {"/healthz": answers.health, "/readyz": answers.readiness}
         if path not in questions:
             start_response("404 Not Found", [("Content-Type", "text/plain")])
             return [b"try /metrics, /healthz or /readyz\n"]

@@ -1,5 +1,7 @@
 """Does something again and again, from a thread of its own that no error ends unseen."""
 
+import os
+import signal
 import threading
 from collections.abc import Callable
 from typing import Final
@@ -13,6 +15,11 @@ log = get_logger(__name__)
 
 #: How long `stop` waits for a look that is under way.
 _STOP_SECONDS: Final = 5.0
+
+
+def end_in_good_order() -> None:
+    """Do what an operator's SIGTERM does: the batch in hand is finished, the group is left."""
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Follower:
@@ -44,7 +51,7 @@ class Follower:
     def stop(self) -> None:
         """Stop looking."""
         self._stop.set()
-        if self._thread.is_alive():
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(_STOP_SECONDS)
 
     def _run(self) -> None:

@@ -328,7 +328,6 @@ class ModelSettings(Section):
     projection_dimension: int = Field(
         512, ge=1, description="Size of the projection that is made when none was trained."
     )
-    beam_width: int = Field(1, ge=1, le=64, description="Sentences kept by beam search; 1: greedy.")
 
 
 class StageSettings(Section):

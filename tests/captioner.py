@@ -3,16 +3,13 @@
 import torch
 from pymongo import MongoClient
 
-from streams.contract.default_pipeline import (
-    CLIP,
-    CONDITIONAL_LM,
-)
 from streams.contract.manifest import Bundle
 from streams.models.conditional_lm import ConditionalLM, to_bundle
 from streams.models.vocabulary import UNKNOWN, Vocabulary
 from streams.mongo.client import state_database
 from streams.registry.versions import Registry
 from streams.settings import MongoSettings
+from tests.pipelines import CLIP, CONDITIONAL_LM
 from tests.tiny import DIMENSION
 
 WORDS = ("a", "blue", "circle", "green", "left", "of", "red", "square", UNKNOWN)

@@ -7,7 +7,7 @@ from typing import Final
 from structlog import get_logger
 
 from streams import metrics
-from streams.contract import events
+from streams.contract.pipeline import CHANGES
 from streams.kafka.offsets import is_cut
 from streams.kafka.producer import EventProducer
 from streams.kafka.topics import topic_name
@@ -41,7 +41,7 @@ class LogWatch:
     def acknowledged(self) -> dict[int, int]:
         """Offset of the last record that Kafka has acknowledged, by partition."""
         offsets = dict(self._before)
-        for number, offset in self._producer.acknowledged(events.IMAGE_CHANGED).items():
+        for number, offset in self._producer.acknowledged(CHANGES).items():
             offsets[number] = max(offset, offsets.get(number, offset))
         return offsets
 
@@ -61,5 +61,5 @@ class LogWatch:
         return True
 
     def _is_shorter(self) -> bool:
-        topic = topic_name(events.IMAGE_CHANGED, self._settings)
+        topic = topic_name(CHANGES, self._settings)
         return is_cut(topic, self.acknowledged, self._settings)

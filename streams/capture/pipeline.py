@@ -9,10 +9,8 @@ from typing import Any, Final
 
 from bson import json_util
 
-from streams.contract.documents import (
-    IMAGE,
-)
 from streams.contract.pipeline import (
+    IMAGE,
     OUTPUTS,
 )
 

@@ -11,7 +11,8 @@ from structlog import get_logger
 from streams import metrics
 from streams.capture.publisher import Publisher
 from streams.capture.window import Window
-from streams.endpoints import Check, serve_endpoints
+from streams.contract.pipeline import Pipeline
+from streams.endpoints import Answers, Check, Endpoints
 from streams.mongo.client import connect, state_database
 from streams.mongo.processes import Rate, Report, Reporter, is_loaded, read_reports
 from streams.reconcile.reconciler import Reconciler
@@ -21,8 +22,16 @@ from streams.settings import Settings
 log = get_logger(__name__)
 
 
-def run_publisher(settings: Settings) -> None:
+def run_publisher(
+    settings: Settings, pipeline: Pipeline, endpoints: Endpoints, answers: Answers
+) -> None:
     """Publish and reconcile until SIGTERM or SIGINT. To be called in the main thread.
+
+    Args:
+        settings: All settings.
+        pipeline: What is declared.
+        endpoints: Serve already.
+        answers: What they answer.
 
     Raises:
         SettingsError: A setting is wrong.
@@ -33,11 +42,13 @@ def run_publisher(settings: Settings) -> None:
         signal.signal(signum, lambda *_: stop.set())
     client = connect(settings.mongo)
     state = state_database(client, settings.mongo)
-    publisher = Publisher(settings, client)
+    registry = Registry(state)
+    publisher = Publisher(settings, client, pipeline)
     reconciler = Reconciler(
         settings,
         client,
-        serving=Registry(state).serving,
+        pipeline,
+        serving=lambda: registry.serving(pipeline),
         is_loaded=lambda serving: is_loaded(serving.versions, read_reports(state)),
         live_changes=lambda: publisher.published,
         lease=lambda: publisher.lease,
@@ -52,11 +63,8 @@ def run_publisher(settings: Settings) -> None:
     def readiness() -> Check:
         return _readiness(publisher, settings.stage.slow_seconds)
 
-    endpoints = serve_endpoints(
-        settings.http,
-        health=lambda: _health(publisher, reconciler, repeating, settings.stage.stall_seconds),
-        readiness=readiness,
-    )
+    answers.readiness = readiness
+    answers.health = lambda: _health(publisher, reconciler, repeating, settings.stage.stall_seconds)
     rate = Rate()
     reporter = Reporter(state, lambda: _report(publisher, endpoints.url, rate, readiness()))
     reporter.start()
@@ -68,7 +76,6 @@ def run_publisher(settings: Settings) -> None:
         stop.set()
         repeating.join(timeout=10)
         reporter.stop()
-        endpoints.close()
         client.close()
 
 

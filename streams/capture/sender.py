@@ -6,8 +6,8 @@ from structlog import get_logger
 
 from streams import metrics
 from streams.capture.window import Window
-from streams.contract import events
-from streams.contract.events import DocumentDeleted, DocumentChanged
+from streams.contract.events import DocumentChanged, DocumentDeleted
+from streams.contract.pipeline import CHANGES
 from streams.contract.wire import encode_event
 from streams.errors import BrokerUnavailable
 from streams.kafka.producer import EventProducer, is_too_large
@@ -44,7 +44,7 @@ class Sender:
         Raises:
             BrokerUnavailable: Kafka takes no records.
         """
-        record = encode_event(event, event_type=events.IMAGE_CHANGED, tenant=self._tenant)
+        record = encode_event(event, tenant=self._tenant)
         slot = self.window.add(position, len(record.key) + len(record.value or b"") + 200)
         origin = event.origin.value if isinstance(event, DocumentChanged) else "delete"
 
@@ -59,7 +59,7 @@ class Sender:
                 self.published += 1
             self.window.acknowledge(slot)
 
-        self._producer.send(events.IMAGE_CHANGED, record, done)
+        self._producer.send(CHANGES, record, done)
 
     def skip(self, position: Position) -> None:
         """Note a position behind which there is nothing to send."""

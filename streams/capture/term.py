@@ -18,7 +18,9 @@ from streams.capture.log_watch import LogWatch
 from streams.capture.pipeline import DOCUMENT_OPERATIONS, Change, brings_documents, touches_image
 from streams.capture.sender import Sender
 from streams.capture.window import Window
-from streams.contract.events import DocumentDeleted, DocumentChanged
+from streams.contract.events import DocumentChanged, DocumentDeleted
+from streams.contract.pipeline import Pipeline
+from streams.contract.states import Serving
 from streams.errors import BrokerUnavailable, HistoryLost
 from streams.kafka.producer import EventProducer
 from streams.mongo.client import Document, cluster_time, state_database
@@ -42,6 +44,7 @@ class Term:
         self,
         settings: Settings,
         client: MongoClient[Document],
+        pipeline: Pipeline,
         leadership: Leadership,
         producer: EventProducer,
         *,
@@ -52,6 +55,7 @@ class Term:
         Args:
             settings: All settings.
             client: Client of the replica set.
+            pipeline: What is declared.
             leadership: The lease, held.
             producer: Connected; closed by the caller.
             tick: Called again and again while there is progress or nothing to do.
@@ -63,7 +67,7 @@ class Term:
         state = state_database(client, settings.mongo)
         self._requests = CopyRequests(state)
         self._registry = Registry(state)
-        self._store = DocumentStore(client, settings.mongo)
+        self._store = DocumentStore(client, settings.mongo, pipeline)
         self._collection = settings.mongo.collection
         self._stream = ChangeStream(client[settings.mongo.database], settings.mongo.collection)
         self._log = LogWatch(settings.kafka, producer)
@@ -218,7 +222,10 @@ class Term:
 
     def _note_refused(self) -> None:
         refused = self._sender.take_refused()
-        note_refused(refused, store=self._store, serving=self._registry.serving)
+        note_refused(refused, store=self._store, serving=self._serving)
+
+    def _serving(self) -> Serving:
+        return self._registry.serving(self._store.pipeline)
 
     def _look_for_a_cut_log(self) -> None:
         """Look now and then while nothing happens: nobody else would notice."""

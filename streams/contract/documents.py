@@ -2,7 +2,8 @@
 
     { _id,
       img:      encoded image bytes, or {"url": ...}; a `data:` URL is the bytes it holds
-      _outputs: { <key>: { <model>: {value, version, features, input, source, at, score?, url?} } } }
+      _outputs: { <key>: { <model>:
+                  {value, version, features, input, source, at, score?, url?} } } }
 
 `value` is a vector, a text or plain JSON; `version` covers weights and options; `features` holds
 the versions of what was read, `input` a fingerprint of each field of the document that the output

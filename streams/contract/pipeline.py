@@ -8,7 +8,7 @@ carrier, and where it does not, `compile_pipeline` lets one model follow another
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
-from typing import Final
+from typing import Any, Final
 
 from streams.contract.declaration import Declaration, ModelState
 from streams.errors import InvalidPipeline
@@ -141,6 +141,13 @@ class Pipeline:
         changed = frozenset(fields)
         return tuple(name for name, model in self.models.items() if changed & {*model.inputs})
 
+    def does_the_same(self, other: "Pipeline", name: str) -> bool:
+        """Whether the processes of a model have the same to do in another pipeline."""
+        one, two = self.models.get(name), other.models.get(name)
+        if one is None or two is None:
+            return False
+        return _duties(self, one) == _duties(other, two)
+
     def consumers(self, topic: str) -> tuple[Model, ...]:
         """Return the models that consume a topic."""
         return tuple(model for model in self.models.values() if model.source_topic == topic)
@@ -161,6 +168,14 @@ class Pipeline:
         return any(
             name in model.way and name not in model.ancestors for model in self.models.values()
         )
+
+
+def _duties(pipeline: Pipeline, model: Model) -> tuple[Any, ...]:
+    """Return all that decides what a process of a model does."""
+    # What is stored of those behind it travels along.
+    behind = [m.declaration for m in pipeline.models.values() if model.name in m.way]
+    place = (model.carrier, model.way, model.ancestors, model.descendants, model.inputs)
+    return (model.declaration, *place, pipeline.passes_by(model.name), behind)
 
 
 #: MongoDB's own limit for the fields of an index; `_id` is one of them.
@@ -200,8 +215,9 @@ def compile_pipeline(declarations: Sequence[Declaration]) -> Pipeline:
     pipeline = Pipeline(declarations=tuple(declarations), models=models, added=added)
     if len(pipeline.state_paths) > _MOST_STATE_PATHS:
         msg = (
-            f"{len(models)} active models need {len(pipeline.state_paths)} fields in the state index"
-            f" (two for each, and one for each that it reads), MongoDB allows {_MOST_STATE_PATHS}:"
+            f"{len(models)} active models need {len(pipeline.state_paths)} fields in the state"
+            f" index, two for each and one for each that it reads; MongoDB allows"
+            f" {_MOST_STATE_PATHS}:"
             " deactivate some, or watch the collection with a second pipeline"
         )
         raise InvalidPipeline(msg)

@@ -7,7 +7,7 @@ all ask here.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any
 
 from streams.contract.documents import (
     lookup,

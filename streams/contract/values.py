@@ -54,7 +54,7 @@ def decode_value(stored: Any) -> Value:
     Raises:
         ValueError: Nothing of ours stands there.
     """
-    return decode_vector(stored) if isinstance(stored, bytes) else check_json(stored)
+    return decode_vector(stored) if isinstance(stored, Binary) else check_json(stored)
 
 
 def check_json(value: Any) -> Any:

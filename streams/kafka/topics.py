@@ -128,9 +128,7 @@ def _admin(settings: KafkaSettings, doing: str) -> Iterator[KafkaAdminClient]:
         admin.close()
 
 
-def _states(
-    admin: KafkaAdminClient, settings: KafkaSettings, pipeline: Pipeline
-) -> TopicStates:
+def _states(admin: KafkaAdminClient, settings: KafkaSettings, pipeline: Pipeline) -> TopicStates:
     names = [topic_name(topic, settings) for topic in pipeline.all_topics]
     return topic_states(names, admin.describe_topics(names))
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from streams.contract.default_pipeline import DEFAULT
 from streams.errors import BrokerUnavailable
 from streams.kafka.topics import read_topic_states
 from streams.local.child import Child
@@ -115,7 +116,7 @@ class Broker:
         try:
             # The client's own retries are slow; ask only when somebody listens.
             socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-            read_topic_states(KafkaSettings(bootstrap_servers=self.bootstrap_servers))
+            read_topic_states(KafkaSettings(bootstrap_servers=self.bootstrap_servers), DEFAULT)
         except (OSError, BrokerUnavailable):
             return False
         return True

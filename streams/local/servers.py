@@ -6,18 +6,21 @@ from pathlib import Path
 from typing import Final
 
 from pydantic import SecretStr
+from pymongo import MongoClient
 
 from streams.backoff import Backoff
 from streams.capture.copy_requests import CopyRequests
+from streams.contract.pipeline import Pipeline
 from streams.errors import SettingsError, Unavailable
 from streams.kafka.topics import create_topics, read_topic_states, warning_of_copies
 from streams.local.broker import Broker, find_broker
 from streams.local.mongod import Mongod, find_mongod
 from streams.local.ports import PortBook
 from streams.local.stack import BROKER, MONGOD
-from streams.mongo.client import connect, mongo_errors, state_database
+from streams.mongo.client import Document, connect, mongo_errors, state_database
+from streams.mongo.declarations import Declarations
 from streams.mongo.store import DocumentStore
-from streams.settings import Settings
+from streams.settings import MongoSettings, Settings
 
 _ASK_TIMEOUT_SECONDS: Final = 3.0
 #: The embedded broker looks for new records twice in a fetch's wait.
@@ -114,9 +117,17 @@ class Servers:
         if self.broker is not None:
             self._say("starting broker ...")
             self.broker.start()
-        create_topics(self.settings.kafka)
+        self.create_topics(self.read_pipeline())
+
+    def create_topics(self, pipeline: Pipeline) -> None:
+        """Create the topics of a pipeline that are missing.
+
+        Raises:
+            BrokerUnavailable: The broker does not answer.
+        """
+        create_topics(self.settings.kafka, pipeline)
         if self.broker is None and (
-            warning := warning_of_copies(read_topic_states(self.settings.kafka))
+            warning := warning_of_copies(read_topic_states(self.settings.kafka, pipeline))
         ):
             self._say(warning)
 
@@ -140,6 +151,17 @@ class Servers:
         with connect(mongo) as client:
             CopyRequests(state_database(client, mongo)).ask()
 
+    def read_pipeline(self) -> Pipeline:
+        """Return the pipeline that is declared now.
+
+        Raises:
+            InvalidPipeline: It is of another release.
+            StoreUnavailable: MongoDB does not answer.
+        """
+        mongo = self.settings.mongo
+        with connect(mongo) as client:
+            return _declared(client, mongo)
+
     def _check_mongo(self) -> bool:
         """Return whether nothing of ours is in the database yet.
 
@@ -157,8 +179,12 @@ class Servers:
                     " --replSet and run rs.initiate(), or leave --mongo-uri away"
                 )
                 raise SettingsError(msg)
-            DocumentStore(client, mongo).check()
+            DocumentStore(client, mongo, _declared(client, mongo)).check()
             return not state_database(client, mongo).list_collection_names()
+
+
+def _declared(client: MongoClient[Document], mongo: MongoSettings) -> Pipeline:
+    return Declarations(state_database(client, mongo), mongo.tenant).read().pipeline
 
 
 def insist(

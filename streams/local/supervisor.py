@@ -13,7 +13,6 @@ from streams.errors import SettingsError
 from streams.local.stack import locked
 from streams.local.watch import Supervisor
 from streams.settings import Section, Settings
-from streams.stages import PROCESSES
 
 
 def worker_command(name: str) -> list[str]:
@@ -29,7 +28,7 @@ def run_stack(
     kafka: str | None,
     out: TextIO,
     worker_command: Callable[[str], list[str]] = worker_command,
-    processes: Sequence[str] = PROCESSES,
+    processes: Sequence[str] | None = None,
 ) -> int:
     """Run a whole stack until SIGINT, SIGTERM or SIGHUP. To be called in the main thread.
 
@@ -43,7 +42,7 @@ def run_stack(
         kafka: Broker to use, host:port; None starts one.
         out: Receives the line of JSON.
         worker_command: Command of a process by its name.
-        processes: Names of the processes, in the order in which a document passes them.
+        processes: Names of the processes; None for those of the pipeline, whatever is declared.
 
     Returns:
         Exit code: 0 after a clean stop.

@@ -20,6 +20,7 @@ import psutil
 
 from streams.backoff import Backoff
 from streams.errors import CaptionstreamError, SettingsError
+from streams.local.declared import DeclaredProcesses
 from streams.local.ports import PortBook
 from streams.local.probe import Prober
 from streams.local.servers import Servers, insist
@@ -59,7 +60,10 @@ class Supervisor:
         )
         self._settings = self._servers.settings
         self._prober = Prober()
+        self._ports = PortBook(directory / "ports.json", self._settings.local.port_range)
         self._workers: list[Worker] = []
+        #: They were told to end, and are not wanted any more.
+        self._leaving: list[Worker] = []
         self._stop = threading.Event()
         self._written: StackInfo | None = None
         self._is_ready = False
@@ -77,46 +81,69 @@ class Supervisor:
             for signum, handler in before.items():
                 signal.signal(signum, handler)
 
-    def run(self, command: Callable[[str], list[str]], processes: Sequence[str]) -> int:
+    def run(self, command: Callable[[str], list[str]], processes: Sequence[str] | None) -> int:
         """Start, watch until a signal, stop.
 
         1. Servers and topics.
-        2. Processes, all at once.
-        3. Every tick: servers first, since processes are useless without them.
+        2. Processes, all at once: those that are named, or those of the declared pipeline.
+        3. Every tick: servers first, since processes are useless without them; then the processes,
+           and those that another pipeline adds or leaves out.
         """
         remove_stack(self._directory)
+        declared: DeclaredProcesses | None = None
         try:
             self._servers.start()  # 1
             self._prober.start()
-            self._start_workers(command, processes)  # 2
+            declared = DeclaredProcesses(self._servers, say=say) if processes is None else None
+            names = processes if declared is None else declared.names
+            self._workers = [self._start_worker(name, command) for name in names or ()]  # 2
+            if declared is not None:
+                declared.start()
             while not self._stop.wait(_TICK_SECONDS):  # 3
                 self._tend_servers()
-                for worker in self._workers:
-                    worker.tick()
+                if declared is not None and declared.names != names:
+                    names = declared.names
+                    self._change_workers(names, command)
+                self._tick_workers()
                 self._tend_requests()
                 self._announce()
         finally:
+            if declared is not None:
+                declared.stop()
             self._shut_down()
         return 0
 
-    def _start_workers(self, command: Callable[[str], list[str]], processes: Sequence[str]) -> None:
-        ports = PortBook(self._directory / "ports.json", self._settings.local.port_range)
+    def _start_worker(self, name: str, command: Callable[[str], list[str]]) -> Worker:
+        worker = Worker(
+            name,
+            command(name),
+            self._settings,
+            port=self._ports.port(name),
+            directory=self._directory,
+            prober=self._prober,
+            say=say,
+        )
+        if not self._stop.is_set():
+            say(f"starting {name} ...")
+            worker.start()
+        return worker
+
+    def _change_workers(self, names: Sequence[str], command: Callable[[str], list[str]]) -> None:
+        """Begin with processes that are new, and end those that are not wanted any more."""
+        running = {worker.name: worker for worker in self._workers}
+        for name in running.keys() - set(names):
+            say(f"stopping {name} ...")
+            running[name].terminate()
+            self._leaving.append(running[name])
         self._workers = [
-            Worker(
-                name,
-                command(name),
-                self._settings,
-                port=ports.port(name),
-                directory=self._directory,
-                prober=self._prober,
-                say=say,
-            )
-            for name in processes
+            running[name] if name in running else self._start_worker(name, command)
+            for name in names
         ]
+
+    def _tick_workers(self) -> None:
         for worker in self._workers:
-            if not self._stop.is_set():
-                say(f"starting {worker.name} ...")
-                worker.start()
+            worker.tick()
+        self._leaving = [worker for worker in self._leaving if worker.is_alive()]
 
     def _tend_servers(self) -> None:
         mongod, broker = self._servers.mongod, self._servers.broker
@@ -201,7 +228,7 @@ class Supervisor:
 
     def _shut_down(self) -> None:
         """End the processes in the order of the pipeline, then the servers."""
-        for worker in self._workers:
+        for worker in (*self._workers, *self._leaving):
             if worker.is_alive():
                 say(f"stopping {worker.name} ...")
                 worker.stop(self._settings.local.grace_seconds)
@@ -223,7 +250,7 @@ class Supervisor:
         if not self._stop.is_set():
             self._stop.set()
             return
-        for child in (*self._workers, self._servers.broker, self._servers.mongod):
+        for child in (*self._workers, *self._leaving, self._servers.broker, self._servers.mongod):
             if child is not None and child.is_alive():
                 child.kill()
         remove_stack(self._directory)

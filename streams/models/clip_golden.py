@@ -11,7 +11,7 @@ import numpy as np
 from bson.binary import Binary
 from PIL import Image
 
-from streams.contract.documents import decode_vector, encode_vector
+from streams.contract.values import decode_vector, encode_vector
 
 #: A mean can be taken off so many, and they cost less than a batch.
 _COUNT: Final = 8

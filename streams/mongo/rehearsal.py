@@ -45,9 +45,7 @@ def rehearse(store: DocumentStore) -> bool:
         chosen = {"_id": {"$eq": newest["_id"]}}
         session.start_transaction()
         try:
-            documents.update_many(
-                malformed(chosen, store.pipeline), MEND, session=session
-            )
+            documents.update_many(malformed(chosen, store.pipeline), MEND, session=session)
             for write in _writes(newest["_id"], cluster_time(client), store.pipeline):
                 update = update_of(write, fields_of(write), store.pipeline)
                 documents.bulk_write([update], session=session)
@@ -68,11 +66,14 @@ def _writes(document_id: DocumentId, source: Timestamp, pipeline: Pipeline) -> l
     return [
         OutputWrite(document_id=document_id, source=source, model=model, result=result)
         for model in pipeline.models.values()
-        for result in (*_outputs(values, model), error)
+        for result in _results(values, model, error)
     ]
 
 
-def _outputs(values: Sequence[Value], model: Model) -> Iterator[Output]:
+def _results(
+    values: Sequence[Value], model: Model, error: OutputError
+) -> Iterator[Output | OutputError]:
     inputs = dict.fromkeys(model.inputs, "rehearsal")
     for number, value in enumerate(values):
         yield Output(value=value, version=f"v{number}", inputs=inputs, score=0.0, url="u")
+    yield error

@@ -54,6 +54,18 @@ _AHEAD: Final = 72
 _MOST_AHEAD_SECONDS: Final = 60
 
 
+def watched_collection(
+    client: MongoClient[Document], settings: MongoSettings
+) -> Collection[Document]:
+    """Return the watched collection, with majority reads from the primary and majority writes."""
+    return client[settings.database].get_collection(
+        settings.collection,
+        read_concern=ReadConcern("majority"),
+        write_concern=WriteConcern("majority"),
+        read_preference=ReadPreference.PRIMARY,
+    )
+
+
 class DocumentStore:
     """The watched collection. Safe to share between threads.
 
@@ -67,14 +79,7 @@ class DocumentStore:
     ) -> None:
         self.pipeline = pipeline
         self._client = client
-        self._collection: Collection[Document] = client.get_database(
-            settings.database
-        ).get_collection(
-            settings.collection,
-            read_concern=ReadConcern("majority"),
-            write_concern=WriteConcern("majority"),
-            read_preference=ReadPreference.PRIMARY,
-        )
+        self._collection = watched_collection(client, settings)
         self.no_room = NoRoom(state_database(client, settings), settings.collection, pipeline)
 
     @property

@@ -14,28 +14,22 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from streams.contract.default_pipeline import (
-    CLIP,
-    MODELS,
-)
 from streams.contract.documents import (
     Output,
-    fingerprint,
+    current_inputs,
     lookup,
-    stored_image,
     stored_output,
-    url_of,
 )
 from streams.contract.ids import document_key
-from streams.contract.pipeline import (
-    Model,
-)
+from streams.contract.pipeline import Model, Pipeline
 from streams.contract.states import Serving, pending_model
+from streams.contract.values import Value
+from streams.contract.versions import output_version, weights_version
 from streams.errors import InvalidImage, ModelError, WriteRejected
 from streams.models.clip import ClipEncoder
 from streams.mongo.client import Document
 from streams.operate.dead_letter_log import DeadLetterLog, Failure
-from streams.registry.computations import Compute, computation
+from streams.registry.computations import ALGORITHMS, Made, compute
 from streams.registry.versions import Registry
 from streams.settings import Settings
 
@@ -56,11 +50,13 @@ _NOT_THE_IMAGE: Final = frozenset(
 class Recomputer:
     """Computes outputs again and compares them with stored ones. One thread at a time."""
 
-    def __init__(self, settings: Settings, registry: Registry) -> None:
+    def __init__(self, settings: Settings, registry: Registry, pipeline: Pipeline) -> None:
         """Keep what is needed; a version is loaded when it is asked for."""
         self._settings = settings
         self._registry = registry
-        self._computations: dict[tuple[str, str, int], Compute] = {}
+        self._pipeline = pipeline
+        self._root = root_of(pipeline)
+        self._loaded: dict[tuple[str, str], Any] = {}
 
     @cached_property
     def encoder(self) -> ClipEncoder:
@@ -88,18 +84,18 @@ class Recomputer:
         expected = self.encoder.encode(torch.stack(list(pixels)))  # (B, D)
         version = self.encoder.version
         return [
-            _compare(CLIP.name, output, row, _CLIP_TOLERANCE)
+            _compare(self._root.name, output, row, _CLIP_TOLERANCE)
             if output.version == version
-            else f"clip is of {output.version}, the settings give {version}"
+            else f"{self._root.name} is of {output.version}, the settings give {version}"
             for output, row in zip(stored, expected, strict=True)
         ]
 
     def compare(self, model: Model, stored: Mapping[str, Output]) -> str:
         """Return what is wrong with the stored output of another model; "" when it is right.
 
-        It is computed with the version and the beam width that made it, from the stored output that
-        it was made of. One that was made of a feature that is gone by now cannot be computed again,
-        and is right if a promotion said that it stays: the caller knows that.
+        It is computed with the version that made it, from the stored output that it was made of.
+        One that was made of a feature that is gone by now cannot be computed again, and is right if
+        a promotion said that it stays: the caller knows that.
 
         Raises:
             StoreUnavailable: MongoDB does not answer.
@@ -110,11 +106,12 @@ class Recomputer:
             return f"{name} is there without {upstream}"
         if output.features.get(upstream) != feature.version:
             return ""
+        if output.version != output_version(model.declaration, weights_version(output.version)):
+            return ""  # with options that are no longer declared
         try:
-            compute = self._computation(name, output)
+            [(value, score)] = self._compute(model, output, np.asarray(feature.value)[np.newaxis])
         except ModelError as exc:
             return f"{name} was made by a version that cannot be loaded: {exc}"
-        [(value, score)] = compute(np.asarray(feature.value)[np.newaxis])
         return _compare(name, output, value, _TOLERANCE) or _compare_scores(name, output, score)
 
     def problem_of_outputs(self, document: Document) -> str:
@@ -123,11 +120,12 @@ class Recomputer:
         Raises:
             StoreUnavailable: MongoDB does not answer.
         """
-        errors = errors_of(document)
+        errors, root = errors_of(document, self._pipeline), self._root
         # What was made of an embedding that finds no room is right, and cannot be computed again.
-        is_refused = errors.get(CLIP) == WriteRejected.__name__
-        outputs = current_outputs(document) if is_refused or CLIP not in errors else {}
-        for model in MODELS:
+        is_refused = errors.get(root) == WriteRejected.__name__
+        is_there = is_refused or root not in errors
+        outputs = current_outputs(document, self._pipeline) if is_there else {}
+        for model in self._pipeline.models.values():
             if model in errors or lookup(document, model.path) is None:
                 continue
             if model.name not in outputs:
@@ -137,12 +135,12 @@ class Recomputer:
                 return problem
         return ""
 
-    def _computation(self, name: str, output: Output) -> Compute:
-        key = (name, output.version, output.beam_width)
-        if key not in self._computations:
-            bundle = self._registry.fetch(name, output.version)
-            self._computations[key] = computation(name, bundle, output.beam_width)
-        return self._computations[key]
+    def _compute(self, model: Model, output: Output, vectors: np.ndarray) -> Made:
+        key = (model.name, weights_version(output.version))
+        if key not in self._loaded:
+            bundle = self._registry.fetch(*key)
+            self._loaded[key] = ALGORITHMS[model.declaration.kind].load(bundle)
+        return compute(model.declaration, self._loaded[key], vectors)
 
 
 def unfinished(document: Document, serving: Serving) -> str:
@@ -151,22 +149,22 @@ def unfinished(document: Document, serving: Serving) -> str:
     return f"{model.name} has to run" if model is not None else ""
 
 
-def current_outputs(document: Document) -> dict[str, Output]:
-    """Return the outputs that were made from the image that the document holds or names now."""
-    url = url_of(document)
-    if url is None:
-        digest = fingerprint(stored_image(document))
-    else:
-        digest = str(lookup(document, f"{CLIP.path}.input"))
-    found = {model.name: stored_output(document, model, digest) for model in MODELS}
-    if url is not None and lookup(document, f"{CLIP.path}.url") != url:
-        return {}
+def root_of(pipeline: Pipeline) -> Model:
+    """Return the model that reads the image."""
+    return next(model for model in pipeline.models.values() if model.has_image)
+
+
+def current_outputs(document: Document, pipeline: Pipeline) -> dict[str, Output]:
+    """Return the outputs that were made from the fields that the document holds or names now."""
+    inputs = current_inputs(document, pipeline)
+    found = {m.name: stored_output(document, m, inputs) for m in pipeline.models.values()}
     return {name: output for name, output in found.items() if output is not None}
 
 
-def errors_of(document: Mapping[str, Any]) -> dict[Model, str]:
+def errors_of(document: Mapping[str, Any], pipeline: Pipeline) -> dict[Model, str]:
     """Return the type of the stored error of each model that failed."""
-    found = {model: lookup(document, f"{model.path}.error.type") for model in MODELS}
+    models = pipeline.models.values()
+    found = {model: lookup(document, f"{model.path}.error.type") for model in models}
     return {model: str(error) for model, error in found.items() if error is not None}
 
 
@@ -174,6 +172,7 @@ def problem_of_errors(
     document: Document,
     image: torch.Tensor | InvalidImage | None,
     letters: DeadLetterLog,
+    pipeline: Pipeline,
     *,
     kept_hours: float,
 ) -> str:
@@ -183,10 +182,11 @@ def problem_of_errors(
         document: The document with its outputs.
         image: What came of decoding its image; None when nobody tried.
         letters: The dead letters.
+        pipeline: What is declared.
         kept_hours: How long dead letters are kept; of an older error there may be none.
     """
-    errors = errors_of(document)
-    error = errors.get(CLIP)
+    errors = errors_of(document, pipeline)
+    error = errors.get(root_of(pipeline))
     if isinstance(image, InvalidImage) and error not in (InvalidImage.__name__, *_WITHOUT_LETTER):
         return f"it has {error or 'outputs'}, and yet: {image}"
     if isinstance(image, torch.Tensor) and error is not None and error not in _NOT_THE_IMAGE:
@@ -211,9 +211,10 @@ def _is_reported(document: Document, model: Model, kind: str, letters: DeadLette
     return any(letters.reports(Failure(key, n, kind, source)) for n in (model.name, ""))
 
 
-def _compare(name: str, output: Output, expected: np.ndarray | str, tolerance: float) -> str:
-    if isinstance(expected, str) or isinstance(output.value, str):
-        is_right = output.value == expected
+def _compare(name: str, output: Output, expected: Value, tolerance: float) -> str:
+    if not isinstance(expected, np.ndarray) or not isinstance(output.value, np.ndarray):
+        are_vectors = isinstance(expected, np.ndarray) or isinstance(output.value, np.ndarray)
+        is_right = not are_vectors and output.value == expected
         return "" if is_right else f"{name} is {output.value!r}, its version gives {expected!r}"
     if output.value.shape != expected.shape:
         return f"{name} has shape {output.value.shape}, its version gives {expected.shape}"

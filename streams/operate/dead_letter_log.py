@@ -16,9 +16,10 @@ from bson.timestamp import Timestamp
 
 from streams.contract.dead_letters import DeadLetter, parse_dead_letter, replayed_position
 from streams.contract.ids import document_key
+from streams.contract.pipeline import dead_letter_topic
 from streams.errors import InvalidEvent, SettingsError
 from streams.kafka.topic_log import read_topics
-from streams.kafka.topics import TOPICS, dead_letter_topic, topic_name
+from streams.kafka.topics import topic_name
 from streams.settings import KafkaSettings
 
 _SCHEMA: Final = """
@@ -121,10 +122,11 @@ class Wanted:
 class DeadLetterLog:
     """The dead letters that were not replayed, as of the last `refresh`; to be closed."""
 
-    def __init__(self, settings: KafkaSettings) -> None:
-        """Begin empty."""
+    def __init__(self, settings: KafkaSettings, topics: Sequence[str]) -> None:
+        """Begin empty; `topics` are those of the pipeline, without prefix."""
         self._settings = settings
-        self._topics = {topic_name(dead_letter_topic(t), settings): t for t in TOPICS}
+        self.topics = topics
+        self._topics = {topic_name(dead_letter_topic(t), settings): t for t in topics}
         #: Offset of the next record to read, by topic and partition on the broker.
         self._next: dict[tuple[str, int], int] = {}
         # Without a name it is a file that nobody sees, and that goes with the connection.

@@ -5,9 +5,10 @@ from typing import Final
 
 from streams.contract.dead_letters import original_headers, replay_mark, replay_record
 from streams.contract.events import Record
+from streams.contract.pipeline import dead_letter_topic
 from streams.kafka.producer import EventProducer
 from streams.kafka.topic_log import read_topics
-from streams.kafka.topics import TOPICS, dead_letter_topic, topic_name
+from streams.kafka.topics import topic_name
 from streams.operate.dead_letter_log import DeadLetterLog, Wanted
 from streams.settings import Settings
 
@@ -32,7 +33,7 @@ def replay(log: DeadLetterLog, wanted: Wanted, settings: Settings) -> int:
     replayed = 0
     producer = EventProducer(settings.kafka)
     try:
-        for topic in TOPICS:
+        for topic in log.topics:
             name = topic_name(dead_letter_topic(topic), settings.kafka)
             mine = {part: first for part, first in starts.items() if part[0] == name}
             for piece in _pieces(log, topic, mine, settings) if mine else ():
@@ -59,7 +60,7 @@ def _pieces(
             continue
         headers = original_headers(list(message.headers or ()))
         record = Record(key=message.key or b"", value=message.value, headers=headers)
-        piece.append((cause, replay_record(record, topic=topic, tenant=tenant)))
+        piece.append((cause, replay_record(record, tenant=tenant)))
         size += len(message.value or b"")
         if len(piece) >= _PIECE or size >= _PIECE_BYTES:
             yield piece

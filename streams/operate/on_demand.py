@@ -12,24 +12,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from streams.contract.default_pipeline import (
-    CLIP,
-    MODEL_BY_NAME,
-)
 from streams.contract.documents import (
-    IMAGE,
     Output,
-    embedding_from_url,
     fingerprint,
+    output_from_url,
     stored_image,
     stored_output,
     url_of,
 )
 from streams.contract.ids import DocumentId
 from streams.contract.manifest import Feature
-from streams.contract.pipeline import (
-    OUTPUTS,
-)
+from streams.contract.pipeline import IMAGE, OUTPUTS
+from streams.contract.values import Value
+from streams.contract.versions import output_version
 from streams.errors import DocumentError, FeatureMismatch, InvalidImage, ModelNotFound
 from streams.images.fetcher import Fetcher
 from streams.images.image import image_bytes
@@ -37,7 +32,7 @@ from streams.images.pool import DecodePool
 from streams.models.clip import ClipEncoder
 from streams.mongo.client import mongo_errors
 from streams.mongo.store import DocumentStore
-from streams.registry.computations import computation
+from streams.registry.computations import ALGORITHMS, compute
 from streams.registry.versions import Registry
 from streams.settings import Settings
 
@@ -53,7 +48,6 @@ class OnDemand:
         registry: Registry,
         store: DocumentStore,
         *,
-        beam_width: int,
         decoders: DecodePool,
     ) -> None:
         """Load the version. CLIP is loaded when an image has to be encoded.
@@ -64,7 +58,6 @@ class OnDemand:
             settings: Which CLIP there is, limits of images, batch size.
             registry: Where versions are.
             store: Where documents are.
-            beam_width: Of a language model; 1 decodes greedily.
             decoders: Decode images, whatever these do to them.
 
         Raises:
@@ -73,25 +66,27 @@ class OnDemand:
             SettingsError: CLIP cannot be had.
             StoreUnavailable: MongoDB does not answer.
         """
-        if name not in MODEL_BY_NAME:
-            msg = f"no model is called {name!r}; choose one of {', '.join(MODEL_BY_NAME)}"
+        models = store.pipeline.models
+        if name not in models:
+            msg = f"no active model is called {name!r}; choose one of {', '.join(models)}"
             raise ModelNotFound(msg)
+        self._model = models[name]
+        self._root = models[(*self._model.ancestors, name)[0]]
         self._settings = settings
         self._registry = registry
         self._store = store
         self._decoders = decoders
         self._feature: Feature | None = None
-        self._beam_width = beam_width
-        if name == CLIP.name:
+        if self._model is self._root:
             self.version = self._encoder.version
             if version is not None and not self.version.startswith(version):
                 msg = f"clip {version} is not the one of these settings, which is {self.version}"
                 raise ModelNotFound(msg)
             return
         bundle = registry.fetch(name, self._choose(name, version))
-        self.version = bundle.version
-        self._feature = bundle.manifest.features.get(CLIP.name)
-        self._compute = computation(name, bundle, beam_width)
+        self.version = output_version(self._model.declaration, bundle.version)
+        self._feature = bundle.manifest.features.get(self._root.name)
+        self._loaded = ALGORITHMS[self._model.declaration.kind].load(bundle)
 
     def apply(self, inputs: Sequence[Path | DocumentId]) -> Iterator[Output | DocumentError]:
         """Yield what comes of each input, in order; one that fails, fails alone.
@@ -118,18 +113,18 @@ class OnDemand:
         if self._feature is None:
             return embeddings
         made = [item for item in embeddings if isinstance(item, Output)]
-        values = iter(self._compute(np.stack([np.asarray(m.value) for m in made])) if made else ())
+        values = iter(self._compute([np.asarray(m.value) for m in made]) if made else ())
         return [
             self._output(item, *next(values)) if isinstance(item, Output) else item  # 3
             for item in embeddings
         ]
 
-    def _output(self, embedding: Output, value: np.ndarray | str, score: float | None) -> Output:
-        features = {CLIP.name: embedding.version}
-        width = self._beam_width if isinstance(value, str) else 1
-        return Output(
-            value=value, version=self.version, features=features, score=score, beam_width=width
-        )
+    def _compute(self, vectors: Sequence[np.ndarray]) -> Sequence[tuple[Value, float | None]]:
+        return compute(self._model.declaration, self._loaded, np.stack(vectors))
+
+    def _output(self, embedding: Output, value: Value, score: float | None) -> Output:
+        features = {self._root.name: embedding.version}
+        return Output(value=value, version=self.version, features=features, score=score)
 
     def _read(self, item: Path | DocumentId) -> Mapping[str, Any] | DocumentError:
         if isinstance(item, Path):
@@ -171,13 +166,13 @@ class OnDemand:
         self, document: Mapping[str, Any]
     ) -> Output | torch.Tensor | DocumentError:
         """Return the stored embedding if it is right, also of a URL that is dead by now."""
-        url, stored = url_of(document), embedding_from_url(document)
+        url, stored = url_of(document), output_from_url(document, self._root)
         try:
             if stored is not None and self._reads(stored):
                 return self._checked(stored)
             image = stored_image(document) if url is None else self._fetcher.fetch(url)
             data = image_bytes(image, self._settings.image)
-            stored = stored_output(document, CLIP, fingerprint(data))
+            stored = stored_output(document, self._root, {IMAGE: fingerprint(data)})
             if stored is not None and self._reads(stored):
                 return self._checked(stored)
             return self._encoder.preprocess(self._decoders.decode(data))
@@ -218,7 +213,7 @@ class OnDemand:
 
     @cached_property
     def _serving_clip(self) -> str | None:
-        pointer = self._registry.pointer(CLIP.name)
+        pointer = self._registry.pointer(self._root.name)
         return pointer.serving if pointer else None
 
     def _choose(self, name: str, version: str | None) -> str:

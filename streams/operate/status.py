@@ -83,7 +83,7 @@ def read_status(store: DocumentStore, state: Database[dict[str, Any]]) -> Status
     Raises:
         StoreUnavailable: MongoDB does not answer.
     """
-    serving = Registry(state).serving()
+    serving = Registry(state).serving(store.pipeline)
     return Status(
         documents=store.count_states(serving),
         reports=read_reports(state),

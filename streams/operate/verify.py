@@ -14,18 +14,11 @@ from typing import Any, Final
 
 import torch
 
-from streams.contract.default_pipeline import (
-    CLIP,
-)
 from streams.contract.documents import (
-    IMAGE,
     stored_image,
     url_of,
 )
 from streams.contract.ids import DocumentId, split_ids
-from streams.contract.pipeline import (
-    OUTPUTS,
-)
 from streams.errors import InvalidImage
 from streams.images.image import image_bytes
 from streams.images.pool import DecodePool
@@ -36,6 +29,7 @@ from streams.operate.checks import (
     current_outputs,
     errors_of,
     problem_of_errors,
+    root_of,
     unfinished,
 )
 from streams.operate.dead_letter_log import DeadLetterLog
@@ -86,7 +80,8 @@ class Verifier:
         self._store = store
         self._registry = registry
         self._decoders = decoders
-        self._recomputer = Recomputer(settings, registry)
+        self._pipeline = store.pipeline
+        self._recomputer = Recomputer(settings, registry, store.pipeline)
 
     def verify(
         self,
@@ -110,11 +105,13 @@ class Verifier:
         checked = 0
         errors: Counter[str] = Counter()
         findings: list[Finding] = []
-        with closing(DeadLetterLog(self._settings.kafka)) as letters:
+        with closing(DeadLetterLog(self._settings.kafka, self._pipeline.topics)) as letters:
             letters.refresh()
             for batch in self._batches(self._read(sample)):
                 findings += self._check(batch, letters)
-                errors.update(kind for row in batch for kind in {*errors_of(row).values()})
+                errors.update(
+                    kind for row in batch for kind in {*errors_of(row, self._pipeline).values()}
+                )
                 checked += len(batch)
                 watch(checked)
             deadline = time.monotonic() + patience_seconds
@@ -131,7 +128,8 @@ class Verifier:
         1. Compare everything but the embeddings, document by document.
         2. Compare the embeddings that are left, as one batch.
         """
-        serving = self._registry.serving()
+        serving = self._registry.serving(self._pipeline)
+        root = root_of(self._pipeline).name
         images = [self._pixels(document) for document in documents]
         problems = [  # 1
             unfinished(document, serving) or self._problem(document, image, letters)
@@ -142,7 +140,7 @@ class Verifier:
             for i, image in enumerate(images)
             if isinstance(image, torch.Tensor)  # no URL
             and not problems[i]
-            and (embedding := current_outputs(documents[i]).get(CLIP.name)) is not None
+            and (embedding := current_outputs(documents[i], self._pipeline).get(root)) is not None
         }
         found = self._recomputer.compare_embeddings(
             [image for image, _ in todo.values()], [embedding for _, embedding in todo.values()]
@@ -164,7 +162,7 @@ class Verifier:
         """Return what is wrong with a finished document, its embedding's numbers aside."""
         kept = self._settings.kafka.dead_letter_retention_hours
         return problem_of_errors(
-            document, image, letters, kept_hours=kept
+            document, image, letters, self._pipeline, kept_hours=kept
         ) or self._recomputer.problem_of_outputs(document)
 
     def _pixels(self, document: Document) -> torch.Tensor | InvalidImage | None:
@@ -178,7 +176,7 @@ class Verifier:
             return exc
 
     def _read(self, sample: int | None) -> Iterator[Document]:
-        stages: list[dict[str, Any]] = [{"$project": {IMAGE: 1, OUTPUTS: 1}}]
+        stages: list[dict[str, Any]] = [{"$project": self._store.read_fields}]
         if sample is not None:
             stages.insert(0, {"$sample": {"size": sample}})
         with mongo_errors("reading documents"):
@@ -188,7 +186,7 @@ class Verifier:
         for piece in split_ids(ids):
             query = {"_id": {"$in": piece}}
             with mongo_errors("reading documents"):
-                yield from self._store.collection.find(query, {IMAGE: 1, OUTPUTS: 1})
+                yield from self._store.collection.find(query, self._store.read_fields)
 
     def _batches(self, documents: Iterable[Document]) -> Iterator[list[Document]]:
         rest = iter(documents)

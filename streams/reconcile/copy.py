@@ -179,9 +179,7 @@ def _cursor(
     store: DocumentStore, state: CopyState, session: ClientSession, batch: int
 ) -> Cursor[Document]:
     # min() on the _id index begins at a key of any type, which $gt does not.
-    cursor = store.collection.find(
-        {}, projection(state.source, store.pipeline), session=session
-    )
+    cursor = store.collection.find({}, projection(state.source, store.pipeline), session=session)
     cursor = cursor.sort("_id", 1).hint([("_id", 1)])
     for first in state.here:
         cursor = cursor.min([("_id", first)])

@@ -5,12 +5,12 @@ before them runs, and no image is read. A document without them begins at the be
 """
 
 from collections.abc import Iterable, Sequence
-from os.path import commonprefix
 
 from bson.timestamp import Timestamp
 
 from streams.contract.documents import Output, lookup, stored_output
 from streams.contract.events import DocumentChanged, ModelApplied, Origin
+from streams.contract.ids import DocumentId
 from streams.contract.pipeline import CHANGES, Model, Pipeline
 from streams.contract.states import Serving, failed_models, pending_models
 from streams.mongo.client import Document
@@ -39,7 +39,7 @@ def entry_of(document: Document, serving: Serving, before: Timestamp) -> Entry:
     made = [name for name in way if name in outputs]
     read = {name for model in models for name in model.ancestors if name in way}
     if not made or not read <= outputs.keys():
-        return CHANGES, change_of(document, source)
+        return CHANGES, change_of(document["_id"], source)
     return way[-1], ModelApplied(
         document_id=document["_id"],
         source=source,
@@ -49,9 +49,9 @@ def entry_of(document: Document, serving: Serving, before: Timestamp) -> Entry:
     )
 
 
-def change_of(document: Document, source: Timestamp) -> DocumentChanged:
+def change_of(document_id: DocumentId, source: Timestamp) -> DocumentChanged:
     """Return the event with which a document begins at the beginning."""
-    return DocumentChanged(document_id=document["_id"], source=source, origin=Origin.RECONCILE)
+    return DocumentChanged(document_id=document_id, source=source, origin=Origin.RECONCILE)
 
 
 def stored_source(document: Document, pipeline: Pipeline) -> Timestamp | None:
@@ -62,8 +62,8 @@ def stored_source(document: Document, pipeline: Pipeline) -> Timestamp | None:
 
 def _common_way(models: Iterable[Model]) -> Sequence[str]:
     """Return the way that is common to events for all these models."""
-    way: list[str] = commonprefix([list(model.way) for model in models])
-    return way
+    ways = [model.way for model in models]
+    return [names[0] for names in zip(*ways, strict=False) if len({*names}) == 1]
 
 
 def _consistent_outputs(document: Document, pipeline: Pipeline) -> dict[str, Output]:

@@ -14,7 +14,7 @@ still on its way through the stages and that of the second was lost. The next co
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any
 
 from bson.timestamp import Timestamp
 
@@ -27,7 +27,7 @@ from streams.mongo.store import DocumentStore
 
 
 def projection(since: Timestamp, pipeline: Pipeline) -> dict[str, Any]:
-    """Return the projection that `is_finished` needs: fields only where they have to be compared."""
+    """Return the projection that `is_finished` needs: fields only where they are compared."""
     is_older = {"$or": [_is_older(path, since) for path in _sources(pipeline)]}
     fields = {name: {"$cond": [is_older, f"${name}", "$$REMOVE"]} for name in pipeline.watched}
     return {OUTPUTS: 1, **fields}
@@ -68,7 +68,7 @@ def find_changed(
 
 
 def _is_of_these_inputs(document: Document, pipeline: Pipeline) -> bool:
-    """Whether every stored output is of the fields as they are; those that wait for a version aside.
+    """Whether every stored output is of the fields as they are now.
 
     An error names no inputs, so it is not.
     """

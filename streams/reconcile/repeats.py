@@ -17,7 +17,7 @@ from bson.timestamp import Timestamp
 from structlog import get_logger
 
 from streams import metrics
-from streams.contract.events import DocumentChanged
+from streams.contract.events import DocumentChanged, ModelApplied
 from streams.contract.ids import DocumentId, document_key, split_ids
 from streams.contract.pipeline import CHANGES, OUTPUTS
 from streams.contract.states import Serving, pending_model
@@ -105,9 +105,7 @@ class Repeater:
             while start < len(ids):
                 chunk = ids[start : start + self.size]
                 start += len(chunk)
-                entries = list(
-                    self._entries(chunk, serving, before, is_new_change=is_new_change)
-                )
+                entries = list(self._entries(chunk, serving, before, is_new_change=is_new_change))
                 if not self.put_through(entries, producer, serving, stop, partial(note, chunk)):
                     return False
         return True
@@ -161,14 +159,14 @@ class Repeater:
         for entry in entries:
             by_topic.setdefault(entry[0], []).append(entry)
         refused = [e for topic, some in by_topic.items() for e in self._send(topic, some, producer)]
-        if again := [(CHANGES, change_of({"_id": e.document_id}, e.source)) for t, e in refused if t != CHANGES]:
-            refused += self._send(CHANGES, again, producer)
+        again = [
+            change_of(e.document_id, e.source) for _, e in refused if isinstance(e, ModelApplied)
+        ]
+        refused += self._send(CHANGES, [(CHANGES, change) for change in again], producer)
         changes = [event for _, event in refused if isinstance(event, DocumentChanged)]
         note_refused(changes, store=self._store, serving=self._serving)
 
-    def _send(
-        self, topic: str, entries: Sequence[Entry], producer: EventProducer
-    ) -> list[Entry]:
+    def _send(self, topic: str, entries: Sequence[Entry], producer: EventProducer) -> list[Entry]:
         """Publish to one topic, and return what is too large for Kafka."""
         tenant = self._settings.mongo.tenant
         records = [encode_event(event, tenant=tenant) for _, event in entries]
@@ -192,13 +190,11 @@ class Repeater:
                 rows = list(self._store.collection.find({"_id": {"$in": some}}, {OUTPUTS: 1}))
             for row in self._store.no_room.lay_over(rows):
                 if is_new_change:
-                    yield CHANGES, change_of(row, before)
+                    yield CHANGES, change_of(row["_id"], before)
                 else:
                     yield entry_of(row, serving, before)
 
-    def _settle(
-        self, entries: Sequence[Entry], serving: Serving, stop: threading.Event
-    ) -> bool:
+    def _settle(self, entries: Sequence[Entry], serving: Serving, stop: threading.Event) -> bool:
         """Wait until a chunk is through; False when there is no use in going on.
 
         That is so when another version serves now, and when in all the time nothing of the chunk

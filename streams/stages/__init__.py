@@ -62,3 +62,9 @@ def processes_of(pipeline: Pipeline) -> tuple[str, ...]:
     """Return every process, in the order in which a document passes them."""
     return (PUBLISHER, *stages_of(pipeline))
 
+
+def is_same_process(name: str, before: Pipeline, after: Pipeline) -> bool:
+    """Whether a process has the same to do in another pipeline. Two know all of it."""
+    if name in (PUBLISHER, SINK):
+        return before == after
+    return before.does_the_same(after, name)

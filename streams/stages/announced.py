@@ -5,8 +5,6 @@ no pointer. A process with another version waits. One whose version serves no lo
 order: its partitions then belong to processes that have the right one. Started again, it waits.
 """
 
-import os
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,17 +12,12 @@ from structlog import get_logger
 
 from streams import metrics
 from streams.errors import StoreUnavailable, Unavailable
-from streams.following import Follower
+from streams.following import Follower, end_in_good_order
 from streams.registry.versions import Registry
 from streams.settings import ModelSettings
 from streams.stages.outcome import Input, Outcome, Step
 
 log = get_logger(__name__)
-
-
-def end_in_good_order() -> None:
-    """Do what an operator's SIGTERM does: the batch in hand is finished, the group is left."""
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class AnnouncedStep:

@@ -35,7 +35,8 @@ def apply_model(
 ) -> list[Outcome]:
     """Return one outcome for each event; every output comes from the one version in `loaded`.
 
-    A stored output of the same version and the same upstream versions is sent on as it is. So is one that the newest promotion leaves alone, unless the change is a live one.
+    A stored output of the same version and the same upstream versions is sent on as it is. So is
+    one that the newest promotion leaves alone, unless the change is a live one.
     Without a version, or with one that was fitted on other features, the document awaits a model:
     while CLIP changes, vectors of either meet either projection, and the reconciler repeats them.
     """

@@ -20,7 +20,7 @@ from streams.contract.documents import (
     lookup,
     stored_output,
 )
-from streams.contract.events import DocumentDeleted, DocumentChanged, ModelApplied
+from streams.contract.events import DocumentChanged, DocumentDeleted, ModelApplied
 from streams.contract.ids import document_key
 from streams.contract.pipeline import IMAGE, Model, Pipeline
 from streams.errors import DocumentError, InvalidEvent, InvalidImage, ModelFailed

@@ -1,4 +1,4 @@
-"""The step of a model that reads outputs of others: its serving version over the events' features."""
+"""The step of a model that reads outputs of others: its version over the events' features."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,7 +29,9 @@ class Reader:
         def outputs(vectors: np.ndarray) -> list[Output]:
             assert loaded is not None  # noqa: S101 - `apply_model` computes with a version only
             made = compute(self._model.declaration, loaded.model, vectors)
-            return [Output(value=value, version=loaded.version, score=score) for value, score in made]
+            return [
+                Output(value=value, version=loaded.version, score=score) for value, score in made
+            ]
 
         return apply_model(self._model, loaded, events, outputs)
 

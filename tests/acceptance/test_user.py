@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from streams.contract.default_pipeline import DEFAULT
 from streams.contract.documents import fingerprint
 from streams.contract.states import DocumentState
 from streams.mongo.client import state_database
@@ -255,7 +256,7 @@ def test_reload_under_load_loses_nothing_and_mixes_nothing(stack):
 
     # What was stored under `none` is captioned, not pending; `all` makes it anew without CLIP.
     settings = MongoSettings(uri=stack.info["mongo_uri"], database=stack.info["database"])
-    store = DocumentStore(stack.client, settings)
+    store = DocumentStore(stack.client, settings, DEFAULT)
 
     def status():
         return read_status(store, state_database(stack.client, settings))

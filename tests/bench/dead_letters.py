@@ -19,11 +19,13 @@ from pathlib import Path
 from bson.timestamp import Timestamp
 
 from streams.contract.dead_letters import dead_letter_record
+from streams.contract.default_pipeline import DEFAULT
 from streams.contract.documents import OutputError
-from streams.contract.events import IMAGE_CHANGED, DocumentChanged, Record
+from streams.contract.events import DocumentChanged, Record
+from streams.contract.pipeline import CHANGES, dead_letter_topic
 from streams.contract.wire import encode_event
 from streams.kafka.producer import EventProducer
-from streams.kafka.topics import create_topics, dead_letter_topic
+from streams.kafka.topics import create_topics
 from streams.local.broker import Broker, find_broker
 from streams.settings import KafkaSettings, LocalSettings, Settings, child_environment
 from tests.ports import free_port
@@ -39,11 +41,11 @@ def letters(numbers: range, tenant: str) -> Iterator[Record]:
     )
     for number in numbers:
         change = DocumentChanged(document_id=number, source=Timestamp(100, 1))
-        record = encode_event(change, event_type=IMAGE_CHANGED, tenant=tenant)
+        record = encode_event(change, tenant=tenant)
         yield dead_letter_record(
             record,
             stage="featurize",
-            topic=IMAGE_CHANGED,
+            topic=CHANGES,
             position=f"0:{number}",
             model="clip",
             error=error,
@@ -53,7 +55,7 @@ def letters(numbers: range, tenant: str) -> Iterator[Record]:
 def write(numbers: range, settings: Settings) -> None:
     """Write a dead letter for each number."""
     producer = EventProducer(settings.kafka)
-    topic = dead_letter_topic(IMAGE_CHANGED)
+    topic = dead_letter_topic(CHANGES)
     for start in range(numbers.start, numbers.stop, _PIECE):
         piece = range(start, min(start + _PIECE, numbers.stop))
         producer.publish(topic, letters(piece, settings.mongo.tenant))
@@ -101,7 +103,7 @@ def main() -> None:
         try:
             kafka = KafkaSettings(bootstrap_servers=broker.bootstrap_servers)
             settings = Settings(kafka=kafka)
-            create_topics(settings.kafka)
+            create_topics(settings.kafka, DEFAULT)
             write(range(count // 10), settings)
             few = listing(settings)
             write(range(count // 10, count), settings)

@@ -31,10 +31,6 @@ import torch
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-from streams.contract.default_pipeline import (
-    CLIP,
-    CONDITIONAL_LM,
-)
 from streams.contract.manifest import Bundle
 from streams.models.conditional_lm import ConditionalLM, to_bundle
 from streams.models.vocabulary import UNKNOWN, Vocabulary
@@ -45,6 +41,7 @@ from streams.settings import MongoSettings
 from tests.acceptance.stack import Stack, user_environment
 from tests.bench.photographs import SHARED, photographs
 from tests.captioner import tiny_captioner
+from tests.pipelines import CLIP, CONDITIONAL_LM
 from tests.tiny import write_tiny_clip
 from tests.waiting import wait_until
 

@@ -23,9 +23,7 @@ import numpy as np
 import psutil
 from bson.timestamp import Timestamp
 
-from streams.contract.default_pipeline import (
-    CLIP,
-)
+from streams.contract.default_pipeline import DEFAULT
 from streams.contract.documents import (
     Output,
     output_fields,
@@ -36,6 +34,7 @@ from streams.mongo.store import DocumentStore
 from streams.registry.versions import Registry
 from streams.settings import MongoSettings, Settings
 from tests.bench.photographs import SHARED, photographs
+from tests.pipelines import CLIP
 from tests.ports import free_port
 
 CLIP_VERSION: Final = "bench"
@@ -60,7 +59,9 @@ def make_documents(
     key, name = CLIP.path.removeprefix("_outputs.").split(".")
     with connect(settings) as client:
         Registry(state_database(client, settings)).announce(CLIP.name, CLIP_VERSION, {})
-        collection = DocumentStore(client, settings).collection.with_options(write_concern=None)
+        collection = DocumentStore(client, settings, DEFAULT).collection.with_options(
+            write_concern=None
+        )
         while count < most and time.monotonic() < end:
             ids = range(count, min(count + chunk, most))
             vectors = generator.standard_normal((len(ids), dimension), dtype=np.float32)

@@ -6,23 +6,22 @@ from typing import Any
 
 from pymongo.errors import PyMongoError
 
-from streams.contract.default_pipeline import (
-    CLIP,
-    CONDITIONAL_LM,
-)
-from streams.contract.events import IMAGE_CHANGED, Record
+from streams.contract.default_pipeline import DEFAULT
+from streams.contract.events import Record
+from streams.contract.pipeline import CHANGES, dead_letter_topic
 from streams.errors import BrokerUnavailable, CaptionstreamError
 from streams.kafka.producer import publish_all
 from streams.kafka.topic_log import read_topics
-from streams.kafka.topics import TOPICS, dead_letter_topic, topic_name
+from streams.kafka.topics import topic_name
 from streams.mongo.client import state_database
 from streams.registry.versions import Registry
 from tests.captioner import publish_tiny_captioner, tiny_captioner
 from tests.faults.load import picture
 from tests.faults.target import INJECTED, Target
+from tests.pipelines import CLIP, CONDITIONAL_LM
 from tests.waiting import wait_until
 
-EVERY_TOPIC = (*TOPICS, *(dead_letter_topic(topic) for topic in TOPICS))
+EVERY_TOPIC = (*DEFAULT.topics, *(dead_letter_topic(topic) for topic in DEFAULT.topics))
 #: Keys that break a decoder of extended JSON, that would match other documents, or fail a query.
 _HOSTILE_KEYS = (
     b'{"$oid":"f"}',
@@ -62,7 +61,7 @@ def send_garbage(target: Target) -> str:
     headers = [
         [],
         [("ce_type", b"captions.image.changed.v99"), ("ce_source", b"/captions.documents")],
-        [("ce_type", TOPICS[0].encode()), ("ce_source", b"/other.collection")],
+        [("ce_type", DEFAULT.topics[0].encode()), ("ce_source", b"/other.collection")],
         [("ce_type", junk), ("ce_clustertime", junk), ("ce_source", junk)],
     ]
     records = [
@@ -72,7 +71,7 @@ def send_garbage(target: Target) -> str:
         for value in (junk, None)
     ]
     ours = [
-        ("ce_type", IMAGE_CHANGED.encode()),
+        ("ce_type", CHANGES.encode()),
         ("ce_source", f"/{target.settings.mongo.tenant}".encode()),
         ("ce_clustertime", b"1.1"),
     ]

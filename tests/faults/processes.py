@@ -12,7 +12,7 @@ from kafka import KafkaConsumer, TopicPartition
 from pymongo import MongoClient
 
 from streams.contract.documents import Output
-from streams.contract.events import IMAGE_FEATURIZED, ModelApplied, Origin, Record
+from streams.contract.events import ModelApplied, Origin, Record
 from streams.contract.wire import encode_event
 from streams.kafka.producer import EventProducer
 from streams.kafka.security import client_arguments
@@ -82,7 +82,7 @@ def featurized(document_id: int, source: Timestamp, tenant: str) -> Record:
         model="clip",
         outputs={"clip": Output(value=np.ones(4, np.float32), version="c1")},
     )
-    return encode_event(event, event_type=IMAGE_FEATURIZED, tenant=tenant)
+    return encode_event(event, tenant=tenant)
 
 
 @contextmanager

@@ -21,12 +21,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from streams.contract.default_pipeline import (
-    CLIP,
-    CONDITIONAL_LM,
-)
+from tests.pipelines import CLIP, CONDITIONAL_LM
+from streams.contract.values import decode_vector
 from streams.contract.documents import (
-    decode_vector,
 )
 from streams.contract.states import Recaption
 from streams.models import conditional_lm

@@ -20,11 +20,6 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from streams.contract.default_pipeline import (
-    CLIP_PROJECTION,
-    CONDITIONAL_LM,
-    MODELS,
-)
 from streams.settings import (
     ClipSettings,
     FetchSettings,
@@ -43,6 +38,7 @@ from tests.faults.programs import TEST_COMMANDS, write_mongod
 from tests.faults.progress import Writes, longest_gap
 from tests.faults.strikes import HEALERS, PROFILES, STRIKES
 from tests.faults.target import Strike, Target
+from tests.pipelines import CLIP_PROJECTION, CONDITIONAL_LM, MODELS
 from tests.tiny import write_tiny_clip
 
 #: Settings of the reconciler: one that is always at work, and one that never is.

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from streams.contract.events import IMAGE_CHANGED, IMAGE_FEATURIZED, DocumentChanged, Origin
+from streams.contract.events import IMAGE_FEATURIZED, DocumentChanged, Origin
+from streams.contract.pipeline import CHANGES
 from streams.contract.wire import decode_event
 from streams.errors import BrokerUnavailable, InvalidEvent
 from streams.kafka.topic_log import read_topics
@@ -134,7 +135,7 @@ Strike = Callable[[Target], str]
 def republished(settings: Settings) -> Counter[str]:
     """Count changes that are none: what a copy or the reconciler has published again."""
     found: Counter[str] = Counter()
-    for _, message in read_topics([topic_name(IMAGE_CHANGED, settings.kafka)], settings.kafka):
+    for _, message in read_topics([topic_name(CHANGES, settings.kafka)], settings.kafka):
         if INJECTED not in dict(message.headers):
             with suppress(InvalidEvent):
                 event = decode_event(

@@ -9,8 +9,10 @@ from contextlib import closing
 import psutil
 import pytest
 
-from streams.contract.events import IMAGE_CHANGED, IMAGE_FEATURIZED, DocumentChanged
+from streams.contract.default_pipeline import DEFAULT
+from streams.contract.events import IMAGE_FEATURIZED, DocumentChanged
 from streams.contract.ids import document_id_of, document_key
+from streams.contract.pipeline import CHANGES
 from streams.contract.wire import encode_event
 from streams.errors import ProcessBroken
 from streams.kafka.producer import publish_all
@@ -67,7 +69,7 @@ def test_document_that_the_model_does_not_survive_fails_alone(
             "kafka": settings.kafka.model_copy(update={"session_timeout_seconds": 3.0}),
         }
     )
-    create_topics(settings.kafka)
+    create_topics(settings.kafka, DEFAULT)
     mongo = settings.mongo
     documents = mongo_client[mongo.database][mongo.collection]
     generator = random.Random(2)  # noqa: S311 - pictures, no secret
@@ -78,8 +80,8 @@ def test_document_that_the_model_does_not_survive_fails_alone(
     def publish(document_ids):
         now = mongo_client.admin.command("ping")["operationTime"]
         events = [DocumentChanged(document_id=number, source=now) for number in document_ids]
-        records = [encode_event(e, event_type=IMAGE_CHANGED, tenant=mongo.tenant) for e in events]
-        publish_all([(IMAGE_CHANGED, record) for record in records], settings.kafka)
+        records = [encode_event(e, tenant=mongo.tenant) for e in events]
+        publish_all([(CHANGES, record) for record in records], settings.kafka)
 
     publish(range(COUNT))
 
@@ -94,7 +96,7 @@ def test_document_that_the_model_does_not_survive_fails_alone(
         codes = [code for _, code in ends]
         assert [int(last.stdout.readline() or 0) for _ in codes] == codes
         wait_until(lambda: done(settings) == {*range(COUNT)} - {7}, doing="all the others")
-        with closing(DeadLetterLog(settings.kafka)) as log:
+        with closing(DeadLetterLog(settings.kafka, DEFAULT.topics)) as log:
             [letter] = wait_until(lambda: log.refresh() or [*log.entries(Wanted())], doing="it")
         assert (letter.document, letter.reason) == (document_key(7).decode(), error)
         [mark] = state_database(mongo_client, mongo)["quarantine"].find()

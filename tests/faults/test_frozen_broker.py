@@ -3,6 +3,7 @@
 import os
 import signal
 
+from streams.contract.default_pipeline import DEFAULT
 from streams.kafka.topics import create_topics
 from tests.integration.conftest import publishing
 from tests.integration.test_capture_faults import limited
@@ -21,7 +22,7 @@ def test_publisher_stops_reading_while_the_broker_is_frozen(
     )
     window = settings.publisher.model_copy(update={"window_events": WINDOW})
     settings = settings.model_copy(update={"kafka": own, "publisher": window})
-    create_topics(own)
+    create_topics(own, DEFAULT)
     published = type(published)(settings)
     documents.insert_one({"_id": "first", "img": b"x"})
     # An idle publisher asks the broker how long its log is, and would wait for the answer.

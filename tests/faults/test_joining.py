@@ -8,6 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from streams.contract.default_pipeline import DEFAULT
 from streams.contract.events import IMAGE_FEATURIZED
 from streams.kafka.topics import create_topics
 from streams.settings import StageSettings
@@ -40,7 +41,7 @@ def test_processes_that_join_and_leave_lose_nothing(settings, mongo_client):
             "stage": StageSettings(batch_size=8),
         }
     )
-    create_topics(settings.kafka)
+    create_topics(settings.kafka, DEFAULT)
     generator = random.Random(7)  # noqa: S311 - which process leaves, no secret
     ids = itertools.count()
     documents = mongo_client[settings.mongo.database][settings.mongo.collection]

@@ -4,6 +4,7 @@ import pytest
 from pymongo import MongoClient
 
 from streams import metrics
+from streams.contract.default_pipeline import DEFAULT
 from streams.kafka.topics import create_topics
 from streams.local.mongod import Mongod
 from streams.mongo.client import connect
@@ -51,11 +52,11 @@ def test_oplog_that_rolled_over_makes_a_copy(settings, mongod):
     """Fails without code 286 in `_HISTORY_LOST`: the publisher would try again for ever."""
     mongo = MongoSettings(uri=mongod.uri, database="t")
     settings = settings.model_copy(update={"mongo": mongo})
-    create_topics(settings.kafka)
+    create_topics(settings.kafka, DEFAULT)
     published = Published(settings)
     lost = metrics.HISTORY_LOST._value.get()
     with connect(mongo) as client:
-        documents = DocumentStore(client, mongo).collection
+        documents = DocumentStore(client, mongo, DEFAULT).collection
         documents.insert_one({"_id": 0, "img": b"x"})
         with publishing(settings, client):
             published.wait_for(0, ["copy"])

@@ -8,7 +8,9 @@ import sys
 import pytest
 from pydantic import SecretStr
 
-from streams.contract.events import IMAGE_CHANGED, IMAGE_FEATURIZED, DocumentChanged
+from streams.contract.default_pipeline import DEFAULT
+from streams.contract.events import IMAGE_FEATURIZED, DocumentChanged
+from streams.contract.pipeline import CHANGES
 from streams.contract.wire import encode_event
 from streams.kafka.topics import create_topics
 from streams.settings import ClipSettings, StageSettings, child_environment
@@ -44,7 +46,7 @@ def test_error_that_nobody_expected_ends_the_process_and_loses_nothing(settings,
     """Fails without `CrashingSupervisor` in `application.py`: the process lives on and waits."""
     kafka = settings.kafka.model_copy(update={"session_timeout_seconds": 3.0})
     settings = settings.model_copy(update={"kafka": kafka})
-    create_topics(kafka)
+    create_topics(kafka, DEFAULT)
     documents = mongo_client[settings.mongo.database][settings.mongo.collection]
     documents.insert_one({"_id": 1, "img": b"x"})
     now = mongo_client.admin.command("ping")["operationTime"]
@@ -91,7 +93,7 @@ def test_what_was_finished_is_not_done_again_and_what_was_in_hand_is(
 
 def insert_and_publish(settings, client):
     """Return the collection with documents whose records wait for the first stage."""
-    create_topics(settings.kafka)
+    create_topics(settings.kafka, DEFAULT)
     documents = client[settings.mongo.database][settings.mongo.collection]
     generator = random.Random(3)  # noqa: S311 - pictures, no secret
     rows = [{"_id": number, "img": picture(generator)} for number in range(DOCUMENTS)]
@@ -99,8 +101,8 @@ def insert_and_publish(settings, client):
     now = client.admin.command("ping")["operationTime"]
     events = [DocumentChanged(document_id=number, source=now) for number in range(DOCUMENTS)]
     tenant = settings.mongo.tenant
-    records = [encode_event(event, event_type=IMAGE_CHANGED, tenant=tenant) for event in events]
-    publish(IMAGE_CHANGED, records, settings.kafka)
+    records = [encode_event(event, tenant=tenant) for event in events]
+    publish(CHANGES, records, settings.kafka)
     return documents
 
 

@@ -7,9 +7,10 @@ import pytest
 
 from streams.capture.publisher import Publisher
 from streams.cli import app
-from streams.contract import events
+from streams.contract.default_pipeline import DEFAULT
 from streams.contract.events import DocumentDeleted
 from streams.contract.ids import document_id_of
+from streams.contract.pipeline import CHANGES
 from streams.contract.wire import decode_event
 from streams.errors import CaptionstreamError
 from streams.images.pool import DecodePool
@@ -49,14 +50,14 @@ def broker(tmp_path):
 
 @pytest.fixture
 def client(settings):
-    create_topics(settings.kafka)
+    create_topics(settings.kafka, DEFAULT)
     with connect(settings.mongo) as connected:
         yield connected
 
 
 @pytest.fixture
 def documents(client, settings):
-    return DocumentStore(client, settings.mongo).collection
+    return DocumentStore(client, settings.mongo, DEFAULT).collection
 
 
 @pytest.fixture
@@ -73,11 +74,14 @@ def publishing(settings, client, **options):
     what copies: it would build an index while a test renames the collection.
     """
     stop = threading.Event()
-    publisher = Publisher(settings, client, **options)
+    publisher = Publisher(settings, client, DEFAULT, **options)
     state = state_database(client, settings.mongo)
 
     def copy():
-        store, serving = DocumentStore(client, settings.mongo), Registry(state).serving
+        store, serving = (
+            DocumentStore(client, settings.mongo, DEFAULT),
+            (lambda: Registry(state).serving(DEFAULT)),
+        )
         repeater = Repeater(settings, store, serving=serving, live_changes=lambda: 0)
         copier = Copier(settings, store, repeater)
         while not stop.wait(0.05):
@@ -124,7 +128,7 @@ class Published:
 
     @property
     def _name(self):
-        return topic_name(events.IMAGE_CHANGED, self._settings.kafka)
+        return topic_name(CHANGES, self._settings.kafka)
 
     def events(self):
         return [

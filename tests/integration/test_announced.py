@@ -5,9 +5,6 @@ import time
 import numpy as np
 import pytest
 
-from streams.contract.default_pipeline import (
-    CLIP,
-)
 from streams.contract.events import DocumentDeleted
 from streams.errors import Unavailable
 from streams.models.clip_golden import encode_golden, golden_difference
@@ -18,6 +15,7 @@ from streams.stages import FEATURIZE
 from streams.stages.announced import AnnouncedStep
 from streams.stages.outcome import Ok, Result
 from streams.stages.steps import build_step
+from tests.pipelines import CLIP
 from tests.tiny import write_tiny_clip
 from tests.waiting import wait_until
 

@@ -12,10 +12,7 @@ from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
 from streams.capture import term
-from streams.contract.default_pipeline import (
-    CLIP,
-    CLIP_PROJECTION,
-)
+from streams.contract.default_pipeline import DEFAULT
 from streams.contract.documents import (
     Output,
     OutputError,
@@ -32,9 +29,10 @@ from streams.reconcile.copy import behind, look_at
 from streams.reconcile.reconciler import Reconciler
 from tests.integration.conftest import held_lease, publishing
 from tests.integration.test_publisher import MARK, fail_command, mark, position_row
+from tests.pipelines import CLIP, CLIP_PROJECTION
 from tests.waiting import DEADLINE_SECONDS, wait_until
 
-SERVING = Serving(versions={"clip": "c1", "clip_projection": "p1"})
+SERVING = Serving(pipeline=DEFAULT, versions={"clip": "c1", "clip_projection": "p1"})
 SOURCE = Timestamp(100, 7)
 
 
@@ -44,7 +42,7 @@ def limited(settings, **limits):
 
 @pytest.fixture
 def store(client, settings):
-    store = DocumentStore(client, settings.mongo)
+    store = DocumentStore(client, settings.mongo, DEFAULT)
     store.prepare()
     return store
 
@@ -264,7 +262,9 @@ class Running:
     def __init__(self, settings, client, serving):
         self._stop = threading.Event()
         lease = held_lease(settings, client)
-        self.reconciler = Reconciler(settings, client, serving=serving, lease=lambda: lease)
+        self.reconciler = Reconciler(
+            settings, client, DEFAULT, serving=serving, lease=lambda: lease
+        )
         self.thread = threading.Thread(target=self.reconciler.run, args=(self._stop,))
 
     def __enter__(self):
@@ -373,7 +373,9 @@ def test_one_scan_retries_one_chunk_at_most(settings, client, store, published):
     seldom = limited(settings, interval_seconds=600.0, chunk_size=5)
     with Running(seldom, client, lambda: looks.append(1) or serving[0]):
         wait_until(lambda: len(looks) >= 2, doing="it to have seen what serves")
-        serving[0] = Serving(versions={**SERVING.versions, "conditional_lm": "l1"})
+        serving[0] = Serving(
+            pipeline=DEFAULT, versions={**SERVING.versions, "conditional_lm": "l1"}
+        )
         wait_until(published.ids, doing="the first retries")
         seen = len(looks)
         wait_until(lambda: len(looks) > seen + 4, doing="the end of the scan")
@@ -384,7 +386,7 @@ def test_one_document_at_a_time_while_nothing_gets_through(settings, client, sto
     """Fails without the new `_size` in `Reconciler._settle`."""
     store.collection.insert_many([{"_id": number, "img": b"x"} for number in range(9)])
     small = limited(settings, chunk_size=4, chunk_timeout_seconds=0.3)
-    reconciler = Reconciler(small, client, serving=lambda: SERVING)
+    reconciler = Reconciler(small, client, DEFAULT, serving=lambda: SERVING)
     assert [reconciler.reconcile_now() for _ in range(3)] == [4, 1, 1]
     for number in range(9):
         finish(store, number)

@@ -10,10 +10,7 @@ from bson.timestamp import Timestamp
 
 from streams.capture.copy_requests import CopyRequests
 from streams.capture.publisher import Publisher
-from streams.contract.default_pipeline import (
-    CLIP,
-    CLIP_PROJECTION,
-)
+from streams.contract.default_pipeline import DEFAULT
 from streams.contract.documents import (
     Output,
     OutputError,
@@ -28,15 +25,16 @@ from streams.reconcile.copy import Copier, behind, look_at
 from streams.reconcile.reconciler import Reconciler
 from streams.reconcile.repeats import Repeater
 from tests.integration.conftest import held_lease
+from tests.pipelines import CLIP, CLIP_PROJECTION
 from tests.waiting import DEADLINE_SECONDS, wait_until
 
-SERVING = Serving(versions={"clip": "c1", "clip_projection": "p1"})
+SERVING = Serving(pipeline=DEFAULT, versions={"clip": "c1", "clip_projection": "p1"})
 OLD = Timestamp(100, 7)
 
 
 @pytest.fixture
 def store(client, settings):
-    return DocumentStore(client, settings.mongo)
+    return DocumentStore(client, settings.mongo, DEFAULT)
 
 
 @pytest.fixture
@@ -189,7 +187,7 @@ def test_term_begins_another_round_where_the_copy_was(settings, client, store, l
     assert lease.advance_copy(replace(state, last=(1,)), {})
     lease.release()
     CopyRequests(state_database(client, settings.mongo)).ask()
-    publisher = Publisher(settings, client)
+    publisher = Publisher(settings, client, DEFAULT)
     stop = threading.Event()
     thread = threading.Thread(target=publisher.run, args=(stop,))
     thread.start()
@@ -205,7 +203,7 @@ def test_reconciler_works_on_the_copy(settings, client, store, published, lease,
     """Fails without `go_on` in `Reconciler.run`."""
     store.collection.insert_one({"_id": 1, "img": b"x"})
     copy()
-    reconciler = Reconciler(settings, client, serving=lambda: SERVING, lease=lambda: lease)
+    reconciler = Reconciler(settings, client, DEFAULT, serving=lambda: SERVING, lease=lambda: lease)
     stop = threading.Event()
     thread = threading.Thread(target=reconciler.run, args=(stop,))
     thread.start()

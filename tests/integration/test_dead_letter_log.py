@@ -7,13 +7,15 @@ import pytest
 
 from streams.cli import app
 from streams.contract.dead_letters import dead_letter_record
+from streams.contract.default_pipeline import DEFAULT
 from streams.contract.documents import OutputError
-from streams.contract.events import IMAGE_CHANGED, DocumentChanged, Record
+from streams.contract.events import DocumentChanged, Record
 from streams.contract.ids import document_key
+from streams.contract.pipeline import CHANGES, dead_letter_topic
 from streams.contract.wire import encode_event
 from streams.kafka.producer import publish_all
 from streams.kafka.topic_log import read_topics
-from streams.kafka.topics import create_topics, dead_letter_topic, topic_name
+from streams.kafka.topics import create_topics, topic_name
 from streams.mongo.client import cluster_time
 from streams.operate.dead_letter_log import DeadLetterLog, Failure, Wanted
 from tests.command_line import CommandLine
@@ -30,26 +32,26 @@ class Letters:
         """One of each document, in this order."""
         changes = [DocumentChanged(document_id=id_, source=self._source) for id_ in ids]
         tenant = self._settings.mongo.tenant
-        records = [encode_event(c, event_type=IMAGE_CHANGED, tenant=tenant) for c in changes]
+        records = [encode_event(c, tenant=tenant) for c in changes]
         self.send_records(records, reason, message)
 
     def send_records(self, records, reason="InvalidImage", message="wrong"):
         error = OutputError(type=reason, message=message, attempts=1, is_retryable=False)
-        about = {"stage": "featurize", "topic": IMAGE_CHANGED, "position": "0:0", "model": "clip"}
+        about = {"stage": "featurize", "topic": CHANGES, "position": "0:0", "model": "clip"}
         letters = [dead_letter_record(record, error=error, **about) for record in records]
-        to = dead_letter_topic(IMAGE_CHANGED)
+        to = dead_letter_topic(CHANGES)
         publish_all([(to, letter) for letter in letters], self._settings.kafka)
 
 
 @pytest.fixture
 def letters(settings, client):
-    create_topics(settings.kafka)
+    create_topics(settings.kafka, DEFAULT)
     return Letters(settings, cluster_time(client))
 
 
 @pytest.fixture
 def log(settings):
-    with closing(DeadLetterLog(settings.kafka)) as log:
+    with closing(DeadLetterLog(settings.kafka, DEFAULT.topics)) as log:
         yield log
 
 
@@ -81,7 +83,7 @@ def test_only_what_is_new_is_read(log, letters, settings, monkeypatch):
 def test_log_that_has_become_shorter_is_read_from_its_beginning(letters, settings):
     """Fails without `seek_to_beginning` in `_is_read`, where the broker has lost its log."""
     letters.send("a", "b")
-    name = topic_name(dead_letter_topic(IMAGE_CHANGED), settings.kafka)
+    name = topic_name(dead_letter_topic(CHANGES), settings.kafka)
     starts = {(name, partition): 99 for partition in range(settings.kafka.partitions)}
     found = [message.key for _, message in read_topics([name], settings.kafka, starts=starts)]
     assert sorted(found) == [b'"a"', b'"b"']

@@ -2,12 +2,7 @@
 
 import pytest
 
-from streams.contract.default_pipeline import (
-    CLIP,
-    CLIP_PROJECTION,
-    CONDITIONAL_LM,
-    MODELS,
-)
+from tests.pipelines import CLIP, CLIP_PROJECTION, CONDITIONAL_LM, MODELS
 from trainer.demo.feed import (
     CAPTIONED,
     CAPTIONED_OR_FAILED,

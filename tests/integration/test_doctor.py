@@ -5,6 +5,7 @@ import io
 import huggingface_hub
 import pytest
 
+from streams.contract.default_pipeline import DEFAULT
 from streams.errors import SettingsError, StoreRefuses
 from streams.kafka.topics import create_topics
 from streams.local.child import Child
@@ -36,8 +37,8 @@ def test_fresh_servers_lack_topics_models_and_processes(settings):
 
 
 def test_created_topics_are_found(settings):
-    assert len(create_topics(settings.kafka)) == 8
-    assert create_topics(settings.kafka) == []
+    assert len(create_topics(settings.kafka, DEFAULT)) == 8
+    assert create_topics(settings.kafka, DEFAULT) == []
     assert findings(settings)["Kafka"].is_ok
 
 

@@ -6,9 +6,7 @@ import json
 import pytest
 from PIL import Image
 
-from streams.contract.default_pipeline import (
-    CLIP,
-)
+from tests.pipelines import CLIP
 
 MB = 1 << 20
 

@@ -19,15 +19,12 @@ from PIL import Image
 
 from streams import metrics
 from streams.backoff import Backoff
-from streams.contract.default_pipeline import (
-    CLIP,
-    CLIP_PROJECTION,
-)
+from streams.contract.default_pipeline import DEFAULT
 from streams.contract.documents import (
     Output,
     fingerprint,
 )
-from streams.contract.events import DocumentDeleted, DocumentChanged, ModelApplied, Origin
+from streams.contract.events import DocumentChanged, DocumentDeleted, ModelApplied, Origin
 from streams.contract.writes import OutputWrite
 from streams.errors import FetchFailed, InvalidEvent, InvalidImage, InvalidUrl, ModelFailed
 from streams.images import turns
@@ -43,6 +40,7 @@ from streams.stages.featurize import Featurize
 from streams.stages.outcome import Failed, Ok, Result, Waiting
 from streams.stages.sink import Sink
 from tests.integration.conftest import publishing
+from tests.pipelines import CLIP, CLIP_PROJECTION
 from tests.tiny import DIMENSION, write_tiny_clip
 from tests.waiting import DEADLINE_SECONDS
 
@@ -57,7 +55,7 @@ def encoder(tmp_path_factory):
 @pytest.fixture
 def store(settings):
     with connect(settings.mongo) as client:
-        yield DocumentStore(client, settings.mongo)
+        yield DocumentStore(client, settings.mongo, DEFAULT)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,8 @@ import threading
 import pytest
 from aiokafka.consumer.subscription_state import SubscriptionState
 
-from streams.contract import events
+from streams.contract.default_pipeline import DEFAULT
+from streams.contract.pipeline import CHANGES
 from streams.kafka.faust.worker import StageWorker
 from streams.kafka.topics import create_topics, topic_name
 from streams.stages import FEATURIZE
@@ -52,8 +53,8 @@ def looks(monkeypatch):
 
 def test_stage_goes_on_after_a_hold_of_days(settings, looks):
     """Fails with a poll interval of 1,000 s: the consumer leaves its group and never returns."""
-    create_topics(settings.kafka)
-    name = topic_name(events.IMAGE_CHANGED, settings.kafka)
+    create_topics(settings.kafka, DEFAULT)
+    name = topic_name(CHANGES, settings.kafka)
     values = [str(i).encode() for i in range(_BACKLOG)]
     send(settings.kafka.bootstrap_servers, name, [(value, []) for value in values])
     worker = StageWorker(FEATURIZE, settings.kafka, settings.stage)

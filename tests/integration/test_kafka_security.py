@@ -7,8 +7,9 @@ import warnings
 import faust
 import pytest
 
-from streams.contract import events
+from streams.contract.default_pipeline import DEFAULT
 from streams.contract.events import Record
+from streams.contract.pipeline import CHANGES
 from streams.errors import BrokerUnavailable, SettingsError
 from streams.kafka.faust.application import build_app
 from streams.kafka.offsets import reset_lost_offsets
@@ -59,13 +60,13 @@ def secured(gated, files):
 def test_every_client_proves_its_user_over_tls(secured, gated, mechanism):
     """Fails without `client_arguments` in `open_client`."""
     settings = secured(sasl_mechanism=mechanism, prefix=f"{mechanism}.")
-    assert len(create_topics(settings)) == 8
+    assert len(create_topics(settings, DEFAULT)) == 8
     producer = EventProducer(settings)
     told = []
-    producer.send(events.IMAGE_CHANGED, Record(key=b"k", value=b"v", headers=()), told.append)
+    producer.send(CHANGES, Record(key=b"k", value=b"v", headers=()), told.append)
     wait_until(lambda: told == [None], doing="an acknowledgement")
     producer.close()
-    name = topic_name(events.IMAGE_CHANGED, settings)
+    name = topic_name(CHANGES, settings)
     assert [record.value for _, record in read_topics([name], settings)] == [b"v"]
     assert reset_lost_offsets("group", [name], settings) == 0
     assert set(gated[0].mechanisms) == {mechanism}
@@ -98,25 +99,25 @@ def test_faust_proves_its_user_over_tls(secured, gated, mechanism):
 def test_wrong_ca_is_refused_with_the_remedy(secured, files):
     """Fails with `context.check_hostname` and `verify_mode` off in `tls_context`."""
     with pytest.raises(BrokerUnavailable, match=r"certificate.*CAPTIONSTREAM_KAFKA__SSL_CA_FILE"):
-        read_topic_states(secured(ssl_ca_file=files["other"], request_timeout_seconds=1.0))
+        read_topic_states(secured(ssl_ca_file=files["other"], request_timeout_seconds=1.0), DEFAULT)
 
 
 def test_wrong_password_is_refused_with_the_remedy(secured):
     with pytest.raises(BrokerUnavailable, match="CAPTIONSTREAM_KAFKA__SASL_PASSWORD") as caught:
-        read_topic_states(secured(sasl_password="wrong-one", request_timeout_seconds=1.0))
+        read_topic_states(secured(sasl_password="wrong-one", request_timeout_seconds=1.0), DEFAULT)
     assert "wrong-one" not in str(caught.value)
 
 
 def test_client_without_certificate_is_refused(secured):
     with pytest.raises(BrokerUnavailable):
-        read_topic_states(secured(ssl_certificate_file=None, request_timeout_seconds=1.0))
+        read_topic_states(secured(ssl_certificate_file=None, request_timeout_seconds=1.0), DEFAULT)
 
 
 def test_missing_files_name_their_variable(secured):
     with pytest.raises(SettingsError, match="SSL_CA_FILE"):
-        read_topic_states(secured(ssl_ca_file="/nowhere.pem"))
+        read_topic_states(secured(ssl_ca_file="/nowhere.pem"), DEFAULT)
     with pytest.raises(SettingsError, match="SSL_CERTIFICATE_FILE"):
-        read_topic_states(secured(ssl_certificate_file="/nowhere.pem"))
+        read_topic_states(secured(ssl_certificate_file="/nowhere.pem"), DEFAULT)
 
 
 def test_credentials_are_not_in_the_representation_of_the_application(secured):

@@ -5,6 +5,7 @@ import psutil
 import pytest
 from kafka import KafkaProducer
 
+from streams.contract.default_pipeline import DEFAULT
 from streams.errors import BrokerUnavailable, SettingsError
 from streams.kafka.topics import create_topics, read_topic_states
 from streams.local.broker import Broker, find_broker
@@ -15,8 +16,8 @@ from tests.ports import free_port
 def test_a_started_broker_has_topics_and_takes_records(broker: Broker) -> None:
     broker.start()
     settings = KafkaSettings(bootstrap_servers=broker.bootstrap_servers)
-    created = create_topics(settings)
-    assert read_topic_states(settings).missing == []
+    created = create_topics(settings, DEFAULT)
+    assert read_topic_states(settings, DEFAULT).missing == []
     producer = KafkaProducer(bootstrap_servers=broker.bootstrap_servers, acks="all")
     sent = producer.send(created[0], key=b"key", value=b"value").get(timeout=30)
     producer.close()
@@ -26,11 +27,11 @@ def test_a_started_broker_has_topics_and_takes_records(broker: Broker) -> None:
 def test_a_restart_keeps_the_address_and_begins_with_an_empty_log(broker: Broker) -> None:
     broker.start()
     settings = KafkaSettings(bootstrap_servers=broker.bootstrap_servers)
-    create_topics(settings)
+    create_topics(settings, DEFAULT)
     broker.kill()
     assert not broker.is_alive()
     broker.start()
-    assert len(read_topic_states(settings).missing) > 0
+    assert len(read_topic_states(settings, DEFAULT).missing) > 0
 
 
 def test_stop_leaves_no_process(broker: Broker) -> None:

@@ -2,7 +2,8 @@
 
 from streams import metrics
 from streams.capture.copy_requests import CopyRequests
-from streams.contract import events
+from streams.contract.default_pipeline import DEFAULT
+from streams.contract.pipeline import CHANGES
 from streams.kafka.offsets import is_cut
 from streams.kafka.topics import create_topics, topic_name
 from streams.mongo.client import state_database
@@ -22,7 +23,7 @@ def test_lost_log_is_noticed_and_everything_is_copied(settings, client, document
     def begin_with_an_empty_log():
         broker.kill()
         broker.start()
-        create_topics(kafka)
+        create_topics(kafka, DEFAULT)
 
     begin_with_an_empty_log()
     with publishing(settings, client):
@@ -47,7 +48,7 @@ def test_log_that_is_as_long_as_it_was_is_not_cut(settings, client, documents, p
         mark(documents, published)
     kept = state_database(client, settings.mongo)["positions"].find_one()["acknowledged"]
     acknowledged = {int(number): offset for number, offset in kept.items()}
-    topic = topic_name(events.IMAGE_CHANGED, settings.kafka)
+    topic = topic_name(CHANGES, settings.kafka)
     assert sum(acknowledged.values()) + len(acknowledged) == 51
     assert not is_cut(topic, acknowledged, settings.kafka)
     assert is_cut(topic, {**acknowledged, 0: acknowledged[0] + 1}, settings.kafka)

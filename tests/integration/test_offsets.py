@@ -5,7 +5,8 @@ from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartitio
 
 from streams import app
 from streams.capture.copy_requests import CopyRequests
-from streams.contract import events
+from streams.contract.default_pipeline import DEFAULT
+from streams.contract.pipeline import CHANGES
 from streams.errors import BrokerUnavailable
 from streams.kafka import offsets
 from streams.kafka.offsets import reset_lost_offsets
@@ -20,8 +21,8 @@ GROUP = "offsets-test"
 
 @pytest.fixture
 def topic(settings):
-    create_topics(settings.kafka)
-    name = topic_name(events.IMAGE_CHANGED, settings.kafka)
+    create_topics(settings.kafka, DEFAULT)
+    name = topic_name(CHANGES, settings.kafka)
     producer = KafkaProducer(bootstrap_servers=settings.kafka.bootstrap_servers)
     for number in range(10):
         producer.send(name, key=b"k", value=str(number).encode(), partition=0)
@@ -115,6 +116,4 @@ def test_topics_of_a_broker_that_is_away_cannot_be_read(settings):
 
 def test_broker_without_topics_has_no_records(settings):
     """Fails without the look at `partitions` in `read_topics`."""
-    assert (
-        list(read_topics([topic_name(events.IMAGE_CHANGED, settings.kafka)], settings.kafka)) == []
-    )
+    assert list(read_topics([topic_name(CHANGES, settings.kafka)], settings.kafka)) == []

@@ -11,9 +11,7 @@ import torch
 from bson.timestamp import Timestamp
 from PIL import Image
 
-from streams.contract.default_pipeline import (
-    CLIP,
-)
+from streams.contract.default_pipeline import DEFAULT
 from streams.contract.documents import (
     Output,
     fingerprint,
@@ -29,6 +27,7 @@ from streams.operate.on_demand import OnDemand
 from streams.registry.versions import Registry
 from streams.settings import ClipSettings, child_environment
 from tests.captioner import tiny_captioner
+from tests.pipelines import CLIP
 from tests.tiny import DIMENSION, write_tiny_clip
 
 
@@ -52,7 +51,10 @@ def encoder(tiny):
 @pytest.fixture
 def connected(tiny):
     with connect(tiny.mongo) as client:
-        yield Registry(state_database(client, tiny.mongo)), DocumentStore(client, tiny.mongo)
+        yield (
+            Registry(state_database(client, tiny.mongo)),
+            DocumentStore(client, tiny.mongo, DEFAULT),
+        )
 
 
 @pytest.fixture

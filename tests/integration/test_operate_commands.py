@@ -3,12 +3,10 @@
 import pytest
 
 from streams.cli import app
-from streams.contract.default_pipeline import (
-    CLIP,
-)
 from streams.mongo.client import state_database
 from streams.registry.versions import Registry
 from tests.command_line import CommandLine
+from tests.pipelines import CLIP
 
 
 @pytest.fixture

@@ -4,9 +4,7 @@ import pytest
 
 from streams import metrics
 from streams.capture import term
-from streams.contract.default_pipeline import (
-    CLIP,
-)
+from streams.contract.default_pipeline import DEFAULT
 from streams.contract.documents import (
     lookup,
 )
@@ -18,6 +16,7 @@ from streams.reconcile.reconciler import Reconciler
 from streams.reconcile.repeats import Repeater
 from tests.integration.conftest import publishing
 from tests.integration.test_publisher import mark
+from tests.pipelines import CLIP
 from tests.waiting import wait_until
 
 LARGE = "x" * 2_000_000
@@ -25,7 +24,7 @@ LARGE = "x" * 2_000_000
 
 @pytest.fixture
 def store(client, settings):
-    store = DocumentStore(client, settings.mongo)
+    store = DocumentStore(client, settings.mongo, DEFAULT)
     store.prepare()
     return store
 
@@ -77,8 +76,8 @@ def test_reconciler_notes_refusals_for_the_version_that_serves(settings, client,
     """Fails without `note_refused` in `Repeater._send`: pending for ever after a new CLIP."""
     store.collection.insert_one({"_id": LARGE, "img": b"x"})
     for version in ("c1", "c2"):
-        serving = Serving(versions={"clip": version})
-        reconciler = Reconciler(settings, client, serving=lambda found=serving: found)
+        serving = Serving(pipeline=DEFAULT, versions={"clip": version})
+        reconciler = Reconciler(settings, client, DEFAULT, serving=lambda found=serving: found)
         assert reconciler.plan().total == 1
         assert reconciler.reconcile_now() == 0
         assert reconciler.plan().total == 0
@@ -90,7 +89,10 @@ def test_ids_that_do_not_fit_into_one_query_are_asked_for_in_pieces(settings, cl
     ids = [f"{number}{LARGE}" for number in range(9)]
     assert list(store.scan_states(ids)) == []
     repeater = Repeater(
-        settings, store, serving=lambda: Serving(versions={}), live_changes=lambda: 0
+        settings,
+        store,
+        serving=lambda: Serving(pipeline=DEFAULT, versions={}),
+        live_changes=lambda: 0,
     )
     repeater.send(ids, cluster_time(client))
     assert repeater.published == 0

@@ -6,6 +6,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from streams.contract.default_pipeline import DEFAULT
 from streams.models import projection
 from streams.models.clip import ClipEncoder
 from streams.mongo.client import connect, state_database
@@ -47,7 +48,7 @@ def registry(client, mongo_uri, mongo_database):
     encoder = ClipEncoder(ClipSettings(**CLIP))
     announce_clip(client, settings, encoder.version)
     scenes = list(make_scenes(SCENES, seed=8))
-    store = DocumentStore(client, settings.mongo)
+    store = DocumentStore(client, settings.mongo, DEFAULT)
     store.collection.insert_many(
         {"_id": i, "captions": scene.captions(), "_fold": ("train", "valid", "test")[i % 3]}
         for i, scene in enumerate(scenes)

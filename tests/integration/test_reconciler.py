@@ -8,11 +8,7 @@ import pytest
 from bson.timestamp import Timestamp
 
 from streams import metrics
-from streams.contract.default_pipeline import (
-    CLIP,
-    CLIP_PROJECTION,
-    MODELS,
-)
+from streams.contract.default_pipeline import DEFAULT
 from streams.contract.documents import (
     Output,
     OutputError,
@@ -25,15 +21,16 @@ from streams.mongo.store import DocumentStore
 from streams.reconcile import reconciler
 from streams.reconcile.reconciler import Reconciler
 from tests.integration.conftest import held_lease
+from tests.pipelines import CLIP, CLIP_PROJECTION, MODELS
 from tests.waiting import DEADLINE_SECONDS, wait_until
 
-SERVING = Serving(versions={"clip": "c1", "clip_projection": "p1"})
+SERVING = Serving(pipeline=DEFAULT, versions={"clip": "c1", "clip_projection": "p1"})
 SOURCE = Timestamp(100, 7)
 
 
 @pytest.fixture
 def store(client, settings):
-    store = DocumentStore(client, settings.mongo)
+    store = DocumentStore(client, settings.mongo, DEFAULT)
     store.prepare()
     return store
 
@@ -174,7 +171,9 @@ def test_promotion_makes_it_look_at_once(settings, client, store, published):
     finish(store, 1)
     with Reconciling(slow, client, SERVING) as running:
         wait_until(lambda: running.looks >= 2, doing="it to have seen what serves")
-        running.serving = Serving(versions={**SERVING.versions, "clip_projection": "p2"})
+        running.serving = Serving(
+            pipeline=DEFAULT, versions={**SERVING.versions, "clip_projection": "p2"}
+        )
         wait_until(lambda: published.ids() == {1}, doing="the repeat")
         finish(store, 1, projection="p2")
 
@@ -186,7 +185,7 @@ def test_chunks_bound_what_is_in_flight(settings, client, store, published):
         update={"reconciler": settings.reconciler.model_copy(update=limits)}
     )
     store.collection.insert_many([{"_id": number, "img": b"x"} for number in range(20)])
-    reconciler = Reconciler(small, client, serving=lambda: SERVING)
+    reconciler = Reconciler(small, client, DEFAULT, serving=lambda: SERVING)
     assert reconciler.reconcile_now() == 5
     assert len(published.records()) == 5
 
@@ -222,7 +221,7 @@ def test_live_changes_get_most_of_the_time(settings, client, store, live, is_pau
         return SERVING
 
     stop = NoWait()
-    Reconciler(chosen, client, serving=serving, live_changes=live).reconcile_now(stop=stop)
+    Reconciler(chosen, client, DEFAULT, serving=serving, live_changes=live).reconcile_now(stop=stop)
     assert (stop.longest > 0.1) is is_pausing
 
 
@@ -244,7 +243,9 @@ def test_promotion_is_followed_when_the_stages_have_the_version(settings, client
     )
     with Reconciling(slow, client, SERVING, is_loaded=is_loaded) as running:
         wait_until(lambda: running.looks >= 2, doing="it to have seen what serves")
-        running.serving = Serving(versions={**SERVING.versions, "clip_projection": "p2"})
+        running.serving = Serving(
+            pipeline=DEFAULT, versions={**SERVING.versions, "clip_projection": "p2"}
+        )
         wait_until(asked.is_set, doing="the question")
         assert published.records() == []
         loaded.set()
@@ -260,10 +261,11 @@ def test_plan_follows_what_the_promotion_said(settings, client, store):
 
     def plan(recaption):
         serving = Serving(
+            pipeline=DEFAULT,
             versions=SERVING.versions,
             recaption={"clip": Recaption.NONE, "clip_projection": recaption},
         )
-        return Reconciler(settings, client, serving=lambda: serving).plan().by_model
+        return Reconciler(settings, client, DEFAULT, serving=lambda: serving).plan().by_model
 
     assert plan(Recaption.ALL) == {"clip": 1, "clip_projection": 2}
     assert plan(Recaption.STALE) == {"clip": 1, "clip_projection": 1}
@@ -281,7 +283,7 @@ def test_retryable_error_is_tried_again_when_it_is_old_enough(settings, client, 
     def retries(after):
         limits = settings.reconciler.model_copy(update={"retry_after_seconds": after})
         chosen = settings.model_copy(update={"reconciler": limits})
-        return Reconciler(chosen, client, serving=lambda: SERVING).plan().retries
+        return Reconciler(chosen, client, DEFAULT, serving=lambda: SERVING).plan().retries
 
     assert retries(after=600.0) == 0
     assert retries(after=0.0) == 1
@@ -291,7 +293,7 @@ def test_plan_counts_by_the_first_model_that_has_to_run(settings, client, store)
     store.collection.insert_many([{"_id": number, "img": b"x"} for number in range(5)])
     finish(store, 0, input=fingerprint(b"x"))
     finish(store, 1, projection="p0")
-    plan = Reconciler(settings, client, serving=lambda: SERVING).plan()
+    plan = Reconciler(settings, client, DEFAULT, serving=lambda: SERVING).plan()
     assert plan.by_model == {"clip": 3, "clip_projection": 1}
     assert plan.total == 4
     assert [model.name for model in MODELS][:2] == list(plan.by_model)

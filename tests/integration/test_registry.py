@@ -10,6 +10,7 @@ import torch
 from gridfs import GridFS
 
 from streams import metrics
+from streams.contract.default_pipeline import DEFAULT
 from streams.contract.manifest import Bundle, Feature
 from streams.contract.states import Recaption
 from streams.errors import InvalidBundle, ModelNotFound, PointerConflict, StoreUnavailable
@@ -158,7 +159,7 @@ def test_of_many_first_announcements_one_serves(registry):
 def test_serving_tells_what_a_captioner_was_fitted_on(registry):
     registry.announce("clip", "c1", {"dimension": DIMENSION})
     version = promote(registry, tiny_captioner(clip_version="c0"))
-    serving = registry.serving()
+    serving = registry.serving(DEFAULT)
     assert serving.versions == {"clip": "c1", NAME: version}
     assert serving.requires == {NAME: {"clip": "c0"}}
 
@@ -238,7 +239,7 @@ def test_flipped_byte_in_the_store_is_refused(registry, hot, database):
     registry.promote(NAME, bad, reason="test")
     hot.refresh()
     assert hot.current().version == good
-    assert "sha256" in registry.serving().problems[NAME]
+    assert "sha256" in registry.serving(DEFAULT).problems[NAME]
 
 
 def test_bundle_of_another_model_is_refused(registry, hot, database):
@@ -251,7 +252,7 @@ def test_bundle_of_another_model_is_refused(registry, hot, database):
     registry.promote(NAME, version, reason="test")
     hot.refresh()
     assert hot.current().version == good
-    assert "is that of clip_projection" in registry.serving().problems[NAME]
+    assert "is that of clip_projection" in registry.serving(DEFAULT).problems[NAME]
 
 
 def test_model_whose_weights_rot_in_memory_fails_its_self_test(registry, hot):
@@ -499,7 +500,7 @@ def test_move_keeps_what_it_says_about_stored_outputs(registry):
     a, b = (registry.publish(tiny_captioner(seed=seed)) for seed in range(2))
     registry.promote(NAME, a, reason="test")
     registry.promote(NAME, b, reason="test", recaption=Recaption.NONE)
-    assert registry.serving().recaption == {NAME: Recaption.NONE}
+    assert registry.serving(DEFAULT).recaption == {NAME: Recaption.NONE}
     registry.rollback(NAME, reason="test", recaption=Recaption.STALE)
     kept = [move.recaption for move in registry.history(NAME)]
     assert kept == [Recaption.ALL, Recaption.NONE, Recaption.STALE]
@@ -509,7 +510,7 @@ def test_pointer_of_an_earlier_release_is_read(registry, database):
     version = promote(registry, tiny_captioner())
     database["model_pointers"].update_one({}, {"$unset": {"recaption": 1, "refusal": 1}})
     assert registry.pointer(NAME).recaption is Recaption.ALL
-    assert registry.serving().versions == {NAME: version}
+    assert registry.serving(DEFAULT).versions == {NAME: version}
 
 
 def test_same_version_promoted_again_only_changes_what_stays(registry, hot):
@@ -528,13 +529,13 @@ def test_refused_version_is_told_and_leaves_stored_outputs_alone(registry, hot):
     hot.refresh()
     bad = promote(registry, nan_bundle())
     hot.refresh()
-    serving = registry.serving()
+    serving = registry.serving(DEFAULT)
     assert serving.versions == {NAME: good}
     assert serving.recaption == {NAME: Recaption.NONE}
     assert f"{bad} is refused" in serving.problems[NAME]
     assert "NaN" in serving.problems[NAME]
     registry.rollback(NAME, reason="test")
-    assert registry.serving().problems == {}
+    assert registry.serving(DEFAULT).problems == {}
     assert registry.history(NAME)[1].refusal.serving == good
 
 
@@ -565,7 +566,7 @@ def test_first_process_after_bad_promotions_finds_the_last_good_version(registry
     promote(registry, nan_bundle())
     hot.refresh()
     assert hot.current().version == good
-    assert registry.serving().versions == {NAME: good}
+    assert registry.serving(DEFAULT).versions == {NAME: good}
 
 
 def test_version_refused_by_one_process_serves_in_none(registry, hot):
@@ -596,8 +597,8 @@ def test_refused_first_version_leaves_documents_awaiting_a_model(registry, hot):
     promote(registry, nan_bundle())
     hot.refresh()
     assert hot.current() is None
-    assert registry.serving().versions == {}
-    assert NAME in registry.serving().problems
+    assert registry.serving(DEFAULT).versions == {}
+    assert NAME in registry.serving(DEFAULT).problems
 
 
 def test_late_refusal_of_an_older_move_changes_nothing(registry):
@@ -653,6 +654,6 @@ def test_manifest_that_cannot_be_read_concerns_its_own_model_only(registry, data
     registry.announce("clip", "c1", {"dimension": DIMENSION})
     version = promote(registry, tiny_captioner(seed=1))
     database["model_versions"].update_one({"version": version}, {"$set": {"manifest": "{}"}})
-    serving = registry.serving()
+    serving = registry.serving(DEFAULT)
     assert serving.versions == {"clip": "c1"}
     assert "manifest is not valid" in serving.problems[NAME]

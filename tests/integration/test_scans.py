@@ -6,11 +6,7 @@ from itertools import product
 
 import pytest
 
-from streams.contract.default_pipeline import (
-    CLIP,
-    CONDITIONAL_LM,
-    MODELS,
-)
+from streams.contract.default_pipeline import DEFAULT
 from streams.contract.documents import (
     lookup,
 )
@@ -18,6 +14,7 @@ from streams.contract.states import Recaption, Serving, pending_model
 from streams.mongo.state_index import STATE_INDEX
 from streams.mongo.store import DocumentStore
 from streams.reconcile.scans import _STATE, _unfinished, scan_failures, scan_unfinished
+from tests.pipelines import CLIP, CONDITIONAL_LM, MODELS
 
 VERSIONS = {"clip": "c1", "clip_projection": "p1", "conditional_lm": "l1"}
 STRANGE = (None, 5, "", True, {"a": 1}, b"x")
@@ -25,7 +22,7 @@ STRANGE = (None, 5, "", True, {"a": 1}, b"x")
 
 @pytest.fixture
 def store(client, settings):
-    store = DocumentStore(client, settings.mongo)
+    store = DocumentStore(client, settings.mongo, DEFAULT)
     store.prepare()
     return store
 
@@ -57,12 +54,14 @@ def any_serving():
     """Every combination of moves, each with everything that may be missing."""
     for recaptions in product(Recaption, repeat=len(MODELS)):
         moves = dict(zip(VERSIONS, recaptions, strict=True))
-        yield Serving(versions=VERSIONS, recaption=moves)
+        yield Serving(pipeline=DEFAULT, versions=VERSIONS, recaption=moves)
     for absent in VERSIONS:
-        yield Serving(versions={name: v for name, v in VERSIONS.items() if name != absent})
-    yield Serving(versions=VERSIONS, requires={"conditional_lm": {"clip": "c9"}})
-    yield Serving(versions=VERSIONS, requires={"clip": {"clip": "c9"}})
-    yield Serving(versions={})
+        yield Serving(
+            pipeline=DEFAULT, versions={name: v for name, v in VERSIONS.items() if name != absent}
+        )
+    yield Serving(pipeline=DEFAULT, versions=VERSIONS, requires={"conditional_lm": {"clip": "c9"}})
+    yield Serving(pipeline=DEFAULT, versions=VERSIONS, requires={"clip": {"clip": "c9"}})
+    yield Serving(pipeline=DEFAULT, versions={})
 
 
 def test_no_pending_document_is_left_out_and_none_comes_twice(store):
@@ -103,7 +102,9 @@ def test_what_is_done_is_not_even_looked_at(store, recaption):
     """Fails without `_ANYTHING`, or with `None` in a condition: all documents are read then."""
     store.collection.insert_many([finished(number) for number in range(500)])
     store.collection.insert_many([{"_id": number, "img": b"x"} for number in range(500, 503)])
-    serving = Serving(versions=VERSIONS, recaption=dict.fromkeys(VERSIONS, recaption))
+    serving = Serving(
+        pipeline=DEFAULT, versions=VERSIONS, recaption=dict.fromkeys(VERSIONS, recaption)
+    )
     for model in MODELS:
         for query in _unfinished(model, serving):
             found = {"find": store.collection.name, "filter": query}
@@ -130,6 +131,6 @@ def test_failure_is_found_once_by_its_first_model_and_not_while_it_is_pending(st
             failing(5, "c1", CLIP, retryable=False),
         ]
     )
-    serving = Serving(versions=VERSIONS)
+    serving = Serving(pipeline=DEFAULT, versions=VERSIONS)
     found = [failure.document_id for failure in scan_failures(store.collection, serving)]
     assert sorted(found) == [2, 3]

@@ -17,10 +17,7 @@ from PIL import Image
 from pydantic import SecretStr
 from pymongo.errors import OperationFailure
 
-from streams.contract.default_pipeline import (
-    CLIP,
-    CONDITIONAL_LM,
-)
+from streams.contract.default_pipeline import DEFAULT
 from streams.contract.events import DocumentChanged, Origin
 from streams.errors import StoreUnavailable
 from streams.kafka.topics import create_topics
@@ -32,6 +29,7 @@ from streams.registry.versions import Registry
 from streams.settings import KafkaSettings, MongoSettings
 from streams.stages import PROCESSES
 from tests.captioner import promote_tiny_captioner
+from tests.pipelines import CLIP, CONDITIONAL_LM
 from tests.ports import free_port
 from tests.secured import gated_broker, root_client, secured_mongod, write_certificates
 from tests.tiny import write_tiny_clip
@@ -113,7 +111,7 @@ def secured(tmp_path_factory):
             for user in (*PROCESSES, *PEOPLE):
                 role = role_name(user, settings)
                 root.admin.command("createUser", user, pwd=PASSWORD, roles=[role])
-        create_topics(found.kafka())
+        create_topics(found.kafka(), DEFAULT)
         yield found
 
 
@@ -208,7 +206,7 @@ def test_publisher_may_note_what_kafka_refuses(secured):
         documents.insert_one({"_id": "large", "img": b"x"})
         event = DocumentChanged(document_id="large", source=cluster_time(ours), origin=Origin.LIVE)
         registry = Registry(state_database(ours, secured.mongo()))
-        store = DocumentStore(ours, secured.mongo())
+        store = DocumentStore(ours, secured.mongo(), DEFAULT)
         note_refused([event], store=store, serving=registry.serving)
         assert documents.find_one({f"{CLIP.path}.error.type": "InvalidId"})
         documents.delete_one({"_id": "large"})

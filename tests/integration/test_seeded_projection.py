@@ -5,7 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from bson.timestamp import Timestamp
+from streams.stages.project import Project
 
+from streams.contract.default_pipeline import DEFAULT
 from streams.contract.documents import Output
 from streams.contract.events import ModelApplied, Origin
 from streams.contract.manifest import Feature
@@ -14,7 +16,6 @@ from streams.models.projection import orthogonal_projection
 from streams.registry.hot_model import HotModel
 from streams.registry.seeded_projection import SeededProjection
 from streams.stages.outcome import Result
-from streams.stages.project import Project
 from tests.captioner import serve_clip
 from tests.waiting import wait_until
 
@@ -175,7 +176,7 @@ def test_pointer_at_a_version_that_cannot_serve_ends_at_the_seeded_one(registry,
     hot.refresh()
     hot.refresh()
     assert results(hot, clip_event("c1", 4)) == [Result.DONE]
-    assert registry.serving().problems == {}
+    assert registry.serving(DEFAULT).problems == {}
 
 
 def test_refused_version_leaves_the_one_that_serves_in_its_place(registry, hot):
@@ -217,6 +218,6 @@ def test_version_of_another_length_than_clip_makes_cannot_run(registry):
     """Its documents await a model. Fails without `misfits`: they were pending for ever."""
     serve_clip(registry, "c1", 4)
     promote(registry, trained(4, None))
-    assert registry.serving().misfits == frozenset()
+    assert registry.serving(DEFAULT).misfits == frozenset()
     serve_clip(registry, "c2", 8)
-    assert registry.serving().misfits == {NAME}
+    assert registry.serving(DEFAULT).misfits == {NAME}

@@ -11,14 +11,15 @@ from bson.timestamp import Timestamp
 
 from streams import metrics
 from streams.contract.dead_letters import dead_letter_record, parse_dead_letter
+from streams.contract.default_pipeline import DEFAULT
 from streams.contract.documents import Output, OutputError
 from streams.contract.events import (
-    IMAGE_CHANGED,
-    DocumentDeleted,
     DocumentChanged,
+    DocumentDeleted,
     ModelApplied,
     Origin,
 )
+from streams.contract.pipeline import CHANGES
 from streams.contract.states import DocumentState, Serving, document_state
 from streams.contract.wire import encode_event
 from streams.errors import StoreRefuses, WriteRejected
@@ -42,7 +43,7 @@ def client(settings):
 
 @pytest.fixture
 def store(client, settings):
-    return DocumentStore(client, settings.mongo)
+    return DocumentStore(client, settings.mongo, DEFAULT)
 
 
 def applied(document_id, value, model="clip", source=SOURCE):
@@ -59,9 +60,9 @@ def applied(document_id, value, model="clip", source=SOURCE):
 def letter(document_id, stage="featurize", model="clip"):
     changed = DocumentChanged(document_id=document_id, source=SOURCE)
     record = dead_letter_record(
-        encode_event(changed, event_type=IMAGE_CHANGED, tenant="a.b"),
+        encode_event(changed, tenant="a.b"),
         stage=stage,
-        topic=IMAGE_CHANGED,
+        topic=CHANGES,
         position="0:1",
         model=model,
         error=OutputError(
@@ -171,7 +172,10 @@ def test_document_without_room_for_its_error_is_failed_until_there_is_room(store
     [outcome] = Sink(store).run([applied(1, np.ones(2, np.float32))])
     assert isinstance(outcome, Failed), "there is a dead letter"
 
-    serving, state = Serving(versions={"clip": "v1"}), state_database(client, settings.mongo)
+    serving, state = (
+        Serving(pipeline=DEFAULT, versions={"clip": "v1"}),
+        state_database(client, settings.mongo),
+    )
     assert store.count_states(serving)[DocumentState.FAILED] == 1
     assert store.count_states(serving)[DocumentState.PENDING] == 0
     assert list(scan_unfinished(store, serving)) == []
@@ -181,7 +185,7 @@ def test_document_without_room_for_its_error_is_failed_until_there_is_room(store
     Registry(state).announce("clip", "v1", {"dimension": 2})
     assert wait_until_settled(store, state, timeout_seconds=0)
 
-    another = Serving(versions={"clip": "v2"})
+    another = Serving(pipeline=DEFAULT, versions={"clip": "v2"})
     assert [row["_id"] for row, _ in scan_unfinished(store, another)] == [1], "it is tried again"
 
     store.collection.update_one({"_id": 1}, {"$set": {"img": b"small"}})
@@ -198,7 +202,7 @@ def test_error_of_a_document_without_room_keeps_its_reason(store):
     assert shown["_outputs"]["img"]["clip"]["error"]["type"] == "InvalidImage"
 
 
-SERVING = Serving(versions={"clip": "v1", "clip_projection": "p1"})
+SERVING = Serving(pipeline=DEFAULT, versions={"clip": "v1", "clip_projection": "p1"})
 
 
 def test_schema_that_forbids_our_field_is_told_with_what_to_add(store):

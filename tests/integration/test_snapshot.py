@@ -7,9 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from streams.contract.default_pipeline import (
-    CLIP,
-)
+from streams.contract.default_pipeline import DEFAULT
 from streams.contract.documents import (
     OutputError,
 )
@@ -25,6 +23,7 @@ from streams.errors import (
 )
 from streams.mongo.store import DocumentStore
 from tests.integration.trainer_data import SOURCE, announce_clip, clip_write, seed_documents
+from tests.pipelines import CLIP
 from trainer.evaluate.validation_sample import create_validation_set
 from trainer.snapshot import writer as snapshot_writer
 from trainer.snapshot.files import DOCUMENTS, Snapshot, find_snapshot
@@ -71,7 +70,7 @@ def test_what_cannot_be_learned_from_is_counted_by_reason(client, settings, docu
     )
     error = OutputError(type="InvalidImage", message="no", attempts=1, is_retryable=False)
     vector = np.ones(4)
-    DocumentStore(client, settings.mongo).write_outputs(
+    DocumentStore(client, settings.mongo, DEFAULT).write_outputs(
         [
             clip_write("old", vector, version="clip-old"),
             OutputWrite(document_id="bad", source=SOURCE, model=CLIP, input="", result=error),

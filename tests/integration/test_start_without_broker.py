@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from streams.contract.default_pipeline import DEFAULT
 from streams.kafka.topics import create_topics
 from streams.settings import KafkaSettings, Settings, child_environment
 from tests.waiting import DEADLINE_SECONDS, wait_until
@@ -37,7 +38,7 @@ def stage(broker, tmp_path):
 def test_stage_waits_for_a_broker_that_is_away_as_it_starts(stage, broker):
     """Fails without `_await_broker`: the process ends with code 1."""
     broker.start()
-    create_topics(KafkaSettings(bootstrap_servers=broker.bootstrap_servers))
+    create_topics(KafkaSettings(bootstrap_servers=broker.bootstrap_servers), DEFAULT)
     watchdog = threading.Timer(200, stage.kill)
     watchdog.start()
     said = stage.stdout.readline()

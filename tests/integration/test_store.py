@@ -7,23 +7,20 @@ import numpy as np
 import pytest
 from bson.timestamp import Timestamp
 
-from streams.contract.default_pipeline import (
-    CLIP,
-    CLIP_PROJECTION,
-    CONDITIONAL_LM,
-)
+from streams.contract.default_pipeline import DEFAULT
 from streams.contract.documents import (
     Output,
     OutputError,
-    decode_vector,
 )
 from streams.contract.ids import document_key
 from streams.contract.states import DocumentState, Serving
+from streams.contract.values import decode_vector
 from streams.contract.writes import OutputWrite
 from streams.errors import StoreRefuses, StoreUnavailable
 from streams.mongo.client import cluster_time, connect
 from streams.mongo.state_index import _KEYS, STATE_INDEX, drop_old_state_indexes
 from streams.mongo.store import DocumentStore
+from tests.pipelines import CLIP, CLIP_PROJECTION, CONDITIONAL_LM
 from tests.waiting import wait_until
 
 OLD, NEW = Timestamp(100, 1), Timestamp(100, 2)
@@ -32,7 +29,7 @@ OLD, NEW = Timestamp(100, 1), Timestamp(100, 2)
 @pytest.fixture
 def store(settings):
     client = connect(settings.mongo)
-    yield DocumentStore(client, settings.mongo)
+    yield DocumentStore(client, settings.mongo, DEFAULT)
     client.close()
 
 
@@ -228,7 +225,7 @@ def test_building_the_state_index_is_told_and_goes_on_at_the_server(settings, mo
     hang = {"configureFailPoint": "hangAfterStartingIndexBuild"}
     quick = settings.mongo.model_copy(update={"timeout_seconds": 0.2})
     with connect(quick) as client:
-        store = DocumentStore(client, quick)
+        store = DocumentStore(client, quick, DEFAULT)
         store.collection.insert_one({"_id": 1})
         mongo_client.admin.command({**hang, "mode": "alwaysOn"})
         try:
@@ -252,7 +249,7 @@ def names_of_ready_indexes(client, store):
 def test_states_are_counted_from_the_index_alone(store):
     store.prepare()
     store.collection.insert_many([{"_id": number, "img": b"x" * 1000} for number in range(5)])
-    serving = Serving(versions={"clip": "v1", "clip_projection": "p1"})
+    serving = Serving(pipeline=DEFAULT, versions={"clip": "v1", "clip_projection": "p1"})
     store.write_outputs([write(number, output()) for number in range(4)])
     projected = output(version="p1", features={"clip": "v1"})
     store.write_outputs([write(number, projected, model=CLIP_PROJECTION) for number in range(3)])

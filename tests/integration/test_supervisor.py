@@ -12,6 +12,7 @@ import psutil
 import pytest
 from pymongo import MongoClient
 
+from streams.contract.default_pipeline import DEFAULT
 from streams.errors import SettingsError
 from streams.kafka.topics import read_topic_states
 from streams.local.stack import StackInfo, read_stack, settings_for
@@ -157,7 +158,7 @@ def test_one_line_of_json_says_that_all_is_ready(stack: Stack) -> None:
     }
     assert set(line["pids"]) == {"supervisor", "first", "second"}
     assert set(line["metrics"]) == {"first", "second"}
-    assert read_topic_states(stack.settings.kafka).missing == []
+    assert read_topic_states(stack.settings.kafka, DEFAULT).missing == []
 
 
 def test_nothing_is_announced_before_every_process_is_ready(stack: Stack) -> None:
@@ -357,7 +358,9 @@ def test_a_lost_broker_is_replaced_after_the_processes_ended(make: Make) -> None
     assert is_gone(info.pids["first"])
     assert stack.info().kafka == info.kafka
     assert stack.pid("broker") != info.pids["broker"]
-    assert read_topic_states(settings_for(stack.info(), stack.settings).kafka).missing == []
+    assert (
+        read_topic_states(settings_for(stack.info(), stack.settings).kafka, DEFAULT).missing == []
+    )
     wait_until(lambda: read_request(stack) is not None, doing="the request of a copy")
 
 

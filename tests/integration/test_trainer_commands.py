@@ -12,6 +12,7 @@ import pytest
 from bson.timestamp import Timestamp
 from typer.testing import CliRunner
 
+from streams.contract.default_pipeline import DEFAULT
 from streams.errors import (
     InvalidBundle,
     InvalidValidationSet,
@@ -64,7 +65,7 @@ def scenes(client, settings):
     And twelve more of the same, to learn from.
     """
     announce_clip(client, settings, CLIP_VERSION)
-    store = DocumentStore(client, settings.mongo)
+    store = DocumentStore(client, settings.mongo, DEFAULT)
     ids = [f"scene-{number}" for number in range(len(SCENES))]
     store.collection.insert_many(
         {
@@ -259,7 +260,7 @@ def test_failure_of_a_job_is_seen_though_its_metrics_cannot_be_written(
 def test_retraining_after_a_change_of_clip_refreshes_the_validation_set(
     scenes, client, settings, tmp_path
 ):
-    store = DocumentStore(client, settings.mongo)
+    store = DocumentStore(client, settings.mongo, DEFAULT)
     announce_clip(client, settings, "tiny-2")
     source = Timestamp(200, 1)
     store.write_outputs(
@@ -283,7 +284,7 @@ def test_retraining_after_a_change_of_clip_refreshes_the_validation_set(
 
 
 def test_run_fits_what_serves_then_finds_nothing_new(scenes, client, settings, tmp_path):
-    collection = DocumentStore(client, settings.mongo).collection
+    collection = DocumentStore(client, settings.mongo, DEFAULT).collection
     collection.update_one({"_id": 0}, {"$push": {"captions": None}})
     collection.update_one({"_id": 1}, {"$set": {"_fold": "trian"}})
     metrics = tmp_path / "trainer.prom"

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 
-from streams.contract import events
+from streams.contract.default_pipeline import DEFAULT
+from streams.contract.pipeline import CHANGES
 from streams.kafka.faust.lag import count_waiting
 from streams.kafka.faust.worker import StageWorker
 from streams.kafka.offsets import is_cut, reset_lost_offsets
@@ -19,8 +20,8 @@ from tests.waiting import wait_until
 @pytest.fixture
 def topic(settings):
     """Its first partition holds readable records around a batch that is not."""
-    create_topics(settings.kafka)
-    name = topic_name(events.IMAGE_CHANGED, settings.kafka)
+    create_topics(settings.kafka, DEFAULT)
+    name = topic_name(CHANGES, settings.kafka)
     servers = settings.kafka.bootstrap_servers
     assert send(servers, name, [(b"0", [])]) == [0]
     assert send(servers, name, [(b"1", []), (b"2", UNREADABLE), (b"3", [])]) == [1, 2, 3]

@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 
-from streams.contract.default_pipeline import (
-    CLIP,
-)
+from streams.contract.default_pipeline import DEFAULT
 from streams.contract.documents import (
     OutputError,
 )
@@ -16,6 +14,7 @@ from streams.errors import InvalidValidationSet, TooLittleData
 from streams.mongo.client import state_database
 from streams.mongo.store import DocumentStore
 from tests.integration.trainer_data import SOURCE, announce_clip, clip_write, seed_documents
+from tests.pipelines import CLIP
 from trainer.evaluate.validation_sample import create_validation_set
 from trainer.snapshot.validation_set import ValidationSets
 
@@ -99,7 +98,7 @@ def test_change_of_clip_needs_a_refresh_that_keeps_the_documents(client, setting
     announce_clip(client, settings, "clip-test-2")
     with pytest.raises(InvalidValidationSet, match="--refresh"):
         create(client, settings)
-    store = DocumentStore(client, settings.mongo)
+    store = DocumentStore(client, settings.mongo, DEFAULT)
     ids = [document_id_of(entry.id.encode()) for entry in before.entries]
     writes = [clip_write(i, [9, 9, 9, i], version="clip-test-2") for i in ids]
     store.write_outputs(writes[:-1])
@@ -126,7 +125,7 @@ def test_what_will_never_have_a_new_vector_does_not_hold_a_refresh_up(client, se
     error = OutputError(
         type="InvalidImage", message="", attempts=1, is_retryable=False, version="clip-test-2"
     )
-    DocumentStore(client, settings.mongo).write_outputs(
+    DocumentStore(client, settings.mongo, DEFAULT).write_outputs(
         [
             OutputWrite(document_id=failed, source=SOURCE, model=CLIP, input="", result=error),
             *(clip_write(i, [9, 9, 9, i], version="clip-test-2") for i in good),

@@ -11,28 +11,24 @@ from bson.timestamp import Timestamp
 from PIL import Image
 
 from streams.cli import app
-from streams.contract import events
 from streams.contract.dead_letters import dead_letter_record
-from streams.contract.default_pipeline import (
-    CLIP,
-    MODELS,
-)
+from streams.contract.default_pipeline import DEFAULT
 from streams.contract.documents import (
     OutputError,
-    decode_vector,
-    encode_vector,
     fingerprint,
     lookup,
 )
 from streams.contract.events import Record
 from streams.contract.ids import document_key
+from streams.contract.pipeline import CHANGES, dead_letter_topic
 from streams.contract.states import Recaption
+from streams.contract.values import decode_vector, encode_vector
 from streams.contract.writes import OutputWrite
 from streams.errors import InvalidImage
 from streams.images.image import decode_image
 from streams.images.pool import DecodePool
 from streams.kafka.producer import publish_all
-from streams.kafka.topics import create_topics, dead_letter_topic
+from streams.kafka.topics import create_topics
 from streams.models.clip import ClipEncoder
 from streams.models.projection import orthogonal_projection, to_bundle
 from streams.mongo.client import connect, state_database
@@ -44,6 +40,7 @@ from streams.settings import ClipSettings, ImageSettings
 from streams.stages import PROCESSES
 from tests.captioner import tiny_captioner
 from tests.command_line import CommandLine
+from tests.pipelines import CLIP, MODELS
 from tests.tiny import DIMENSION, write_tiny_clip
 
 LM = "_outputs._base.conditional_lm"
@@ -61,7 +58,7 @@ class World:
     def __init__(self, settings, client, decoders):
         self.settings = settings
         self.decoders = decoders
-        self.store = DocumentStore(client, settings.mongo)
+        self.store = DocumentStore(client, settings.mongo, DEFAULT)
         self.registry = Registry(state_database(client, settings.mongo))
         clip = ClipEncoder(settings.clip).version
         self.registry.announce(CLIP.name, clip, {"dimension": DIMENSION})
@@ -119,12 +116,12 @@ class World:
         letter = dead_letter_record(
             Record(key=document_key(document_id), value=b"{}", headers=[source]),
             stage="featurize",
-            topic=events.IMAGE_CHANGED,
+            topic=CHANGES,
             position=position,
             model=model,
             error=OutputError(type=kind, message=message, attempts=1, is_retryable=False),
         )
-        publish_all([(dead_letter_topic(events.IMAGE_CHANGED), letter)], self.settings.kafka)
+        publish_all([(dead_letter_topic(CHANGES), letter)], self.settings.kafka)
 
     def verify(self, **options):
         verifier = Verifier(self.settings, self.store, self.registry, self.decoders)
@@ -137,7 +134,7 @@ class World:
 
 @pytest.fixture
 def world(settings, tmp_path, decoders):
-    create_topics(settings.kafka)
+    create_topics(settings.kafka, DEFAULT)
     clip = ClipSettings(model=str(write_tiny_clip(tmp_path)), pretrained="random")
     with connect(settings.mongo) as client:
         yield World(settings.model_copy(update={"clip": clip}), client, decoders)

@@ -7,12 +7,7 @@ import numpy as np
 import pytest
 from bson.timestamp import Timestamp
 
-from streams.contract.default_pipeline import (
-    CLIP,
-    CLIP_PROJECTION,
-    CONDITIONAL_LM,
-    MODELS,
-)
+from streams.contract.default_pipeline import DEFAULT
 from streams.contract.documents import (
     Output,
     OutputError,
@@ -21,6 +16,7 @@ from streams.contract.documents import lookup as stored_at
 from streams.contract.writes import OutputWrite
 from streams.mongo.client import connect
 from streams.mongo.store import DocumentStore
+from tests.pipelines import CLIP, CLIP_PROJECTION, CONDITIONAL_LM, MODELS
 
 DERIVED = (CLIP_PROJECTION, CONDITIONAL_LM)
 
@@ -28,7 +24,7 @@ DERIVED = (CLIP_PROJECTION, CONDITIONAL_LM)
 @pytest.fixture
 def store(settings):
     with connect(settings.mongo) as client:
-        yield DocumentStore(client, settings.mongo)
+        yield DocumentStore(client, settings.mongo, DEFAULT)
 
 
 def write(model, seconds, image, version="v1", clip="v1", document_id=1):

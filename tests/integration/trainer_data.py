@@ -3,9 +3,7 @@
 import numpy as np
 from bson.timestamp import Timestamp
 
-from streams.contract.default_pipeline import (
-    CLIP,
-)
+from streams.contract.default_pipeline import DEFAULT
 from streams.contract.documents import (
     Output,
 )
@@ -14,6 +12,7 @@ from streams.mongo.client import state_database
 from streams.mongo.store import DocumentStore
 from streams.registry.versions import Registry
 from tests.captioner import serve_clip
+from tests.pipelines import CLIP
 
 CLIP_VERSION = "clip-test-1"
 SOURCE = Timestamp(100, 1)
@@ -36,7 +35,7 @@ def clip_write(document_id, vector, *, version=CLIP_VERSION, source=SOURCE):
 def seed_documents(client, settings, count, *, dimension=4, fold=None, first_id=0):
     """Insert documents with captions and a current vector; return their ids."""
     announce_clip(client, settings)
-    store = DocumentStore(client, settings.mongo)
+    store = DocumentStore(client, settings.mongo, DEFAULT)
     ids = list(range(first_id, first_id + count))
     folds = {} if fold is None else {"_fold": fold}
     store.collection.insert_many(

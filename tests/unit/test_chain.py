@@ -2,14 +2,11 @@
 
 from itertools import pairwise
 
-from streams.contract.default_pipeline import (
-    CLIP,
-    MODELS,
-)
 from streams.contract.events import MODEL_APPLIED
 from streams.registry.computations import LOADERS
 from streams.stages import CHAIN
 from streams.stages.steps import STEPS
+from tests.pipelines import CLIP, MODELS
 
 
 def test_every_stage_has_a_builder():

@@ -12,9 +12,6 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from streams.contract.default_pipeline import (
-    MODELS,
-)
 from streams.contract.documents import (
     Output,
 )
@@ -22,24 +19,25 @@ from streams.contract.ids import DocumentId
 from streams.errors import DocumentError
 from streams.logs import configure_command_logging
 from streams.mongo.store import DocumentStore
-from streams.operate.commands.context import AsJson, DataDir, open_state, out, settings_of
+from streams.operate.commands.context import (
+    AsJson,
+    DataDir,
+    declared_pipeline,
+    open_state,
+    out,
+    settings_of,
+)
 from streams.operate.commands.ids import parse_id
 from streams.registry.versions import Registry
 
 
 def apply(
-    name: Annotated[
-        str, typer.Argument(help=f"Name of the model: {', '.join(m.name for m in MODELS)}.")
-    ],
+    name: Annotated[str, typer.Argument(help="Name of a model of the declared pipeline.")],
     sources: Annotated[
         list[str], typer.Argument(metavar="ID|FILE...", help="Ids of documents, or image files.")
     ],
     version: Annotated[
         str | None, typer.Option(help="Version, or a unique beginning of one.  [the serving one]")
-    ] = None,
-    beam: Annotated[
-        int | None,
-        typer.Option(min=1, max=64, help="Sentences kept while decoding; 1 decodes greedily."),
     ] = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
@@ -48,7 +46,7 @@ def apply(
 
     Stored features are used where they are current. Exit code 1 if an input fails.
 
-    Example: captionstream apply conditional_lm photo.jpg 65f1c0ffee65f1c0ffee65f1 --beam 5
+    Example: captionstream apply conditional_lm photo.jpg 65f1c0ffee65f1c0ffee65f1
     """
     from streams.images.pool import DecodePool
     from streams.operate.on_demand import OnDemand
@@ -62,8 +60,7 @@ def apply(
             version,
             settings,
             Registry(state),
-            DocumentStore(client, settings.mongo),
-            beam_width=beam or settings.models.beam_width,
+            DocumentStore(client, settings.mongo, declared_pipeline(settings, client)),
             decoders=decoders,
         )
         results = model.apply([_input(source) for source in sources])
@@ -104,7 +101,7 @@ def _as_json(name: str, source: str, result: Output | DocumentError) -> dict[str
     row: dict[str, Any] = {"input": source, "model": name}
     if not isinstance(result, Output):
         return row | {"error": {"type": type(result).__name__, "message": str(result)}}
-    value = result.value if isinstance(result.value, str) else result.value.tolist()
+    value = result.value.tolist() if isinstance(result.value, np.ndarray) else result.value
     row |= {"version": result.version, "features": dict(result.features), "value": value}
     return row if result.score is None else row | {"score": result.score}
 
@@ -112,8 +109,9 @@ def _as_json(name: str, source: str, result: Output | DocumentError) -> dict[str
 def _as_row(result: Output | DocumentError) -> tuple[str, str]:
     if not isinstance(result, Output):
         return f"{type(result).__name__}: {result}", ""
-    if isinstance(result.value, str):
-        return result.value, f"{result.score:.3f}"
+    if not isinstance(result.value, np.ndarray):
+        shown = result.value if isinstance(result.value, str) else json.dumps(result.value)
+        return shown, "" if result.score is None else f"{result.score:.3f}"
     first = " ".join(f"{number:.3f}" for number in result.value[:4])
     length = float(np.linalg.norm(result.value))
     return f"{len(result.value)} x float32, norm {length:.3f}: {first} ...", ""

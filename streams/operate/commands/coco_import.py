@@ -6,8 +6,9 @@ from pymongo import UpdateOne
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError
 
-from streams.contract.documents import CAPTIONS, IMAGE
+from streams.contract.documents import CAPTIONS
 from streams.contract.folds import FOLD
+from streams.contract.pipeline import IMAGE
 from streams.errors import SettingsError
 from streams.mongo.client import Document, mongo_errors
 from streams.mongo.rejections import rejections

@@ -9,8 +9,10 @@ from pymongo import MongoClient
 from pymongo.database import Database
 from rich.console import Console
 
+from streams.contract.pipeline import Pipeline
 from streams.local.stack import read_stack, settings_for
 from streams.mongo.client import connect, mongo_errors, state_database
+from streams.mongo.declarations import Declarations
 from streams.mongo.store import DocumentStore
 from streams.settings import Settings, load_settings
 
@@ -49,7 +51,20 @@ def open_state(settings: Settings) -> tuple[MongoClient[dict[str, Any]], Databas
     return client, state_database(client, settings.mongo)
 
 
-def open_documents(settings: Settings, client: MongoClient[dict[str, Any]]) -> DocumentStore:
+def declared_pipeline(settings: Settings, client: MongoClient[dict[str, Any]]) -> Pipeline:
+    """Return the pipeline that is declared now.
+
+    Raises:
+        InvalidPipeline: It is of another release.
+        StoreUnavailable: MongoDB does not answer.
+    """
+    state = state_database(client, settings.mongo)
+    return Declarations(state, settings.mongo.tenant).read().pipeline
+
+
+def open_documents(
+    settings: Settings, client: MongoClient[dict[str, Any]], pipeline: Pipeline
+) -> DocumentStore:
     """Return the documents, ready to be counted.
 
     The state index is made only where documents are: in a database whose name is mistyped it would
@@ -58,7 +73,7 @@ def open_documents(settings: Settings, client: MongoClient[dict[str, Any]]) -> D
     Raises:
         StoreUnavailable: MongoDB does not answer.
     """
-    store = DocumentStore(client, settings.mongo)
+    store = DocumentStore(client, settings.mongo, pipeline)
     with mongo_errors("looking for documents"):
         is_empty = store.collection.find_one({}, {"_id": 1}) is None
     if not is_empty:

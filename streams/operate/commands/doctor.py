@@ -12,19 +12,24 @@ from packaging.version import Version
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
-from streams.contract.default_pipeline import (
-    CLIP,
-)
+from streams.contract.default_pipeline import DEFAULT
+from streams.contract.pipeline import Pipeline
 from streams.errors import CaptionstreamError, SettingsError, StoreUnavailable
 from streams.kafka.topics import read_topic_states, shown
 from streams.mongo.client import reason_of, state_database
 from streams.mongo.processes import read_reports
 from streams.mongo.rehearsal import rehearse
 from streams.mongo.store import DocumentStore
-from streams.operate.commands.context import DataDir, open_state, out, settings_of
+from streams.operate.commands.context import (
+    DataDir,
+    declared_pipeline,
+    open_state,
+    out,
+    settings_of,
+)
 from streams.registry.versions import Registry
 from streams.settings import ClipSettings, Settings
-from streams.stages import STAGE_BY_NAME
+from streams.stages import processes_of
 
 #: Pins whose other releases were not measured.
 _PINNED: Final = {"aiokafka": "0.14.0", "mode-streaming": "0.7.1", "faust-streaming": "0.15.3"}
@@ -63,12 +68,17 @@ def examine(settings: Settings, client: MongoClient[dict[str, Any]]) -> Iterator
     state = state_database(client, settings.mongo)
     mongo = _mongo(client, settings)
     yield mongo
-    yield _topics(settings)
-    yield _weights(settings.clip, _clip_versions(state) if mongo.is_ok else [])
+    pipeline = declared_pipeline(settings, client) if mongo.is_ok else DEFAULT
+    yield _topics(settings, pipeline)
+    clips = [m.name for m in pipeline.models.values() if m.declaration.kind == "clip"]
+    if clips:
+        yield _weights(settings.clip, _running(state, clips) if mongo.is_ok else [])
     if mongo.is_ok:
-        yield _collection(DocumentStore(client, settings.mongo))
-        yield _guarded("models", lambda: _models(Registry(state)), "see the finding above")
-        yield _guarded("processes", lambda: _processes(state), "see the finding above")
+        yield _collection(DocumentStore(client, settings.mongo, pipeline))
+        yield _guarded(
+            "models", lambda: _models(Registry(state), pipeline), "see the finding above"
+        )
+        yield _guarded("processes", lambda: _processes(state, pipeline), "see the finding above")
 
 
 def _guarded(subject: str, check: Callable[[], Finding], remedy: str) -> Finding:
@@ -126,12 +136,12 @@ def _collection(store: DocumentStore) -> Finding:
     return _guarded("collection", check, "change what this names; documents wait until then")
 
 
-def _topics(settings: Settings) -> Finding:
+def _topics(settings: Settings, pipeline: Pipeline) -> Finding:
     create = "captionstream topics create"
     start = "start the brokers that hold these partitions; with more copies others would lead them"
 
     def check() -> Finding:
-        states = read_topic_states(settings.kafka)
+        states = read_topic_states(settings.kafka, pipeline)
         if states.missing:
             detail = f"missing topics: {', '.join(states.missing)}"
             return Finding(subject="Kafka", is_ok=False, detail=detail, remedy=create)
@@ -150,7 +160,7 @@ def _weights(clip: ClipSettings, running: Sequence[str]) -> Finding:
     """Judge the settings here, and whether the stages that run have the same CLIP."""
     from streams.models.clip_weights import RANDOM, check_weights
 
-    subject, runs = "CLIP weights", f"; featurize runs {', '.join(running)}" if running else ""
+    subject, runs = "CLIP weights", f"; what runs is {', '.join(running)}" if running else ""
     try:
         weights = check_weights(clip)
     except SettingsError as exc:
@@ -162,7 +172,7 @@ def _weights(clip: ClipSettings, running: Sequence[str]) -> Finding:
             is_ok=False,
             detail=f"the settings here mean {weights.label}{runs}",
             remedy="set CAPTIONSTREAM_CLIP__MODEL and CAPTIONSTREAM_CLIP__PRETRAINED here as for"
-            " featurize; apply, verify and the trainer read them",
+            " the process that encodes; apply, verify and the trainer read them",
         )
     if clip.pretrained == RANDOM:
         return Finding(
@@ -176,18 +186,18 @@ def _weights(clip: ClipSettings, running: Sequence[str]) -> Finding:
     return Finding(subject=subject, is_ok=True, detail=detail)
 
 
-def _clip_versions(state: Any) -> list[str]:
-    """Return which CLIP the processes that are alive have."""
+def _running(state: Any, models: Sequence[str]) -> list[str]:
+    """Return which versions of some models the processes that are alive have."""
     try:
         reports = read_reports(state)
     except StoreUnavailable:
         return []
-    clips = {report.versions.get(CLIP.name) for report in reports}
-    return sorted(version for version in clips if version)
+    found = {report.versions.get(name) for report in reports for name in models}
+    return sorted(version for version in found if version)
 
 
-def _models(registry: Registry) -> Finding:
-    serving = registry.serving()
+def _models(registry: Registry, pipeline: Pipeline) -> Finding:
+    serving = registry.serving(pipeline)
     if serving.problems:
         return Finding(
             subject="models",
@@ -195,18 +205,20 @@ def _models(registry: Registry) -> Finding:
             detail="; ".join(f"{name} {problem}" for name, problem in serving.problems.items()),
             remedy="captionstream models rollback NAME, or publish a good version and promote it",
         )
+    without = [name for name in pipeline.models if name not in serving.versions]
+    serves = [f"{name} {version}" for name, version in serving.versions.items()]
     return Finding(
         subject="models",
-        is_ok="conditional_lm" in serving.versions,
-        detail=", ".join(f"{n} {v}" for n, v in serving.versions.items()) or "none serves",
-        remedy="train and publish a captioner; until then documents await a model",
+        is_ok=not without,
+        detail=", ".join([*serves, *(f"{name} has no version" for name in without)]),
+        remedy="train and publish one; until then documents await a model",
     )
 
 
-def _processes(state: Any) -> Finding:
+def _processes(state: Any, pipeline: Pipeline) -> Finding:
     reports = read_reports(state)
     alive = {report.stage for report in reports}
-    missing = [name for name in ("publisher", *STAGE_BY_NAME) if name not in alive]
+    missing = [name for name in processes_of(pipeline) if name not in alive]
     waiting = [f"{r.stage}: {r.reason}" for r in reports if not r.is_ready]
     return Finding(
         subject="processes",

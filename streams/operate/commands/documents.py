@@ -9,24 +9,22 @@ import typer
 from bson import Binary, json_util
 from rich.progress import track
 
-from streams.contract.default_pipeline import (
-    MODELS,
-)
 from streams.contract.documents import (
     CAPTIONS,
-    decode_vector,
     lookup,
 )
 from streams.contract.folds import fold_named
+from streams.contract.values import decode_vector
 from streams.errors import CaptionstreamError, SettingsError
 from streams.mongo.client import mongo_errors
-from streams.mongo.store import DocumentStore
+from streams.mongo.store import DocumentStore, watched_collection
 from streams.operate.coco import read_annotations
 from streams.operate.commands.coco_import import CocoImport
 from streams.operate.commands.context import (
     AsJson,
     DataDir,
     PassedOver,
+    declared_pipeline,
     err,
     open_state,
     out,
@@ -48,13 +46,13 @@ def insert(
 
     Directories are gone through with all that is in them. What cannot be read, or is no image by
     its name, is named and passed over, the others are inserted; exit code 2 then. URLs are fetched
-    under the limits and rules that `featurize` has for those in documents.
+    under the limits and rules that hold for those in documents.
 
     Example: captionstream insert photo.jpg holiday/ https://example.org/cat.png
     """
     settings = settings_of(data_dir)
     client, _ = open_state(settings)
-    collection = DocumentStore(client, settings.mongo).collection
+    collection = watched_collection(client, settings.mongo)
     passed_over = PassedOver()
     for name, image in read_images(sources, settings):
         if isinstance(image, CaptionstreamError):
@@ -95,7 +93,7 @@ def import_coco(
     for problem in file.passed_over:
         passed_over.note(problem)
     importer = CocoImport(
-        DocumentStore(client, settings.mongo).collection,
+        watched_collection(client, settings.mongo),
         fold=named,
         may_replace=replace,
         pass_over=passed_over.note,
@@ -118,8 +116,9 @@ def show(
     """
     settings = settings_of(data_dir)
     client, _ = open_state(settings)
+    pipeline = declared_pipeline(settings, client)
     with mongo_errors("reading a document"):
-        store = DocumentStore(client, settings.mongo)
+        store = DocumentStore(client, settings.mongo, pipeline)
         document = store.collection.find_one({"_id": {"$eq": parse_id(document_id)}}, {"img": 0})
     if document is None:
         msg = f"no document has the id {document_id} in {settings.mongo.database}"
@@ -132,7 +131,7 @@ def show(
     captions = document.get(CAPTIONS)
     for caption in captions if isinstance(captions, list) else []:
         out.print(f"reference {caption}", markup=False)
-    for model in MODELS:
+    for model in pipeline.models.values():
         out.print(f"{model.name:15s} {_describe(lookup(document, model.path))}", markup=False)
 
 
@@ -146,7 +145,7 @@ def _describe(stored: Any) -> str:
     if isinstance(error, Mapping):
         attempts = error.get("attempts")
         return f"{error.get('type')} after {attempts} attempt(s): {error.get('message')}"
-    if isinstance(value, str):
+    if not isinstance(value, bytes) and "value" in fields:
         shown = f"score {score:.3f}, " if isinstance(score, float) else ""
         return f"{json.dumps(value, ensure_ascii=False)}  ({shown}{version})"
     try:

@@ -15,6 +15,7 @@ from streams.kafka.topics import create_topics, read_topic_states, warning_of_co
 from streams.operate.commands.context import (
     AsJson,
     DataDir,
+    declared_pipeline,
     err,
     open_documents,
     open_state,
@@ -26,7 +27,7 @@ from streams.operate.dead_letter_log import DeadLetterLog, Wanted
 from streams.operate.dead_letter_replay import replay
 from streams.operate.status import Status, read_status, wait_until_settled
 from streams.settings import Settings
-from streams.stages import PROCESSES
+from streams.stages import processes_of
 from streams.stages.quarantine import Quarantine
 
 dead_letters = typer.Typer(help="Records that could not be processed.", no_args_is_help=True)
@@ -42,16 +43,17 @@ def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """
     settings = settings_of(data_dir)
     client, state = open_state(settings)
-    store = open_documents(settings, client)
+    pipeline = declared_pipeline(settings, client)
+    store = open_documents(settings, client, pipeline)
     now = read_status(store, state)
     if as_json:
-        typer.echo(json.dumps(now.as_json(PROCESSES)))
+        typer.echo(json.dumps(now.as_json(processes_of(pipeline))))
         return
     out.print(_documents_line(now))
     table = Table(box=None, pad_edge=False)
     for column in ("stage", "ready", "lag", "docs/s", "model version", "endpoint"):
         table.add_column(column, justify="right" if column in ("lag", "docs/s") else "left")
-    stages = now.as_json(PROCESSES)["stages"]
+    stages = now.as_json(processes_of(pipeline))["stages"]
     for name, row in stages.items():
         versions = " ".join(row["versions"].values()) or "-"
         ready = f"{row['ready']}/{row['processes']}"
@@ -77,7 +79,8 @@ def wait(
     """
     settings = settings_of(data_dir)
     client, state = open_state(settings)
-    store = open_documents(settings, client)
+    pipeline = declared_pipeline(settings, client)
+    store = open_documents(settings, client, pipeline)
     with err.status("waiting") as spinner:
         is_settled = wait_until_settled(
             store,
@@ -105,10 +108,11 @@ def topics_create(data_dir: DataDir = None) -> None:
 
     Example: captionstream topics create
     """
-    settings = settings_of(data_dir).kafka
-    created = create_topics(settings)
+    settings = settings_of(data_dir)
+    pipeline = declared_pipeline(settings, open_state(settings)[0])
+    created = create_topics(settings.kafka, pipeline)
     out.print("\n".join(created) if created else "all topics exist")
-    if warning := warning_of_copies(read_topic_states(settings)):
+    if warning := warning_of_copies(read_topic_states(settings.kafka, pipeline)):
         err.print(warning, markup=False)
 
 
@@ -128,7 +132,9 @@ def dead_letters_list(
     Example: captionstream dead-letters list --reason InvalidImage
     """
     wanted = _wanted(stage, reason, item)
-    with closing(DeadLetterLog(settings_of(data_dir).kafka)) as log:
+    settings = settings_of(data_dir)
+    topics = declared_pipeline(settings, open_state(settings)[0]).topics
+    with closing(DeadLetterLog(settings.kafka, topics)) as log:
         log.refresh()
         for entry in log.entries(wanted, most=-1 if limit is None else limit):
             row = entry._asdict()
@@ -154,7 +160,8 @@ def dead_letters_replay(
     """
     settings = settings_of(data_dir)
     wanted = _wanted(stage, reason, item)
-    with closing(DeadLetterLog(settings.kafka)) as log:
+    topics = declared_pipeline(settings, open_state(settings)[0]).topics
+    with closing(DeadLetterLog(settings.kafka, topics)) as log:
         log.refresh()
         _release(log, wanted, settings)
         out.print(f"{replay(log, wanted, settings)} dead letters replayed")

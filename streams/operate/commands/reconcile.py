@@ -1,20 +1,24 @@
 """The command `reconcile`: documents whose outputs are missing or stale go through again."""
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
 from streams.capture.copy_requests import CopyRequests
 from streams.logs import configure_command_logging
 from streams.mongo.processes import Report, read_reports
-from streams.operate.commands.context import DataDir, open_documents, open_state, out, settings_of
+from streams.operate.commands.context import (
+    DataDir,
+    declared_pipeline,
+    open_documents,
+    open_state,
+    out,
+    settings_of,
+)
 from streams.operate.status import read_status
 from streams.reconcile.reconciler import ReconcilePlan, Reconciler
 from streams.registry.versions import Registry
-from streams.stages import CHAIN, FEATURIZE
-
-_STAGE_OF_MODEL: Final = {spec.model.name: spec.name for spec in CHAIN if spec.model is not None}
 
 
 def reconcile(
@@ -40,35 +44,37 @@ def reconcile(
     settings = settings_of(data_dir)
     configure_command_logging("reconcile")
     client, state = open_state(settings)
-    store = open_documents(settings, client)
+    pipeline = declared_pipeline(settings, client)
+    store = open_documents(settings, client, pipeline)
     if everything:
         out.print(f"{read_status(store, state).total} documents")
         if not dry_run:
             CopyRequests(state).ask()
             out.print("the publisher was asked for them; watch `captionstream status`")
         return
-    reconciler = Reconciler(settings, client, serving=Registry(state).serving)
+    registry = Registry(state)
+    reconciler = Reconciler(settings, client, pipeline, serving=lambda: registry.serving(pipeline))
     plan = reconciler.plan()
-    for line in describe(plan, read_reports(state)):
+    for line in describe(plan, next(iter(pipeline.models)), read_reports(state)):
         out.print(line, markup=False)
     if not dry_run and plan.total:
         out.print(f"{reconciler.reconcile_now(plan.changed)} documents published")
 
 
-def describe(plan: ReconcilePlan, reports: Sequence[Report]) -> Iterator[str]:
+def describe(plan: ReconcilePlan, first: str, reports: Sequence[Report]) -> Iterator[str]:
     """Yield the lines that say what is to be done, and how long it may take.
 
-    Of the stages that a document passes, the first is the one that has to run its model.
+    Of the stages that a document passes, the first is the one that has to run its model; what has
+    to be read again begins with the model `first`.
     """
     yield f"{plan.total} documents"
     for model, count in plan.by_model.items():
-        stage = _STAGE_OF_MODEL[model]
-        yield f"  {count:8d} from {model} on, {_estimate(count, stage, reports)}"
+        yield f"  {count:8d} from {model} on, {_estimate(count, model, reports)}"
     if plan.retries:
-        time = _estimate(plan.retries, FEATURIZE.name, reports)
+        time = _estimate(plan.retries, first, reports)
         yield f"  {plan.retries:8d} with an error that may pass, {time}"
     if changed := len(plan.changed):
-        time = _estimate(changed, FEATURIZE.name, reports)
+        time = _estimate(changed, first, reports)
         yield f"  {changed:8d} whose image was changed without an event, {time}"
         yield f"  {plan.looked_at:8d} were looked at for that; `reconcile --all` looks at every one"
 

@@ -12,7 +12,6 @@ from streams.local.supervisor import run_stack
 from streams.logs import configure_logging
 from streams.mongo.client import without_password
 from streams.settings import load_settings, server_list
-from streams.stages import PROCESSES
 
 
 def up(
@@ -51,11 +50,13 @@ def up(
 
 
 def run(
-    name: Annotated[str, typer.Argument(help=f"One of: {', '.join(PROCESSES)}.")],
+    name: Annotated[
+        str, typer.Argument(help="`publisher`, `sink`, or a model of the declared pipeline.")
+    ],
 ) -> None:
     """Run one process against the servers of the environment, until SIGTERM.
 
-    Example: captionstream run featurize
+    Example: captionstream run clip
     """
     # Until the process has handlers of its own there is nothing to finish.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -11,10 +11,18 @@ from bson import json_util
 
 from streams.logs import configure_command_logging
 from streams.mongo.store import DocumentStore
-from streams.operate.commands.context import AsJson, DataDir, err, open_state, out, settings_of
+from streams.operate.commands.context import (
+    AsJson,
+    DataDir,
+    declared_pipeline,
+    err,
+    open_state,
+    out,
+    settings_of,
+)
 from streams.operate.status import read_progress, wait_for_progress
 from streams.registry.versions import Registry
-from streams.stages import PROCESSES
+from streams.stages import processes_of
 
 #: Findings that are shown; all of them with --json.
 _SHOWN: Final = 20
@@ -47,7 +55,8 @@ def verify(
     settings = settings_of(data_dir)
     configure_command_logging("verify")
     client, state = open_state(settings)
-    store = DocumentStore(client, settings.mongo)
+    pipeline = declared_pipeline(settings, client)
+    store = DocumentStore(client, settings.mongo, pipeline)
     before = read_progress(state, store.tenant)
     with (
         closing(DecodePool(settings.image, workers=1)) as decoders,
@@ -62,7 +71,7 @@ def verify(
             before,
             state,
             store.tenant,
-            stages=PROCESSES,
+            stages=processes_of(pipeline),
             patience_seconds=max(patience, _STANDSTILL_SECONDS),
         )
     problems = [

@@ -18,7 +18,6 @@ from streams.contract.dead_letters import (
 )
 from streams.contract.documents import Output, OutputError
 from streams.contract.events import (
-    IMAGE_CHANGED,
     IMAGE_FEATURIZED,
     IMAGE_PROJECTED,
     DocumentChanged,
@@ -26,6 +25,7 @@ from streams.contract.events import (
     Origin,
     Record,
 )
+from streams.contract.pipeline import CHANGES
 from streams.contract.wire import decode_event, encode_event
 from streams.errors import InvalidEvent
 
@@ -93,12 +93,12 @@ def test_mark_says_which_letter_was_replayed():
     assert replayed_position(replay_mark("0:7", b"1").headers) == "0:7"
 
 
-@pytest.mark.parametrize("topic", [IMAGE_CHANGED, IMAGE_FEATURIZED, IMAGE_PROJECTED])
+@pytest.mark.parametrize("topic", [CHANGES, IMAGE_FEATURIZED, IMAGE_PROJECTED])
 def test_replayed_record_says_so_on_every_topic(topic):
     """Fails when only a change is marked: a caption that is replayed would count its age."""
     changed = DocumentChanged(document_id=1, source=Timestamp(5, 1), changed_at=datetime.now(UTC))
     event = changed
-    if topic != IMAGE_CHANGED:
+    if topic != CHANGES:
         event = ModelApplied(
             document_id=1,
             source=changed.source,
@@ -108,7 +108,7 @@ def test_replayed_record_says_so_on_every_topic(topic):
             outputs={"clip": Output(value="x", version="c1")},
             changed_at=changed.changed_at,
         )
-    record = encode_event(event, event_type=topic, tenant="a.b")
+    record = encode_event(event, tenant="a.b")
     again = replay_record(record, topic=topic, tenant="a.b")
     found = decode_event(again.key, again.value, again.headers, tenant="a.b")
     assert found == replace(event, origin=Origin.REPLAY)
@@ -116,4 +116,4 @@ def test_replayed_record_says_so_on_every_topic(topic):
 
 def test_record_that_says_nothing_of_ours_is_replayed_as_it_is():
     record = Record(key=b"1", value=b"junk", headers=[])
-    assert replay_record(record, topic=IMAGE_CHANGED, tenant="a.b") == record
+    assert replay_record(record, topic=CHANGES, tenant="a.b") == record

@@ -7,21 +7,17 @@ from bson.timestamp import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.contract.default_pipeline import (
-    CLIP,
-    CLIP_PROJECTION,
-    CONDITIONAL_LM,
-)
+from streams.contract.default_pipeline import DEFAULT
 from streams.contract.documents import (
     Output,
-    decode_vector,
-    encode_vector,
     fingerprint,
     output_fields,
     stored_output,
     usable_captions,
 )
 from streams.contract.states import DocumentState, Serving, document_state
+from streams.contract.values import decode_vector, encode_vector
+from tests.pipelines import CLIP, CLIP_PROJECTION, CONDITIONAL_LM
 
 T1 = Timestamp(100, 1)
 
@@ -97,6 +93,7 @@ def test_stored_output_of_any_shape_is_ignored(outputs):
 
 
 SERVING = Serving(
+    pipeline=DEFAULT,
     versions={"clip": "c1", "clip_projection": "p1", "conditional_lm": "l1"},
     requires={"conditional_lm": {"clip": "c1"}},
 )
@@ -155,13 +152,14 @@ def test_failed_image_is_failed_although_nothing_stands_downstream():
 
 
 def test_without_a_captioner_a_document_awaits_a_model():
-    serving = Serving(versions={"clip": "c1", "clip_projection": "p1"})
+    serving = Serving(pipeline=DEFAULT, versions={"clip": "c1", "clip_projection": "p1"})
     document = outputs_document(conditional_lm=None)
     assert document_state(document, serving) is DocumentState.AWAITING_MODEL
 
 
 def test_captioner_fitted_on_another_clip_cannot_run():
     serving = Serving(
+        pipeline=DEFAULT,
         versions={"clip": "c2", "conditional_lm": "l1"},
         requires={"conditional_lm": {"clip": "c1"}},
     )

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from streams.contract import events
 from streams.contract.documents import Output
-from streams.contract.events import DocumentDeleted, DocumentChanged, ModelApplied, Origin
+from streams.contract.events import DocumentChanged, DocumentDeleted, ModelApplied, Origin
+from streams.contract.pipeline import CHANGES
 from streams.contract.wire import decode_event, encode_event, parse_source
 from streams.errors import InvalidEvent
 
@@ -35,23 +36,21 @@ def applied(model="clip", **outputs):
 
 
 def round_trip(event, event_type, tenant=TENANT):
-    record = encode_event(event, event_type=event_type, tenant=TENANT)
+    record = encode_event(event, tenant=TENANT)
     return decode_event(record.key, record.value, record.headers, tenant=tenant)
 
 
 def test_image_changed_survives():
     event = DocumentChanged(document_id=ID, source=SOURCE, origin=Origin.COPY)
-    assert round_trip(event, events.IMAGE_CHANGED) == event
+    assert round_trip(event, CHANGES) == event
 
 
-@pytest.mark.parametrize("topic", [events.IMAGE_CHANGED, *events.MODEL_APPLIED])
+@pytest.mark.parametrize("topic", [CHANGES, *events.MODEL_APPLIED])
 def test_time_of_the_change_survives_on_every_topic(topic):
     """Fails without the header in `encode_event`."""
     at = datetime(2026, 11, 27, 12, 0, 0, 123_000, tzinfo=UTC)
     caption = applied("conditional_lm", conditional_lm=Output(value="a cat", version="l1"))
-    event = (
-        DocumentChanged(document_id=ID, source=SOURCE) if topic == events.IMAGE_CHANGED else caption
-    )
+    event = DocumentChanged(document_id=ID, source=SOURCE) if topic == CHANGES else caption
     assert round_trip(replace(event, changed_at=at), topic).changed_at == at
     assert round_trip(event, topic).changed_at is None
 
@@ -60,14 +59,14 @@ def test_time_of_the_change_survives_on_every_topic(topic):
 def test_time_that_is_none_is_left_out(text):
     """Fails without `_time`: a clock that nobody needs would make a poison message."""
     event = DocumentChanged(document_id=ID, source=SOURCE)
-    record = encode_event(event, event_type=events.IMAGE_CHANGED, tenant=TENANT)
+    record = encode_event(event, tenant=TENANT)
     headers = [*record.headers, ("ce_walltime", text)]
     assert decode_event(record.key, record.value, headers, tenant=TENANT) == event
 
 
 def test_delete_is_a_tombstone_on_every_topic():
     event = DocumentDeleted(document_id=ID, source=SOURCE)
-    record = encode_event(event, event_type=events.IMAGE_PROJECTED, tenant=TENANT)
+    record = encode_event(event, tenant=TENANT)
     assert record.value is None
     assert round_trip(event, events.IMAGE_PROJECTED) == event
 
@@ -101,7 +100,7 @@ def test_caption_is_json_for_anyone():
         value="a café", version="l1", features={"clip": "c1"}, score=-0.25, beam_width=5
     )
     event = applied(model="conditional_lm", conditional_lm=caption)
-    record = encode_event(event, event_type=events.CAPTION_GENERATED, tenant=TENANT)
+    record = encode_event(event, tenant=TENANT)
     assert json.loads(record.value)["caption"] == "a café"
     assert dict(record.headers)["content-type"] == b"application/json"
     assert round_trip(event, events.CAPTION_GENERATED).outputs["conditional_lm"] == caption
@@ -109,7 +108,7 @@ def test_caption_is_json_for_anyone():
 
 def test_caption_of_an_earlier_release_was_decoded_greedily():
     event = applied(model="conditional_lm", conditional_lm=Output(value="a", version="l1"))
-    record = encode_event(event, event_type=events.CAPTION_GENERATED, tenant=TENANT)
+    record = encode_event(event, tenant=TENANT)
     data = json.loads(record.value)
     del data["beam_width"]
     again = decode_event(record.key, json.dumps(data).encode(), record.headers, tenant=TENANT)
@@ -133,7 +132,7 @@ def test_unknown_schema_version_is_refused_by_name():
         decode_event(record.key, record.value, headers, tenant=TENANT)
 
 
-@pytest.mark.parametrize("event_type", [*events.MODEL_APPLIED, events.IMAGE_CHANGED])
+@pytest.mark.parametrize("event_type", [*events.MODEL_APPLIED, CHANGES])
 @given(value=st.binary(max_size=200))
 def test_garbage_is_an_invalid_event_and_nothing_else(event_type, value):
     headers = [
@@ -162,7 +161,7 @@ def test_source_that_is_no_cluster_time_is_refused(text):
 def test_source_from_the_future_is_refused():
     event = DocumentChanged(document_id=ID, source=Timestamp(4_000_000_000, 1))
     with pytest.raises(InvalidEvent, match="future"):
-        round_trip(event, events.IMAGE_CHANGED)
+        round_trip(event, CHANGES)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +184,7 @@ def test_caption_that_mongodb_could_not_store_is_an_invalid_event(change):
     """Fails without the checks in `_caption_output`."""
     caption = Output(value="a cat", version="l1", features={"clip": "c1"}, score=-0.25)
     event = applied(model="conditional_lm", conditional_lm=caption)
-    record = encode_event(event, event_type=events.CAPTION_GENERATED, tenant=TENANT)
+    record = encode_event(event, tenant=TENANT)
     value = json.dumps({**json.loads(record.value), **change}).encode()
     with pytest.raises(InvalidEvent):
         decode_event(record.key, value, record.headers, tenant=TENANT)

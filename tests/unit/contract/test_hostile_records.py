@@ -10,9 +10,6 @@ import pytest
 from bson.timestamp import Timestamp
 
 from streams.contract import events
-from streams.contract.default_pipeline import (
-    CLIP_PROJECTION,
-)
 from streams.contract.documents import (
     Output,
 )
@@ -22,6 +19,7 @@ from streams.contract.writes import OutputWrite, fields_of
 from streams.errors import InvalidEvent
 from streams.stages.outcome import Failed, Ok
 from streams.stages.sink import _plan
+from tests.pipelines import CLIP_PROJECTION
 from tests.unit.stages.test_apply import loaded, run
 from tests.unit.test_hostile_files import places, replaced
 
@@ -50,7 +48,7 @@ def record(event_type, model):
         model=model,
         outputs=outputs,
     )
-    return encode_event(event, event_type=event_type, tenant=TENANT)
+    return encode_event(event, tenant=TENANT)
 
 
 def check(good, value, event_type):
@@ -66,7 +64,7 @@ def check(good, value, event_type):
     assert isinstance(outcome, Ok | Failed)
     if event_type != events.CAPTION_GENERATED and isinstance(outcome, Ok) and outcome.event:
         assert outcome.event.model == CLIP_PROJECTION.name
-        encode_event(outcome.event, event_type=event_type, tenant=TENANT)
+        encode_event(outcome.event, tenant=TENANT)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import pytest
 
 from streams.contract.declaration import Declaration, ModelState
+from streams.contract.default_pipeline import DEFAULT
 from streams.contract.pipeline import compile_pipeline
 from streams.contract.plan import Action, StoredOutputs, plan
 from streams.contract.states import Recaption, Serving
@@ -35,7 +36,7 @@ STORED = [
 
 
 def planned(before, after, *, versions=VERSIONS, stored=STORED, rates=None, recaption=None):
-    serving = Serving(versions=versions, recaption=recaption or {})
+    serving = Serving(pipeline=DEFAULT, versions=versions, recaption=recaption or {})
     return plan(compile_pipeline(before), compile_pipeline(after), stored, serving, rates or {})
 
 

@@ -2,12 +2,9 @@
 
 import pytest
 
-from streams.contract.default_pipeline import (
-    CLIP,
-    CLIP_PROJECTION,
-    CONDITIONAL_LM,
-)
+from streams.contract.default_pipeline import DEFAULT
 from streams.contract.states import DocumentState, Recaption, Serving, document_state, pending_model
+from tests.pipelines import CLIP, CLIP_PROJECTION, CONDITIONAL_LM
 
 ALL, STALE, NONE = Recaption.ALL, Recaption.STALE, Recaption.NONE
 OLD = {"version": "l1", "features": {"clip": "c1"}}
@@ -18,6 +15,7 @@ FINAL = {"retryable": False}
 def serving(recaption, **versions):
     """The captioner l2 serves since a move of that kind."""
     return Serving(
+        pipeline=DEFAULT,
         versions={"clip": "c1", "clip_projection": "p1", "conditional_lm": "l2", **versions},
         recaption={"conditional_lm": recaption},
     )
@@ -74,12 +72,16 @@ def test_move_says_nothing_about_other_models():
 
 def test_move_that_said_nothing_remakes_everything():
     versions = serving(ALL).versions
-    assert pending_model(document(OLD), Serving(versions=versions)) is CONDITIONAL_LM
+    assert (
+        pending_model(document(OLD), Serving(pipeline=DEFAULT, versions=versions)) is CONDITIONAL_LM
+    )
 
 
 def test_model_that_reads_vectors_of_another_length_is_awaited_not_pending():
     """Fails when `can_run` does not look at `misfits`."""
-    unfit = Serving(versions=serving(ALL).versions, misfits=frozenset({"conditional_lm"}))
+    unfit = Serving(
+        pipeline=DEFAULT, versions=serving(ALL).versions, misfits=frozenset({"conditional_lm"})
+    )
     assert document_state(document(OLD), unfit) is DocumentState.AWAITING_MODEL
 
 

@@ -2,15 +2,15 @@
 
 import pytest
 
-from streams.contract.default_pipeline import (
-    CLIP,
-    CONDITIONAL_LM,
-)
+from streams.contract.default_pipeline import DEFAULT
 from streams.contract.states import Recaption, Serving
 from streams.reconcile import staleness as module
 from streams.reconcile.staleness import Staleness
+from tests.pipelines import CLIP, CONDITIONAL_LM
 
-SERVING = Serving(versions={"clip": "c1", "clip_projection": "p1", "conditional_lm": "l1"})
+SERVING = Serving(
+    pipeline=DEFAULT, versions={"clip": "c1", "clip_projection": "p1", "conditional_lm": "l1"}
+)
 
 
 class Clock:
@@ -106,7 +106,7 @@ def test_output_of_another_version_is_repeated_at_once():
 
 def test_new_version_makes_missing_outputs_due_at_once_in_the_next_scan_only():
     seen, clock = staleness()
-    assert not seen.notice(Serving(versions={"clip": "c1"}))
+    assert not seen.notice(Serving(pipeline=DEFAULT, versions={"clip": "c1"}))
     assert seen.notice(SERVING)
     assert seen.is_due(fresh(), CONDITIONAL_LM, SERVING)
     seen.end_scan()
@@ -117,7 +117,9 @@ def test_new_version_makes_missing_outputs_due_at_once_in_the_next_scan_only():
 
 def test_other_recaption_of_the_same_version_is_noticed():
     seen, _ = staleness()
-    left = Serving(versions=SERVING.versions, recaption={"conditional_lm": Recaption.NONE})
+    left = Serving(
+        pipeline=DEFAULT, versions=SERVING.versions, recaption={"conditional_lm": Recaption.NONE}
+    )
     assert not seen.notice(left)
     assert seen.notice(SERVING)
     assert seen.is_due(captioned_by("l0"), CONDITIONAL_LM, SERVING)

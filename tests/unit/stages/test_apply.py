@@ -7,9 +7,6 @@ import pytest
 import torch
 from bson.timestamp import Timestamp
 
-from streams.contract.default_pipeline import (
-    CLIP_PROJECTION,
-)
 from streams.contract.documents import (
     Output,
 )
@@ -21,6 +18,7 @@ from streams.models.projection import orthogonal_projection
 from streams.registry.hot_model import Loaded
 from streams.stages.apply import apply_model
 from streams.stages.outcome import Failed, Ok, Result
+from tests.pipelines import CLIP_PROJECTION
 
 
 def loaded(clip_version=None, seed=0):

@@ -9,6 +9,7 @@ import pytest
 
 from streams.contract import events
 from streams.contract.events import Origin
+from streams.contract.pipeline import CHANGES
 from streams.errors import FetchFailed
 from streams.kafka.faust.worker import StageWorker
 from streams.settings import KafkaSettings, StageSettings
@@ -138,7 +139,7 @@ def test_what_waits_is_put_back_when_the_partitions_go(why):
                 run.worker.app.rebalancing = True
                 await run.worker._measure_lag(run.stage)
             await run.until(lambda: len(run.acknowledged) == 2)
-            assert run.delivered[1:] == [(events.IMAGE_CHANGED, key("slow"))]
+            assert run.delivered[1:] == [(CHANGES, key("slow"))]
 
     asyncio.run(scenario())
 

@@ -12,8 +12,9 @@ from streams import metrics
 from streams.contract import events
 from streams.contract.dead_letters import dead_letter_record, parse_dead_letter, replay_mark
 from streams.contract.documents import Output, OutputError
-from streams.contract.events import DocumentDeleted, DocumentChanged, ModelApplied, Origin
+from streams.contract.events import DocumentChanged, DocumentDeleted, ModelApplied, Origin
 from streams.contract.ids import document_key
+from streams.contract.pipeline import CHANGES
 from streams.contract.wire import decode_event, encode_event
 from streams.errors import InvalidImage, ModelFailed, Unavailable
 from streams.settings import StageSettings
@@ -67,8 +68,8 @@ def changed(document_id, seconds=1):
     return DocumentChanged(document_id=document_id, source=Timestamp(seconds, 1))
 
 
-def message(event, topic=events.IMAGE_CHANGED, offset=0):
-    record = encode_event(event, event_type=topic, tenant=TENANT)
+def message(event, topic=CHANGES, offset=0):
+    record = encode_event(event, tenant=TENANT)
     return Message(
         topic=topic,
         partition=0,
@@ -95,7 +96,7 @@ def test_each_outcome_goes_to_its_topic():
     delivered = handle([message(changed("a")), message(changed("bad")), message(changed("c"))])
     assert [topic for topic, _ in delivered] == [
         events.IMAGE_FEATURIZED,
-        f"{events.IMAGE_CHANGED}.dlq",
+        f"{CHANGES}.dlq",
         events.IMAGE_FEATURIZED,
     ]
 
@@ -114,11 +115,9 @@ def test_dead_letter_keeps_the_record_and_says_why():
 @pytest.mark.parametrize("value", [b"", b"junk", None])
 def test_garbage_becomes_a_dead_letter_and_the_rest_goes_on(value):
     """Fails without `InvalidEvent` in `_decode`."""
-    junk = Message(
-        topic=events.IMAGE_CHANGED, partition=0, offset=0, key=b"?", value=value, headers=[]
-    )
+    junk = Message(topic=CHANGES, partition=0, offset=0, key=b"?", value=value, headers=[])
     topics = [topic for topic, _ in handle([junk, message(changed("a"))])]
-    assert topics == [f"{events.IMAGE_CHANGED}.dlq", events.IMAGE_FEATURIZED]
+    assert topics == [f"{CHANGES}.dlq", events.IMAGE_FEATURIZED]
 
 
 def test_of_several_changes_of_a_document_only_the_newest_is_processed():
@@ -149,9 +148,7 @@ def test_outputs_of_several_models_do_not_compete():
 
 
 def test_failure_of_a_dead_letter_is_not_dead_lettered_again():
-    junk = Message(
-        topic=f"{events.IMAGE_CHANGED}.dlq", partition=0, offset=0, key=b"?", value=b"", headers=[]
-    )
+    junk = Message(topic=f"{CHANGES}.dlq", partition=0, offset=0, key=b"?", value=b"", headers=[])
     assert handle([junk], spec=SINK) == []
 
 
@@ -248,7 +245,7 @@ def test_event_that_cannot_be_encoded_fails_alone():
     topics = [topic for topic, _ in handle(messages, step=ForeignStep())]
     assert topics == [
         events.IMAGE_FEATURIZED,
-        f"{events.IMAGE_CHANGED}.dlq",
+        f"{CHANGES}.dlq",
         events.IMAGE_FEATURIZED,
     ]
 
@@ -257,9 +254,9 @@ def test_dead_letter_of_another_collection_is_ignored():
     """Fails without `is_of` in `_decode`: its error would go into a document of ours."""
     own, foreign = (
         dead_letter_record(
-            encode_event(changed("a"), event_type=events.IMAGE_CHANGED, tenant=tenant),
+            encode_event(changed("a"), event_type=CHANGES, tenant=tenant),
             stage="featurize",
-            topic=events.IMAGE_CHANGED,
+            topic=CHANGES,
             position="0:1",
             model="clip",
             error=OutputError(type="X", message="", attempts=1, is_retryable=False),
@@ -267,7 +264,7 @@ def test_dead_letter_of_another_collection_is_ignored():
         for tenant in (TENANT, "other.documents")
     )
     step = SinkStep()
-    topic = f"{events.IMAGE_CHANGED}.dlq"
+    topic = f"{CHANGES}.dlq"
     records = [(1, own), (2, foreign)]
     letters = [
         Message(topic=topic, partition=0, offset=i, key=r.key, value=r.value, headers=r.headers)
@@ -288,7 +285,7 @@ def test_replay_mark_is_ignored_by_the_sink():
     mark = replay_mark("0:41", document_key("a"))
     step = EchoStep()
     seen = Message(
-        topic=f"{events.IMAGE_CHANGED}.dlq",
+        topic=f"{CHANGES}.dlq",
         partition=0,
         offset=0,
         key=mark.key,
