@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.contract.declaration import Declaration, ModelState, parse_declarations
-from streams.contract.pipeline import compile_pipeline
+from streams.contract.pipeline import CHANGES, compile_pipeline
 from streams.errors import InvalidPipeline
 
 
@@ -43,8 +43,8 @@ def test_the_chain_of_the_notebook():
 
 def test_fan_out_runs_the_root_once():
     pipeline = compile_pipeline([CLIP, model("a", "clip"), model("b", "clip"), model("c", "clip")])
-    assert pipeline.consumers(None) == ("clip",)
-    assert pipeline.consumers("clip") == ("a", "b", "c")
+    assert [each.name for each in pipeline.consumers(CHANGES)] == ["clip"]
+    assert [each.name for each in pipeline.consumers("clip")] == ["a", "b", "c"]
 
 
 def test_a_join_of_two_roots_lets_one_follow_the_other():
