@@ -33,7 +33,7 @@ def test_unknown_rate_is_said_in_words():
     plan = ReconcilePlan(by_model={"clip_projection": 2}, retries=0)
     assert list(describe(plan, "clip", [report("clip_projection", 0.0), report("clip", 9.0)])) == [
         "2 documents",
-        "         2 from clip_projection on, time not known: clip_projection has finished nothing in"
-        " the last half minute",
+        "         2 from clip_projection on, time not known: clip_projection has finished nothing"
+        " in the last half minute",
     ]
     assert list(describe(ReconcilePlan(by_model={}, retries=0), "clip", [])) == ["0 documents"]
