@@ -172,10 +172,9 @@ class Pipeline:
 
 def _duties(pipeline: Pipeline, model: Model) -> tuple[Any, ...]:
     """Return all that decides what a process of a model does."""
-    # What is stored of those behind it travels along.
+    # What is stored of those behind it travels along; who reads it, and who only passes, follows.
     behind = [m.declaration for m in pipeline.models.values() if model.name in m.way]
-    place = (model.carrier, model.way, model.ancestors, model.descendants, model.inputs)
-    return (model.declaration, *place, pipeline.passes_by(model.name), behind)
+    return (model.declaration, model.way, model.ancestors, model.inputs, behind)
 
 
 #: MongoDB's own limit for the fields of an index; `_id` is one of them.

@@ -55,6 +55,15 @@ def test_a_process_does_the_same_unless_its_part_of_the_pipeline_is_another(afte
         assert one.does_the_same(two, name) is two.does_the_same(one, name)
 
 
+def test_a_model_whose_upstream_reads_less_has_something_else_to_do():
+    """Fails without `ancestors` in `_duties`: neither its way nor its inputs are others."""
+    text = model("text", "colour")
+    one = compile_pipeline([CLIP, model("colour", "clip", fields=("img",)), text])
+    two = compile_pipeline([CLIP, model("colour", fields=("img",), after=("clip",)), text])
+    assert one.models["text"].way == two.models["text"].way
+    assert not one.does_the_same(two, "text")
+
+
 def test_nobody_does_the_same_where_a_model_is_not_active():
     pipeline = compile_pipeline(BEFORE)
     assert not pipeline.does_the_same(pipeline, "stranger")
