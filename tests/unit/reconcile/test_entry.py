@@ -103,6 +103,10 @@ def test_first_model_begins_at_the_beginning():
     assert begins_at(entry_of(document(failed={"clip"}), serving(), BEFORE), SOURCE)
 
 
+def test_document_that_is_finished_begins_at_the_beginning():
+    assert begins_at(entry_of(document(), serving(), BEFORE), SOURCE)
+
+
 def test_document_without_outputs_begins_at_the_beginning_from_before_the_scan():
     assert begins_at(entry_of({"_id": 7}, serving(), BEFORE), BEFORE)
 
@@ -162,10 +166,7 @@ def test_several_models_are_entered_where_their_ways_part(moved, topic, model):
 
 def test_what_lies_on_no_common_way_travels_along_if_it_is_of_the_same_inputs():
     stored = document(FAN, **FAN_VERSIONS)
-    now = serving(FAN, **FAN_VERSIONS, **{"conditional_lm": "any"})
-    _, event = entry_of(
-        stored, Serving(pipeline=FAN, versions={**now.versions, "line": "n2"}), BEFORE
-    )
+    _, event = entry_of(stored, serving(FAN, **{**FAN_VERSIONS, "line": "n2"}), BEFORE)
     assert set(event.outputs) == {"clip", *FAN_VERSIONS}
     assert event.outputs["text"].inputs == {"img": "i1", "title": "i1"}
 

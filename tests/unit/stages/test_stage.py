@@ -10,13 +10,15 @@ from bson.timestamp import Timestamp
 
 from streams import metrics
 from streams.contract.dead_letters import dead_letter_record, parse_dead_letter, replay_mark
+from streams.contract.declaration import Declaration
 from streams.contract.documents import Output, OutputError
 from streams.contract.events import DocumentChanged, DocumentDeleted, ModelApplied, Origin
 from streams.contract.ids import document_key
-from streams.contract.pipeline import CHANGES
+from streams.contract.pipeline import CHANGES, compile_pipeline
 from streams.contract.wire import decode_event, encode_event
 from streams.errors import InvalidImage, ModelFailed, Unavailable
 from streams.settings import StageSettings
+from streams.stages import stages_of
 from streams.stages.outcome import Failed, Ok, Result
 from streams.stages.records import Message
 from streams.stages.stage import Stage, newest_by_document
@@ -226,6 +228,52 @@ def test_what_fails_on_the_way_or_awaits_a_version_does_not_stop_what_does_not_r
     for event, (_, record) in zip(events_in, delivered, strict=False):
         again = decode_event(record.key, record.value, record.headers, tenant=TENANT)
         assert (again.document_id, again.outputs.keys()) == (event.document_id, {"clip"})
+
+
+class NoRoot(EchoStep):
+    """A root that has no version, or fails."""
+
+    def _one(self, event):
+        if event.document_id == "awaits":
+            return Ok(event=None, result=Result.AWAITING_MODEL)
+        return Failed(error=InvalidImage("broken image"), version="c1")
+
+
+#: The model of colours reads the image itself, and follows CLIP only for the sake of the line.
+JOINED = stages_of(
+    compile_pipeline(
+        [
+            Declaration(name="clip", kind="clip", key="img"),
+            Declaration(name="colour", kind="colours:Colour", key="img"),
+            Declaration(
+                name="line", kind="lines:Line", features={"img": "clip", "colour": "colour"}
+            ),
+        ]
+    )
+)
+
+
+def test_change_goes_on_past_a_failed_root_to_a_model_that_reads_the_document_itself():
+    """Fails when only `ModelApplied` is passed on: colours would wait for a good image for ever."""
+    assert JOINED["colour"].inputs == ("clip",)
+    came = [changed("awaits"), changed("fails")]
+    delivered = handle([message(event) for event in came], spec=JOINED["clip"], step=NoRoot())
+    assert [topic for topic, _ in delivered] == ["clip", "clip", f"{CHANGES}.dlq"]
+    for event, (_, record) in zip(came, delivered, strict=False):
+        again = decode_event(record.key, record.value, record.headers, tenant=TENANT)
+        assert again == event
+
+
+def test_change_does_not_go_on_where_everything_behind_reads_the_root():
+    assert [topic for topic, _ in handle([message(changed("bad"))])] == [f"{CHANGES}.dlq"]
+
+
+def test_change_that_was_passed_on_reaches_the_next_stage_and_none_of_it_the_sink():
+    """It is an event like any other; to the sink it brings nothing."""
+    step, sink = EchoStep(), SinkStep()
+    handle([message(changed("a"), topic="clip")], spec=JOINED["colour"], step=step)
+    handle([message(changed("a"), topic="clip")], spec=JOINED["sink"], step=sink)
+    assert step.batches == sink.batches == [[changed("a")]]
 
 
 class ForeignStep(EchoStep):
