@@ -13,14 +13,15 @@ from typing import Any, Final
 from pymongo import MongoClient
 
 from streams.contract.declaration import BASE, Declaration, ModelState, parse_declarations
-from streams.contract.pipeline import Pipeline, compile_pipeline
-from streams.contract.plan import Plan, plan, state_paths
+from streams.contract.pipeline import compile_pipeline
+from streams.contract.plan import Plan, plan
 from streams.errors import InvalidPipeline, PointerConflict
 from streams.mongo.client import connect, state_database
 from streams.mongo.declarations import Declarations, Stored
 from streams.mongo.processes import Report, read_reports
 from streams.mongo.store import DocumentStore
 from streams.mongo.stored_outputs import count_outputs
+from streams.operate.forget import Forgotten, check_forgettable, forget_model
 from streams.registry.versions import Registry
 from streams.settings import Settings, load_settings
 
@@ -52,6 +53,15 @@ class DeclaredPipeline:
             StoreUnavailable: MongoDB does not answer.
         """
         return self._declarations.read()
+
+    def history(self) -> list[Stored]:
+        """Return every pipeline that there was, oldest first; the last one holds.
+
+        Raises:
+            InvalidPipeline: It is of another release, which this process cannot read.
+            StoreUnavailable: MongoDB does not answer.
+        """
+        return self._declarations.history()
 
     def create_model(
         self,
@@ -125,6 +135,27 @@ class DeclaredPipeline:
             lambda declared: with_state(declared, name, wanted), f"{name} made {wanted.value}"
         )
 
+    def forget(self, name: str) -> Forgotten:
+        """Remove a model that is inactive and that nobody reads: its outputs, versions and topics.
+
+        Repeating it goes on where it stopped. See `forget_model`.
+
+        Raises:
+            InvalidPipeline: Somebody needs it, or there is no such model; the message says more.
+            PointerConflict: The pipeline was changed meanwhile; nothing is removed.
+            StoreUnavailable: MongoDB does not answer.
+        """
+        return forget_model(name, self._settings, self._client)
+
+    def check_forgettable(self, name: str) -> None:
+        """Find out whether `forget` would remove a model; nothing is changed.
+
+        Raises:
+            InvalidPipeline: It would not.
+            StoreUnavailable: MongoDB does not answer.
+        """
+        check_forgettable(name, self._declarations, self._state)
+
     def plan(self, declarations: Sequence[Declaration]) -> tuple[Stored, Plan]:
         """Return the pipeline of now, and what happens when another one replaces it.
 
@@ -135,11 +166,10 @@ class DeclaredPipeline:
             StoreUnavailable: MongoDB does not answer.
         """
         before, after = self.read(), compile_pipeline(declarations)
-        store = DocumentStore(self._client, self._settings.mongo)
-        stored = count_outputs(store, state_paths(before.pipeline, after))
-        serving = Registry(self._state).serving()
+        stored = count_outputs(DocumentStore(self._client, self._settings.mongo, after))
+        serving = Registry(self._state).serving(after)
         rates = rates_of(read_reports(self._state))
-        return before, plan(before.pipeline, after, stored, serving, rates)
+        return before, plan(before.pipeline, serving, stored, rates)
 
     def replace(
         self, declarations: Sequence[Declaration], *, expected_revision: int, reason: str
@@ -155,14 +185,14 @@ class DeclaredPipeline:
             declarations, expected_revision=expected_revision, reason=reason
         )
 
-    def serving(self, pipeline: Pipeline) -> dict[str, str | None]:
-        """Return the version that serves of each declared model.
+    def serving(self) -> dict[str, str]:
+        """Return the version that serves, of each model that has one, inactive ones included.
 
         Raises:
             StoreUnavailable: MongoDB does not answer.
         """
-        versions = Registry(self._state).serving().versions
-        return {d.name: versions.get(d.name) for d in pipeline.declarations}
+        pointers = Registry(self._state).pointers()
+        return {name: p.serving for name, p in pointers.items() if p.serving is not None}
 
     def _change(self, change: Callable[[Rows], Rows], reason: str) -> Stored:
         for _ in range(_ATTEMPTS):

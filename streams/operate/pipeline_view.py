@@ -7,16 +7,14 @@ from typing import Any
 from rich.table import Table
 
 from streams.contract.declaration import Declaration
-from streams.contract.pipeline import Pipeline
+from streams.contract.pipeline import CHANGES, Model, Pipeline, dead_letter_topic
 from streams.contract.plan import ModelPlan, Plan
-from streams.kafka.topics import dead_letter_topic, group_name, topic_name
+from streams.kafka.topics import group_name, topic_name
 from streams.mongo.declarations import Stored
 from streams.settings import KafkaSettings
 
-_CHANGES = "changes"
 
-
-def pipeline_table(pipeline: Pipeline, versions: Mapping[str, str | None]) -> Table:
+def pipeline_table(pipeline: Pipeline, versions: Mapping[str, str]) -> Table:
     """Return a drawing: each model below the one whose topic it consumes.
 
     Args:
@@ -26,25 +24,25 @@ def pipeline_table(pipeline: Pipeline, versions: Mapping[str, str | None]) -> Ta
     table = Table(box=None, pad_edge=False)
     for column in ("model", "kind", "reads", "state", "version"):
         table.add_column(column, overflow="fold")
-    table.add_row(_CHANGES)
-    for name, lead in _tree(pipeline, None, ""):
-        table.add_row(*_row(pipeline.models[name].declaration, lead, versions))
+    table.add_row(CHANGES)
+    for model, lead in _tree(pipeline, CHANGES, ""):
+        table.add_row(*_row(model.declaration, lead, versions))
     for declaration in pipeline.declarations:
         if declaration.name not in pipeline.models:
             table.add_row(*_row(declaration, "", versions))
     return table
 
 
-def _tree(pipeline: Pipeline, carrier: str | None, lead: str) -> Iterator[tuple[str, str]]:
+def _tree(pipeline: Pipeline, topic: str, lead: str) -> Iterator[tuple[Model, str]]:
     """Yield the models behind a topic, each with the lines that lead to it."""
-    names = [name for name, model in pipeline.models.items() if model.carrier == carrier]
-    for name in names:
-        is_last = name == names[-1]
-        yield name, lead + ("└─ " if is_last else "├─ ")
-        yield from _tree(pipeline, name, lead + ("   " if is_last else "│  "))
+    models = pipeline.consumers(topic)
+    for model in models:
+        is_last = model is models[-1]
+        yield model, lead + ("└─ " if is_last else "├─ ")
+        yield from _tree(pipeline, model.name, lead + ("   " if is_last else "│  "))
 
 
-def _row(declaration: Declaration, lead: str, versions: Mapping[str, str | None]) -> list[str]:
+def _row(declaration: Declaration, lead: str, versions: Mapping[str, str]) -> list[str]:
     reads = [f"{field}={upstream}" for field, upstream in declaration.features.items()]
     return [
         lead + declaration.name,
@@ -56,7 +54,7 @@ def _row(declaration: Declaration, lead: str, versions: Mapping[str, str | None]
 
 
 def pipeline_json(
-    stored: Stored, versions: Mapping[str, str | None], kafka: KafkaSettings
+    stored: Stored, versions: Mapping[str, str], kafka: KafkaSettings
 ) -> dict[str, Any]:
     """Return all that follows from a pipeline, in topological order; names are the broker's."""
     pipeline = stored.pipeline
@@ -78,7 +76,7 @@ def pipeline_json(
 def _place(pipeline: Pipeline, name: str, kafka: KafkaSettings) -> dict[str, Any]:
     model = pipeline.models[name]
     return {
-        "consumes": topic_name(model.carrier or _CHANGES, kafka),
+        "consumes": topic_name(model.source_topic, kafka),
         "topic": topic_name(name, kafka),
         "dead_letters": topic_name(dead_letter_topic(name), kafka),
         "group": group_name(name, kafka),

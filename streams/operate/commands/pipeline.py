@@ -20,6 +20,7 @@ from streams.operate.commands.context import (
     out,
     settings_of,
 )
+from streams.operate.forget import forget_model
 from streams.operate.pipeline import DeclaredPipeline, with_state
 from streams.operate.pipeline_file import pipeline_yaml, read_pipeline_file
 from streams.operate.pipeline_view import (
@@ -62,7 +63,7 @@ def pipeline_show(
     if as_yaml:
         typer.echo(pipeline_yaml(stored.pipeline.declarations), nl=False)
         return
-    versions = declared.serving(stored.pipeline)
+    versions = declared.serving()
     if as_json:
         typer.echo(json.dumps(pipeline_json(stored, versions, settings.kafka)))
         return
@@ -119,6 +120,29 @@ def pipeline_deactivate(name: Name, wait: Wait = None, data_dir: DataDir = None)
     Example: captionstream pipeline deactivate colour
     """
     _set_state(name, ModelState.INACTIVE, _open(data_dir), wait)
+
+
+@pipeline.command("forget")
+def pipeline_forget(name: Name, yes: Yes = False, data_dir: DataDir = None) -> None:
+    """Remove the outputs, versions and topics of a model that is inactive and that nobody reads.
+
+    Example: captionstream pipeline forget colour
+    """
+    settings, declared, client = _open(data_dir)
+    declared.check_forgettable(name)
+    if not yes:
+        question = f"Remove every output, version and topic of {name}? They cannot be brought back."
+        typer.confirm(question, abort=True)
+    with err.status("removing outputs") as line:
+        done = forget_model(
+            name, settings, client, watch=lambda n: line.update(f"{n} documents done")
+        )
+    out.print(f"{name} is forgotten: {done.documents} documents, {done.versions} versions")
+    for topic in done.topics:
+        out.print(f"topic {topic} is deleted", markup=False)
+    if done.broker_problem:
+        err.print(done.broker_problem, markup=False)
+        raise typer.Exit(1)
 
 
 Opened = tuple[Settings, DeclaredPipeline, MongoClient[dict[str, Any]]]
