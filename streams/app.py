@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 import stamina
 from structlog import get_logger
 
-from streams.capture.copy_requests import CopyRequests
+from streams.capture.copies import CopyRequests
 from streams.endpoints import Check, Endpoints, serve_endpoints
 from streams.errors import SettingsError, Unavailable
 from streams.kafka.faust.worker import StageWorker

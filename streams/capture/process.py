@@ -10,7 +10,7 @@ from structlog import get_logger
 
 from streams import metrics
 from streams.capture.publisher import Publisher
-from streams.capture.window import Window
+from streams.capture.sender import Window
 from streams.endpoints import Check, serve_endpoints
 from streams.mongo.client import connect, state_database
 from streams.mongo.processes import Rate, Report, Reporter, is_loaded, read_reports

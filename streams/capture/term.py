@@ -12,18 +12,20 @@ from pymongo import MongoClient
 from structlog import get_logger
 
 from streams import metrics
-from streams.capture.change_stream import ChangeStream
-from streams.capture.copy_requests import CopyRequests
-from streams.capture.log_watch import LogWatch
-from streams.capture.pipeline import DOCUMENT_OPERATIONS, Change, brings_documents, touches_image
-from streams.capture.sender import Sender
-from streams.capture.window import Window
+from streams.capture.change_stream import (
+    DOCUMENT_OPERATIONS,
+    Change,
+    ChangeStream,
+    brings_documents,
+    touches_image,
+)
+from streams.capture.copies import CopyRequests, LogWatch
+from streams.capture.sender import Sender, Window
 from streams.contract.events import DocumentDeleted, ImageChanged
 from streams.errors import BrokerUnavailable, HistoryLost
 from streams.kafka.producer import EventProducer
 from streams.mongo.client import Document, cluster_time, state_database
-from streams.mongo.leadership import Leadership
-from streams.mongo.position import CopyState, Position
+from streams.mongo.leadership import CopyState, Leadership, Position
 from streams.mongo.store import DocumentStore
 from streams.reconcile.oversized import note_refused
 from streams.registry.versions import Registry

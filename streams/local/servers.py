@@ -8,7 +8,7 @@ from typing import Final
 from pydantic import SecretStr
 
 from streams.backoff import Backoff
-from streams.capture.copy_requests import CopyRequests
+from streams.capture.copies import CopyRequests
 from streams.errors import SettingsError, Unavailable
 from streams.kafka.topics import create_topics, read_topic_states, warning_of_copies
 from streams.local.broker import Broker, find_broker

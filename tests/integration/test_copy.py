@@ -8,7 +8,7 @@ import pytest
 from bson import ObjectId
 from bson.timestamp import Timestamp
 
-from streams.capture.copy_requests import CopyRequests
+from streams.capture.copies import CopyRequests
 from streams.capture.publisher import Publisher
 from streams.contract.default_pipeline import (
     CLIP,
@@ -22,7 +22,7 @@ from streams.contract.documents import (
 from streams.contract.states import Serving
 from streams.contract.writes import OutputWrite
 from streams.mongo.client import cluster_time, state_database
-from streams.mongo.position import CopyState, Position
+from streams.mongo.leadership import CopyState, Position
 from streams.mongo.store import DocumentStore
 from streams.reconcile.copy import Copier, behind, look_at
 from streams.reconcile.reconciler import Reconciler

@@ -21,8 +21,7 @@ from streams.capture.publisher import Publisher
 from streams.errors import BrokerUnavailable, CaptureError, LeaseLost, SettingsError
 from streams.kafka.producer import EventProducer
 from streams.mongo.client import connect, state_database
-from streams.mongo.leadership import Leadership
-from streams.mongo.position import CopyState, Position
+from streams.mongo.leadership import CopyState, Leadership, Position
 from streams.settings import PublisherSettings
 from tests.integration.conftest import publishing
 from tests.waiting import DEADLINE_SECONDS, wait_until

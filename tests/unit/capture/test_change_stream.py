@@ -2,7 +2,7 @@
 
 import pytest
 
-from streams.capture.pipeline import build_pipeline, pipeline_hash, touches_image
+from streams.capture.change_stream import build_pipeline, pipeline_hash, touches_image
 
 
 @pytest.mark.parametrize(
