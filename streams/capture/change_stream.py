@@ -36,7 +36,7 @@ _TRUNCATED: Final = {"$ifNull": [f"{_UPDATE}.truncatedArrays", []]}
 DOCUMENT_OPERATIONS: Final = ("insert", "update", "replace", "delete")
 
 
-def build_pipeline(collection: str) -> list[dict[str, Any]]:
+def build_filter(collection: str) -> list[dict[str, Any]]:
     """Return the pipeline for a stream on the database.
 
     A stream on the database survives a drop, rename or re-creation of the collection.
@@ -70,7 +70,7 @@ def build_pipeline(collection: str) -> list[dict[str, Any]]:
     ]
 
 
-def pipeline_hash(pipeline: list[dict[str, Any]]) -> str:
+def filter_hash(pipeline: list[dict[str, Any]]) -> str:
     """Return a hash of a pipeline: a token of one may not be resumed with another."""
     return hashlib.sha256(json_util.dumps(pipeline).encode()).hexdigest()[:16]
 
@@ -131,10 +131,10 @@ class ChangeStream:
     def __init__(self, database: Database[dict[str, Any]], collection: str) -> None:
         """Keep what is watched; nothing is opened."""
         self._database = database
-        self._pipeline = build_pipeline(collection)
+        self._pipeline = build_filter(collection)
         self._stream: DatabaseChangeStream[dict[str, Any]] | None = None
         self._last_time: Timestamp | None = None
-        self.hash = pipeline_hash(self._pipeline)
+        self.hash = filter_hash(self._pipeline)
 
     def open(self, position: Position) -> None:
         """Open the stream behind a position.
@@ -150,7 +150,7 @@ class ChangeStream:
         self._last_time = position.cluster_time
         if position.token is None:
             self._open("start", start_at_operation_time=position.cluster_time)
-        elif position.pipeline_hash != self.hash:
+        elif position.filter_hash != self.hash:
             self._open("filter_changed", start_at_operation_time=position.cluster_time)
         else:
             way = "start_after" if position.is_invalidate else "resume_after"
@@ -192,7 +192,7 @@ class ChangeStream:
         return Position(
             token=change["_id"],
             cluster_time=change["clusterTime"],
-            pipeline_hash=self.hash,
+            filter_hash=self.hash,
             is_invalidate=change["operationType"] == "invalidate",
         )
 
@@ -204,7 +204,7 @@ class ChangeStream:
         return Position(
             token=token,
             cluster_time=max(self._last_time, _time_of(token) or self._last_time),
-            pipeline_hash=self.hash,
+            filter_hash=self.hash,
         )
 
     def close(self) -> None:

@@ -132,9 +132,7 @@ class Term:
         one write, so no restart falls between them.
         """
         now = cluster_time(self._client)
-        position = position or Position(
-            token=None, cluster_time=now, pipeline_hash=self._stream.hash
-        )
+        position = position or Position(token=None, cluster_time=now, filter_hash=self._stream.hash)
         self._log.forget()
         before = self._leadership.read().copy
         start = before.here if before is not None else ()

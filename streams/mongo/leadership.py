@@ -26,13 +26,13 @@ class Position:
     Attributes:
         token: Resume token; None to begin at `cluster_time`.
         cluster_time: clusterTime of the change that the token belongs to.
-        pipeline_hash: Pipeline that the token was read with.
+        filter_hash: Filter that the token was read with.
         is_invalidate: Whether the token is that of an `invalidate` event.
     """
 
     token: Mapping[str, Any] | None
     cluster_time: Timestamp
-    pipeline_hash: str
+    filter_hash: str
     is_invalidate: bool = False
 
 
@@ -98,7 +98,7 @@ def progress_of(row: Mapping[str, Any]) -> Progress:
         position = Position(
             token=_checked(stored["token"], Mapping | None),
             cluster_time=_checked(stored["cluster_time"], Timestamp),
-            pipeline_hash=_checked(stored["pipeline_hash"], str),
+            filter_hash=_checked(stored["filter_hash"], str),
             is_invalidate=_checked(stored["is_invalidate"], bool),
         )
     if "copy" in row:
@@ -137,7 +137,7 @@ def position_row(position: Position) -> dict[str, Any]:
     return {
         "token": position.token,
         "cluster_time": position.cluster_time,
-        "pipeline_hash": position.pipeline_hash,
+        "filter_hash": position.filter_hash,
         "is_invalidate": position.is_invalidate,
     }
 

@@ -51,7 +51,7 @@ def copy(lease, client):
     def begin():
         before, now = lease.read().copy, cluster_time(client)
         start = before.here if before is not None else ()
-        position = Position(token=None, cluster_time=now, pipeline_hash="x")
+        position = Position(token=None, cluster_time=now, filter_hash="x")
         lease.begin_copy(position, CopyState(source=now, start=start))
         return lease.read().copy
 

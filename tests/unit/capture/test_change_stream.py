@@ -2,7 +2,7 @@
 
 import pytest
 
-from streams.capture.change_stream import build_pipeline, pipeline_hash, touches_image
+from streams.capture.change_stream import build_filter, filter_hash, touches_image
 
 
 @pytest.mark.parametrize(
@@ -25,5 +25,5 @@ def test_an_update_counts_only_if_it_touches_the_image(operation, paths, expecte
 
 
 def test_hash_tells_pipelines_apart():
-    assert pipeline_hash(build_pipeline("a")) == pipeline_hash(build_pipeline("a"))
-    assert pipeline_hash(build_pipeline("a")) != pipeline_hash(build_pipeline("b"))
+    assert filter_hash(build_filter("a")) == filter_hash(build_filter("a"))
+    assert filter_hash(build_filter("a")) != filter_hash(build_filter("b"))
