@@ -12,6 +12,7 @@ import stamina
 from structlog import get_logger
 
 from streams.capture.copies import CopyRequests
+from streams.contract.default_pipeline import DEFAULT
 from streams.endpoints import Check, Endpoints, serve_endpoints
 from streams.errors import SettingsError, Unavailable
 from streams.kafka.faust.worker import StageWorker
@@ -45,7 +46,7 @@ def run_process(name: str, settings: Settings) -> None:
     if name == PUBLISHER:
         from streams.capture.process import run_publisher  # noqa: PLC0415 - a stage needs none of it
 
-        run_publisher(settings)
+        run_publisher(settings, DEFAULT)
     elif name in STAGE_BY_NAME:
         StageProcess(STAGE_BY_NAME[name], settings).run()
     else:

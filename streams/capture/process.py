@@ -11,6 +11,7 @@ from structlog import get_logger
 from streams import metrics
 from streams.capture.publisher import Publisher
 from streams.capture.sender import Window
+from streams.contract.pipeline import Pipeline
 from streams.endpoints import Check, serve_endpoints
 from streams.mongo.client import connect, state_database
 from streams.mongo.processes import Rate, Report, Reporter, is_loaded, read_reports
@@ -21,7 +22,7 @@ from streams.settings import Settings
 log = get_logger(__name__)
 
 
-def run_publisher(settings: Settings) -> None:
+def run_publisher(settings: Settings, pipeline: Pipeline) -> None:
     """Publish and reconcile until SIGTERM or SIGINT. To be called in the main thread.
 
     Raises:
@@ -33,7 +34,7 @@ def run_publisher(settings: Settings) -> None:
         signal.signal(signum, lambda *_: stop.set())
     client = connect(settings.mongo)
     state = state_database(client, settings.mongo)
-    publisher = Publisher(settings, client)
+    publisher = Publisher(settings, client, pipeline)
     reconciler = Reconciler(
         settings,
         client,

@@ -12,6 +12,7 @@ from streams import metrics
 from streams.backoff import Backoff
 from streams.capture.sender import Window
 from streams.capture.term import Term
+from streams.contract.pipeline import Pipeline
 from streams.errors import CaptionstreamError, LeaseLost, SettingsError, Unavailable
 from streams.kafka.producer import EventProducer
 from streams.mongo.client import Document, state_database
@@ -36,6 +37,7 @@ class Publisher:
         self,
         settings: Settings,
         client: MongoClient[Document],
+        pipeline: Pipeline,
         *,
         connect_producer: Callable[[], EventProducer] | None = None,
     ) -> None:
@@ -44,10 +46,12 @@ class Publisher:
         Args:
             settings: All settings.
             client: Client of the replica set.
+            pipeline: The models; a change of a field that one of them reads is published.
             connect_producer: Makes a producer; for tests that need one that fails.
         """
         self._settings = settings
         self._client = client
+        self._pipeline = pipeline
         self._leadership = Leadership(
             state_database(client, settings.mongo),
             tenant=settings.mongo.tenant,
@@ -133,7 +137,14 @@ class Publisher:
     def _lead(self, stop: threading.Event) -> None:
         producer = self._connect_producer()
         self._has_connected = True
-        term = Term(self._settings, self._client, self._leadership, producer, tick=self._tick)
+        term = Term(
+            self._settings,
+            self._client,
+            self._pipeline,
+            self._leadership,
+            producer,
+            tick=self._tick,
+        )
         self._term = term
         self._set_leading(is_leading=True)
         self.waits_for = "the change stream"

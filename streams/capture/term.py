@@ -17,11 +17,11 @@ from streams.capture.change_stream import (
     Change,
     ChangeStream,
     brings_documents,
-    touches_image,
 )
 from streams.capture.copies import CopyRequests, LogWatch
 from streams.capture.sender import Sender, Window
 from streams.contract.events import DocumentDeleted, ImageChanged
+from streams.contract.pipeline import Pipeline
 from streams.errors import BrokerUnavailable, HistoryLost
 from streams.kafka.producer import EventProducer
 from streams.mongo.client import Document, cluster_time, state_database
@@ -44,6 +44,7 @@ class Term:
         self,
         settings: Settings,
         client: MongoClient[Document],
+        pipeline: Pipeline,
         leadership: Leadership,
         producer: EventProducer,
         *,
@@ -54,6 +55,7 @@ class Term:
         Args:
             settings: All settings.
             client: Client of the replica set.
+            pipeline: Says which fields are watched.
             leadership: The lease, held.
             producer: Connected; closed by the caller.
             tick: Called again and again while there is progress or nothing to do.
@@ -67,7 +69,9 @@ class Term:
         self._registry = Registry(state)
         self._store = DocumentStore(client, settings.mongo)
         self._collection = settings.mongo.collection
-        self._stream = ChangeStream(client[settings.mongo.database], settings.mongo.collection)
+        self._stream = ChangeStream(
+            client[settings.mongo.database], self._collection, watched=pipeline.watched
+        )
         self._log = LogWatch(settings.kafka, producer)
         self._sender = Sender(settings, producer)
         self._position: Position | None = None
@@ -169,7 +173,7 @@ class Term:
         operation = change["operationType"]
         metrics.CHANGES.labels(operation).inc()
         position = self._stream.position_of(change)
-        if operation not in DOCUMENT_OPERATIONS or not touches_image(change):
+        if operation not in DOCUMENT_OPERATIONS:
             self._sender.skip(position)
             if position.is_invalidate:
                 self._reopen_behind(position)

@@ -8,6 +8,7 @@ import pytest
 from streams.capture.publisher import Publisher
 from streams.cli import app
 from streams.contract import events
+from streams.contract.default_pipeline import DEFAULT
 from streams.contract.events import DocumentDeleted
 from streams.contract.ids import document_id_of
 from streams.contract.wire import decode_event
@@ -66,14 +67,14 @@ def captionstream(settings, monkeypatch, capsys):
 
 
 @contextmanager
-def publishing(settings, client, **options):
+def publishing(settings, client, pipeline=DEFAULT, **options):
     """A publisher and its copies, as long as the context lasts; SIGTERM is its end.
 
     The context begins when the copy that is due is done. Of the reconciler's thread there is only
     what copies: it would build an index while a test renames the collection.
     """
     stop = threading.Event()
-    publisher = Publisher(settings, client, **options)
+    publisher = Publisher(settings, client, pipeline, **options)
     state = state_database(client, settings.mongo)
 
     def copy():

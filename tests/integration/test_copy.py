@@ -13,6 +13,7 @@ from streams.capture.publisher import Publisher
 from streams.contract.default_pipeline import (
     CLIP,
     CLIP_PROJECTION,
+    DEFAULT,
 )
 from streams.contract.documents import (
     Output,
@@ -189,7 +190,7 @@ def test_term_begins_another_round_where_the_copy_was(settings, client, store, l
     assert lease.advance_copy(replace(state, last=(1,)), {})
     lease.release()
     CopyRequests(state_database(client, settings.mongo)).ask()
-    publisher = Publisher(settings, client)
+    publisher = Publisher(settings, client, DEFAULT)
     stop = threading.Event()
     thread = threading.Thread(target=publisher.run, args=(stop,))
     thread.start()

@@ -18,6 +18,7 @@ from pymongo.errors import AutoReconnect
 from streams import metrics
 from streams.capture.process import measure
 from streams.capture.publisher import Publisher
+from streams.contract.default_pipeline import DEFAULT
 from streams.errors import BrokerUnavailable, CaptureError, LeaseLost, SettingsError
 from streams.kafka.producer import EventProducer
 from streams.mongo.client import connect, state_database
@@ -249,7 +250,7 @@ def test_damaged_position_is_refused_with_the_remedy(settings, client, documents
         {}, {"$set": {"position.cluster_time": "yesterday"}}
     )
     with pytest.raises(CaptureError, match="remove its document"):
-        Publisher(settings, client).run(threading.Event())
+        Publisher(settings, client, DEFAULT).run(threading.Event())
 
 
 def fail_command(client, code, times=1, **options):
@@ -336,7 +337,7 @@ def test_second_publisher_stands_by_and_takes_over(settings, client, documents, 
     stop = threading.Event()
     with publishing(patient, client) as first:
         wait_until(lambda: first.is_leading, doing="the first to lead")
-        second = Publisher(settings, client)
+        second = Publisher(settings, client, DEFAULT)
         thread = threading.Thread(target=second.run, args=(stop,), daemon=True)
         thread.start()
         wait_until(lambda: not second.waits_for, doing="the second to stand by")
@@ -425,7 +426,7 @@ def test_lag_grows_while_nothing_can_be_published(settings, client, documents, p
         raise BrokerUnavailable(msg)
 
     stop = threading.Event()
-    publisher = Publisher(settings, client, connect_producer=refuse)
+    publisher = Publisher(settings, client, DEFAULT, connect_producer=refuse)
     thread = threading.Thread(target=publisher.run, args=(stop,))
     measure(publisher)
     lag = lambda: metrics.SOURCE_LAG.collect()[0].samples[0].value  # noqa: E731
