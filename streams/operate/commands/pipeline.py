@@ -191,7 +191,7 @@ def _print(plan: Plan, settings: Settings) -> None:
 def _wait(
     stored: Stored, settings: Settings, client: MongoClient[dict[str, Any]], seconds: float
 ) -> None:
-    store = open_documents(settings, client)
+    store = open_documents(settings, client, stored.pipeline)
     _, state = open_state(settings)
     with err.status("waiting"):
         is_settled = wait_until_settled(store, state, timeout_seconds=seconds)
