@@ -152,14 +152,14 @@ def test_a_model_that_is_activated_again_makes_only_what_is_missing():
 
 def test_the_time_is_that_of_the_slowest_model():
     rates = {"clip": 3.0, "projection": 60.0, "caption": 2.0}
-    found = planned((), CHAIN, stored=[StoredOutputs(document={}, count=60)], rates=rates)
+    found = planned(CHAIN, CHAIN, stored=[StoredOutputs(document={}, count=60)], rates=rates)
     assert [model.seconds for model in found.models] == [20, 1, 30]
     assert found.seconds == 30
 
 
 def test_a_time_that_was_not_measured_is_not_known():
     rates = {"clip": 3.0, "projection": 0.0}
-    found = planned((), CHAIN, stored=[StoredOutputs(document={}, count=60)], rates=rates)
+    found = planned(CHAIN, CHAIN, stored=[StoredOutputs(document={}, count=60)], rates=rates)
     assert [model.seconds for model in found.models] == [20, None, None]
     assert found.seconds is None
-    assert planned((), CHAIN, stored=[]).seconds == 0
+    assert planned(CHAIN, CHAIN, stored=[]).seconds == 0
