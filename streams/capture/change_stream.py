@@ -1,7 +1,10 @@
 """Opening the change stream where it was left, whatever became of that place."""
 
+import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from bson import json_util
 from bson.timestamp import Timestamp
 from pymongo.change_stream import DatabaseChangeStream
 from pymongo.database import Database
@@ -9,18 +12,87 @@ from pymongo.errors import OperationFailure, PyMongoError
 from structlog import get_logger
 
 from streams import metrics
-from streams.capture.pipeline import Change, build_pipeline, pipeline_hash
 from streams.errors import HistoryLost, StoreUnavailable
 from streams.mongo.client import reason_of
-from streams.mongo.position import Position
+from streams.mongo.leadership import Position
 
 log = get_logger(__name__)
+
+Change = Mapping[str, Any]
+"""A projected change: `_id`, `operationType`, `documentKey`, `ns`, `to`, `clusterTime`, and
+`wallTime` since MongoDB 6."""
+
+#: Changes of documents; others (drop, rename, ...) concern whole collections.
+DOCUMENT_OPERATIONS: Final = ("insert", "update", "replace", "delete")
+
+
+def build_filter(collection: str, watched: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the aggregation pipeline that the server applies to the stream of a database.
+
+    It keeps changes of one collection, and of these the updates that touch a watched field: our own
+    writes never come back. Values stay on the server, so an event cannot outgrow its 16 MB,
+    however large a document. A stream on the database survives a drop, rename or re-creation of
+    the collection.
+
+    Args:
+        collection: Name of the collection.
+        watched: Names of fields at the top of its documents.
+    """
+    is_ours = {
+        "$or": [
+            {"ns.coll": collection},
+            {"operationType": "rename", "to.coll": collection},
+            {"operationType": "invalidate"},
+        ]
+    }
+    is_wanted = {"$or": [{"operationType": {"$ne": "update"}}, {"$expr": _touches(watched)}]}
+    kept = ("operationType", "documentKey", "ns", "to", "clusterTime", "wallTime")
+    return [
+        {"$match": {"$and": [is_ours, is_wanted]}},
+        {"$project": dict.fromkeys(kept, 1)},
+    ]
+
+
+def _touches(watched: Sequence[str]) -> dict[str, Any]:
+    """Return the expression: an update sets, removes or cuts one of these fields, or a part of it.
+
+    One without a description changes nothing that we know of: better once too often.
+    """
+    update = {
+        "$map": {
+            "input": {"$objectToArray": {"$ifNull": ["$updateDescription.updatedFields", {}]}},
+            "in": "$$this.k",
+        }
+    }
+    removed = {"$ifNull": ["$updateDescription.removedFields", []]}
+    cut = {
+        "$map": {
+            "input": {"$ifNull": ["$updateDescription.truncatedArrays", []]},
+            "in": "$$this.field",
+        }
+    }
+    paths = {"$concatArrays": [update, removed, cut]}
+    first = {"$arrayElemAt": [{"$split": ["$$this", "."]}, 0]}
+    fields = {"$map": {"input": paths, "in": first}}
+    is_touched = {"$ne": [{"$setIntersection": [fields, list(watched)]}, []]}
+    return {"$or": [is_touched, {"$eq": [paths, []]}]}
+
+
+def filter_hash(stages: list[dict[str, Any]]) -> str:
+    """Return a hash of a filter: a token of one may not be resumed with another."""
+    return hashlib.sha256(json_util.dumps(stages).encode()).hexdigest()[:16]
+
+
+def brings_documents(change: Change, collection: str) -> bool:
+    """Whether another collection became ours: its documents were never inserted here."""
+    return change["operationType"] == "rename" and bool(change["to"]["coll"] == collection)
+
 
 #: Nothing behind the position can be read: ChangeStreamHistoryLost and CappedPositionLost, as the
 #: oplog does not reach back, and BSONObjectTooLarge, as the next event has more than 16 MB: an
 #: event holds the `_id` three times, twice of them as hexadecimal digits in its token.
 _HISTORY_LOST: Final = frozenset((286, 136, 10334))
-#: The token cannot be resumed with this pipeline or at all: the clusterTime beside it still can.
+#: The token cannot be resumed with this filter or at all: the clusterTime beside it still can.
 #: ChangeStreamFatalError, InvalidResumeToken, and those of a token that does not parse.
 _TOKEN_LOST: Final = frozenset((280, 260, 9, 14, 15, 2, 40649, 50811))
 #: How long the server holds a request for changes; also how long a stop may take.
@@ -30,18 +102,20 @@ _AWAIT_MS: Final = 500
 class ChangeStream:
     """Changes of one collection, from a position on. Not thread-safe."""
 
-    def __init__(self, database: Database[dict[str, Any]], collection: str) -> None:
-        """Keep what is watched; nothing is opened."""
+    def __init__(
+        self, database: Database[dict[str, Any]], collection: str, *, watched: Sequence[str]
+    ) -> None:
+        """Keep what is watched, see `build_filter`; nothing is opened."""
         self._database = database
-        self._pipeline = build_pipeline(collection)
+        self._filter = build_filter(collection, watched)
         self._stream: DatabaseChangeStream[dict[str, Any]] | None = None
         self._last_time: Timestamp | None = None
-        self.hash = pipeline_hash(self._pipeline)
+        self.hash = filter_hash(self._filter)
 
     def open(self, position: Position) -> None:
         """Open the stream behind a position.
 
-        By token if it was read with the same pipeline; else, or if the server refuses the token, by
+        By token if it was read with the same filter; else, or if the server refuses the token, by
         clusterTime, which delivers some changes again.
 
         Raises:
@@ -52,7 +126,7 @@ class ChangeStream:
         self._last_time = position.cluster_time
         if position.token is None:
             self._open("start", start_at_operation_time=position.cluster_time)
-        elif position.pipeline_hash != self.hash:
+        elif position.filter_hash != self.hash:
             self._open("filter_changed", start_at_operation_time=position.cluster_time)
         else:
             way = "start_after" if position.is_invalidate else "resume_after"
@@ -94,7 +168,7 @@ class ChangeStream:
         return Position(
             token=change["_id"],
             cluster_time=change["clusterTime"],
-            pipeline_hash=self.hash,
+            filter_hash=self.hash,
             is_invalidate=change["operationType"] == "invalidate",
         )
 
@@ -106,7 +180,7 @@ class ChangeStream:
         return Position(
             token=token,
             cluster_time=max(self._last_time, _time_of(token) or self._last_time),
-            pipeline_hash=self.hash,
+            filter_hash=self.hash,
         )
 
     def close(self) -> None:
@@ -121,7 +195,7 @@ class ChangeStream:
     def _open(self, reason: str, **start: Any) -> None:
         try:
             self._stream = self._database.watch(
-                self._pipeline, batch_size=500, max_await_time_ms=_AWAIT_MS, **start
+                self._filter, batch_size=500, max_await_time_ms=_AWAIT_MS, **start
             )
         except PyMongoError as exc:
             raise _translate(exc) from exc

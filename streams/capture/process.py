@@ -10,7 +10,7 @@ from structlog import get_logger
 
 from streams import metrics
 from streams.capture.publisher import Publisher
-from streams.capture.window import Window
+from streams.capture.sender import Window
 from streams.contract.pipeline import Pipeline
 from streams.endpoints import Answers, Check, Endpoints
 from streams.mongo.client import connect, state_database

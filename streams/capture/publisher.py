@@ -10,8 +10,8 @@ from structlog import get_logger
 
 from streams import metrics
 from streams.backoff import Backoff
+from streams.capture.sender import Window
 from streams.capture.term import Term
-from streams.capture.window import Window
 from streams.contract.pipeline import Pipeline
 from streams.errors import CaptionstreamError, LeaseLost, SettingsError, Unavailable
 from streams.kafka.producer import EventProducer

@@ -12,20 +12,21 @@ from pymongo import MongoClient
 from structlog import get_logger
 
 from streams import metrics
-from streams.capture.change_stream import ChangeStream
-from streams.capture.copy_requests import CopyRequests
-from streams.capture.log_watch import LogWatch
-from streams.capture.pipeline import DOCUMENT_OPERATIONS, Change, brings_documents, touches_image
-from streams.capture.sender import Sender
-from streams.capture.window import Window
+from streams.capture.change_stream import (
+    DOCUMENT_OPERATIONS,
+    Change,
+    ChangeStream,
+    brings_documents,
+)
+from streams.capture.copies import CopyRequests, LogWatch
+from streams.capture.sender import Sender, Window
 from streams.contract.events import DocumentChanged, DocumentDeleted
 from streams.contract.pipeline import Pipeline
 from streams.contract.states import Serving
 from streams.errors import BrokerUnavailable, HistoryLost
 from streams.kafka.producer import EventProducer
 from streams.mongo.client import Document, cluster_time, state_database
-from streams.mongo.leadership import Leadership
-from streams.mongo.position import CopyState, Position
+from streams.mongo.leadership import CopyState, Leadership, Position
 from streams.mongo.store import DocumentStore
 from streams.reconcile.oversized import note_refused
 from streams.registry.versions import Registry
@@ -69,7 +70,9 @@ class Term:
         self._registry = Registry(state)
         self._store = DocumentStore(client, settings.mongo, pipeline)
         self._collection = settings.mongo.collection
-        self._stream = ChangeStream(client[settings.mongo.database], settings.mongo.collection)
+        self._stream = ChangeStream(
+            client[settings.mongo.database], self._collection, watched=pipeline.watched
+        )
         self._log = LogWatch(settings.kafka, producer)
         self._sender = Sender(settings, producer)
         self._position: Position | None = None
@@ -134,9 +137,7 @@ class Term:
         one write, so no restart falls between them.
         """
         now = cluster_time(self._client)
-        position = position or Position(
-            token=None, cluster_time=now, pipeline_hash=self._stream.hash
-        )
+        position = position or Position(token=None, cluster_time=now, filter_hash=self._stream.hash)
         self._log.forget()
         before = self._leadership.read().copy
         start = before.here if before is not None else ()
@@ -173,7 +174,7 @@ class Term:
         operation = change["operationType"]
         metrics.CHANGES.labels(operation).inc()
         position = self._stream.position_of(change)
-        if operation not in DOCUMENT_OPERATIONS or not touches_image(change):
+        if operation not in DOCUMENT_OPERATIONS:
             self._sender.skip(position)
             if position.is_invalidate:
                 self._reopen_behind(position)

@@ -67,14 +67,14 @@ def captionstream(settings, monkeypatch, capsys):
 
 
 @contextmanager
-def publishing(settings, client, **options):
+def publishing(settings, client, pipeline=DEFAULT, **options):
     """A publisher and its copies, as long as the context lasts; SIGTERM is its end.
 
     The context begins when the copy that is due is done. Of the reconciler's thread there is only
     what copies: it would build an index while a test renames the collection.
     """
     stop = threading.Event()
-    publisher = Publisher(settings, client, DEFAULT, **options)
+    publisher = Publisher(settings, client, pipeline, **options)
     state = state_database(client, settings.mongo)
 
     def copy():

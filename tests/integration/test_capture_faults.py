@@ -23,7 +23,7 @@ from streams.contract.writes import OutputWrite
 from streams.errors import InvalidBundle
 from streams.kafka.producer import EventProducer
 from streams.mongo.client import cluster_time, state_database
-from streams.mongo.position import CopyState
+from streams.mongo.leadership import CopyState
 from streams.mongo.store import DocumentStore
 from streams.reconcile.copy import behind, look_at
 from streams.reconcile.reconciler import Reconciler

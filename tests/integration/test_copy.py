@@ -8,7 +8,7 @@ import pytest
 from bson import ObjectId
 from bson.timestamp import Timestamp
 
-from streams.capture.copy_requests import CopyRequests
+from streams.capture.copies import CopyRequests
 from streams.capture.publisher import Publisher
 from streams.contract.default_pipeline import DEFAULT
 from streams.contract.documents import (
@@ -19,7 +19,7 @@ from streams.contract.documents import (
 from streams.contract.states import Serving
 from streams.contract.writes import OutputWrite
 from streams.mongo.client import cluster_time, state_database
-from streams.mongo.position import CopyState, Position
+from streams.mongo.leadership import CopyState, Position
 from streams.mongo.store import DocumentStore
 from streams.reconcile.copy import Copier, behind, look_at
 from streams.reconcile.reconciler import Reconciler
@@ -49,7 +49,7 @@ def copy(lease, client):
     def begin():
         before, now = lease.read().copy, cluster_time(client)
         start = before.here if before is not None else ()
-        position = Position(token=None, cluster_time=now, pipeline_hash="x")
+        position = Position(token=None, cluster_time=now, filter_hash="x")
         lease.begin_copy(position, CopyState(source=now, start=start))
         return lease.read().copy
 

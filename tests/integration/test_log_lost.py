@@ -1,7 +1,7 @@
 """A broker that is not ours to supervise loses its log: the publisher finds out by itself."""
 
 from streams import metrics
-from streams.capture.copy_requests import CopyRequests
+from streams.capture.copies import CopyRequests
 from streams.contract.default_pipeline import DEFAULT
 from streams.contract.pipeline import CHANGES
 from streams.kafka.offsets import is_cut

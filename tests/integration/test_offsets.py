@@ -4,7 +4,7 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
 
 from streams import app
-from streams.capture.copy_requests import CopyRequests
+from streams.capture.copies import CopyRequests
 from streams.contract.default_pipeline import DEFAULT
 from streams.contract.pipeline import CHANGES
 from streams.errors import BrokerUnavailable

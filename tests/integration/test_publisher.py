@@ -22,8 +22,7 @@ from streams.contract.default_pipeline import DEFAULT
 from streams.errors import BrokerUnavailable, CaptureError, LeaseLost, SettingsError
 from streams.kafka.producer import EventProducer
 from streams.mongo.client import connect, state_database
-from streams.mongo.leadership import Leadership
-from streams.mongo.position import CopyState, Position
+from streams.mongo.leadership import CopyState, Leadership, Position
 from streams.settings import PublisherSettings
 from tests.integration.conftest import publishing
 from tests.waiting import DEADLINE_SECONDS, wait_until
@@ -103,7 +102,7 @@ def test_half_done_copy_goes_on_where_it_was(settings, client, documents, publis
     assert leadership.acquire()
     now = client.admin.command("ping")["operationTime"]
     copy = CopyState(source=now)
-    leadership.begin_copy(Position(token=None, cluster_time=now, pipeline_hash="x"), copy)
+    leadership.begin_copy(Position(token=None, cluster_time=now, filter_hash="x"), copy)
     assert leadership.advance_copy(replace(copy, last=(14,)), {})
     leadership.release()
     with publishing(settings, client):
@@ -225,7 +224,7 @@ def test_database_dropped_and_created_again(settings, client, documents, publish
 @pytest.mark.parametrize(
     "change",
     [
-        {"position.pipeline_hash": "that of another release"},
+        {"position.filter_hash": "that of another release"},
         {"position.token": {"_data": "8200"}},
         {"position.token": {"_data": "garbage"}},
         {"position.token": None},
@@ -371,7 +370,7 @@ def test_fenced_publisher_cannot_commit(settings, client):
     over = {"expires_at": datetime(2020, 1, 1, tzinfo=UTC)}
     state["positions"].update_one({"_id": "a.b"}, {"$set": over})
     assert second.acquire()
-    position = Position(token=None, cluster_time=Timestamp(1, 1), pipeline_hash="x")
+    position = Position(token=None, cluster_time=Timestamp(1, 1), filter_hash="x")
     with pytest.raises(LeaseLost, match="another publisher holds the lease"):
         first.commit(position)
     second.commit(position)
@@ -446,7 +445,7 @@ def test_lag_grows_while_nothing_can_be_published(settings, client, documents, p
 def test_large_documents_do_not_break_the_stream(settings, client, documents, published):
     """Each event would have more than 16 MB: the document, and what tells of its change.
 
-    Fails with `full_document="updateLookup"` and without the `$project` of `build_pipeline`.
+    Fails with `full_document="updateLookup"` and without the `$project` of `build_filter`.
     """
     size = 16 * 1024 * 1024 - 60
     with publishing(settings, client):

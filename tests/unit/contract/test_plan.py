@@ -3,10 +3,10 @@
 import pytest
 
 from streams.contract.declaration import Declaration, ModelState
-from streams.contract.default_pipeline import DEFAULT
 from streams.contract.pipeline import compile_pipeline
 from streams.contract.plan import Action, StoredOutputs, plan
 from streams.contract.states import Recaption, Serving
+from streams.contract.versions import output_version
 
 CLIP = Declaration(name="clip", kind="clip", key="img")
 PROJECTION = Declaration(name="projection", kind="linear", key="img", features={"img": "clip"})
@@ -36,8 +36,14 @@ STORED = [
 
 
 def planned(before, after, *, versions=VERSIONS, stored=STORED, rates=None, recaption=None):
-    serving = Serving(pipeline=DEFAULT, versions=versions, recaption=recaption or {})
-    return plan(compile_pipeline(before), compile_pipeline(after), stored, serving, rates or {})
+    after = compile_pipeline(after)
+    names = {
+        name: output_version(model.declaration, versions[name])
+        for name, model in after.models.items()
+        if name in versions
+    }
+    serving = Serving(pipeline=after, versions=names, recaption=recaption or {})
+    return plan(compile_pipeline(before), serving, stored, rates or {})
 
 
 def _without(name):

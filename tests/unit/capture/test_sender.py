@@ -5,7 +5,7 @@ import threading
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.capture.window import Window
+from streams.capture.sender import Window
 
 
 def window(events=100, size=10_000):
