@@ -317,7 +317,7 @@ def test_image_behind_a_url_is_fetched_once_for_a_batch(step, store, source):
 
 @pytest.mark.parametrize("origin", [Origin.COPY, Origin.RECONCILE, Origin.REPLAY])
 def test_repeat_does_not_fetch_again(step, store, source, origin, monkeypatch):
-    """Fails without `ImageSource._stored`: a new captioner would not reach documents with dead URLs."""
+    """Fails without `ImageSource._stored`: a dead URL would take its caption along."""
     monkeypatch.setattr(turns, "_AGAIN", Backoff(0.01, 1))
     with web({"a.png": picture(10)}) as (url, _):
         store.collection.insert_one({"_id": 1, "img": {"url": f"{url}/a.png"}})
