@@ -106,7 +106,7 @@ def secured(tmp_path_factory):
         found = Secured(files=files, mongod=mongod, broker=broker, directory=directory)
         settings = found.mongo()
         with root_client(mongod, files, PASSWORD) as root:
-            for role, privileges in roles(settings).items():
+            for role, privileges in roles(settings, DEFAULT).items():
                 root.admin.command("createRole", role, privileges=privileges, roles=[])
             for user in (*PROCESSES, *PEOPLE):
                 role = role_name(user, settings)
