@@ -96,8 +96,10 @@ def roles(settings: MongoSettings) -> dict[str, list[Privilege]]:
             *publish_model,
             *state.may(("listCollections",), ("",)),
             *state.may(_KEEP, _REQUESTS + _PIPELINE),
-            *state.may(("remove",), _QUARANTINE),
-            *state.may(_READ, _POSITIONS + _REPORTS + _DECISIONS + _RUNS + no_room),
+            # `pipeline forget` removes what there is of a model.
+            *state.may(("remove",), _QUARANTINE + _VERSIONS + _POINTERS + _HISTORY),
+            *state.may(("find", "update"), no_room),
+            *state.may(_READ, _POSITIONS + _REPORTS + _DECISIONS + _RUNS),
         ],
     }
     return {role_name(name, settings): granted for name, granted in by_process.items()}
