@@ -10,7 +10,7 @@ from bson.timestamp import Timestamp
 from streams.contract.documents import (
     Output,
 )
-from streams.contract.events import DocumentDeleted, ModelApplied, Origin
+from streams.contract.events import DocumentChanged, DocumentDeleted, ModelApplied, Origin
 from streams.contract.pipeline import compile_pipeline
 from streams.contract.states import Recaption
 from streams.contract.versions import output_version
@@ -159,6 +159,17 @@ def test_version_fitted_on_another_clip_is_not_applied():
     [outcome], calls = run(loaded(clip_version="c0"), [event()])
     assert outcome.result is Result.AWAITING_MODEL
     assert calls == []
+
+
+@pytest.mark.parametrize("origin", list(Origin))
+@pytest.mark.parametrize("serving", [None, loaded()], ids=["no version", "a version"])
+def test_event_that_went_past_a_failed_upstream_is_no_failure_of_its_reader(origin, serving):
+    """As a change, or with outputs of others. Fails when it is: the error of CLIP says it all."""
+    change = DocumentChanged(document_id=1, source=Timestamp(1, 1), origin=origin)
+    others = Output(value="red", version="k1", inputs={"img": "ab"})
+    passed = replace(event(), origin=origin, model="colour", outputs={"colour": others})
+    outcomes = apply_model(CLIP_PROJECTION, serving, [change, passed], lambda _: [])
+    assert outcomes == [Ok(event=None, result=Result.AWAITING_MODEL)] * 2
 
 
 @pytest.mark.parametrize("clip_version", [None, "c0"])
