@@ -60,13 +60,14 @@ def _without_model(model: Model, loaded: Loaded[M] | None, event: Input) -> Outc
         return Failed(error=InvalidEvent(f"{model.name} got a {type(event).__name__}"))
     if loaded is None or not _accepts(loaded.manifest, event):
         return Ok(event=None, result=Result.AWAITING_MODEL)
+    version = output_version(model.declaration, loaded.version)
     problem = _mismatch(loaded.manifest, event)
     if problem is not None:
-        return Failed(error=FeatureMismatch(problem), version=loaded.version)
+        return Failed(error=FeatureMismatch(problem), version=version)
     stored = event.outputs.get(model.name)
     if stored is not None and is_good_enough(
         Recaption.ALL if event.origin is Origin.LIVE else loaded.recaption,
-        is_serving_version=stored.version == output_version(model.declaration, loaded.version),
+        is_serving_version=stored.version == version,
         is_of_current_features=dict(stored.features) == _lineage(loaded.manifest, event),
     ):
         return Ok(event=_applied(model, event, stored), result=Result.REUSED)
@@ -74,13 +75,14 @@ def _without_model(model: Model, loaded: Loaded[M] | None, event: Input) -> Outc
 
 
 def _made(model: Model, loaded: Loaded[M], event: ModelApplied, output: Output) -> Outcome:
+    version = output_version(model.declaration, loaded.version)
     numbers = output.value if isinstance(output.value, np.ndarray) else output.score
     if numbers is not None and not np.isfinite(numbers).all():
         error = ModelFailed(f"{model.name} {loaded.version} gave numbers that are not finite")
-        return Failed(error=error, version=loaded.version)
+        return Failed(error=error, version=version)
     made = replace(
         output,
-        version=output_version(model.declaration, loaded.version),
+        version=version,
         features=_lineage(loaded.manifest, event),
         inputs=_inputs(loaded.manifest, event),
     )

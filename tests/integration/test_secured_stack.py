@@ -175,7 +175,7 @@ def test_each_process_works_with_its_role_and_no_secret_is_seen(secured, tmp_pat
         documents = producer["captions"]["documents"]
         documents.insert_one({"_id": 1, "img": png()})
         registry = Registry(state_database(trainer, secured.mongo()))
-        wait_until(lambda: registry.pointer("clip"), doing="featurize to announce its version")
+        wait_until(lambda: registry.pointer("clip"), doing="clip to announce its version")
         promote_tiny_captioner(registry)
         wait_until(
             lambda: documents.find_one({f"{CONDITIONAL_LM.path}.value": {"$exists": True}}),
@@ -233,7 +233,7 @@ FORBIDDEN = {
 }
 
 
-@pytest.mark.parametrize("user", ["featurize", "project", "caption", "sink"])
+@pytest.mark.parametrize("user", ["clip", "clip_projection", "conditional_lm", "sink"])
 def test_a_stage_may_do_nothing_else(secured, user):
     with connect(secured.mongo(user)) as client:
         for what, action in FORBIDDEN.items():
@@ -242,7 +242,7 @@ def test_a_stage_may_do_nothing_else(secured, user):
             assert caught.value.code == 13, what
 
 
-@pytest.mark.parametrize("user", ["publisher", "caption", "sink", "producer"])
+@pytest.mark.parametrize("user", ["publisher", "conditional_lm", "sink", "producer"])
 def test_the_registry_is_written_only_by_whoever_must(secured, user):
     with connect(secured.mongo(user)) as client, pytest.raises(OperationFailure) as caught:
         state_database(client, secured.mongo())["model_versions"].insert_one({"_id": "x"})
