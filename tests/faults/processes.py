@@ -19,6 +19,7 @@ from streams.kafka.security import client_arguments
 from streams.kafka.topics import group_name, topic_name
 from streams.settings import HttpSettings, KafkaSettings, Settings, child_environment
 from streams.stages import StageSpec
+from tests.pipelines import CLIP
 from tests.ports import free_port
 
 #: Events that a process has finished.
@@ -74,13 +75,13 @@ def publish(topic: str, records: Iterable[Record], settings: KafkaSettings) -> N
 
 def featurized(document_id: int, source: Timestamp, tenant: str) -> Record:
     """Return what tells the sink of a document's embedding, by the version c1."""
+    output = Output(value=np.ones(4, np.float32), version="c1", inputs={"img": "x"})
     event = ModelApplied(
         document_id=document_id,
         source=source,
         origin=Origin.LIVE,
-        input="x",
-        model="clip",
-        outputs={"clip": Output(value=np.ones(4, np.float32), version="c1")},
+        model=CLIP.name,
+        outputs={CLIP.name: output},
     )
     return encode_event(event, tenant=tenant)
 
