@@ -33,8 +33,8 @@ class Process(subprocess.Popen):
     """A running process; its metrics can be asked for."""
 
     def __init__(self, name: str, settings: Settings) -> None:
-        self._port = free_port()
-        own = settings.model_copy(update={"http": HttpSettings(port=self._port)})
+        self.port = free_port()
+        own = settings.model_copy(update={"http": HttpSettings(port=self.port)})
         super().__init__(
             [sys.executable, "-m", "streams.cli", "run", name],
             env=child_environment(own),
@@ -44,7 +44,7 @@ class Process(subprocess.Popen):
 
     def metric(self, name: str) -> float | None:
         """Return the sum of a metric over its labels; None until it serves its endpoints."""
-        url = f"http://127.0.0.1:{self._port}/metrics"
+        url = f"http://127.0.0.1:{self.port}/metrics"
         try:
             with urllib.request.urlopen(url, timeout=10) as reply:
                 lines = reply.read().decode().splitlines()
