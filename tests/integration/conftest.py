@@ -117,10 +117,11 @@ def held_lease(settings, client):
 
 
 class Published:
-    """What stands in the first topic."""
+    """What stands in the first topic, or in another."""
 
-    def __init__(self, settings):
+    def __init__(self, settings, topic=CHANGES):
         self._settings = settings
+        self._topic = topic
         self._tenant = f"{settings.mongo.database}.{settings.mongo.collection}"
 
     def records(self):
@@ -128,7 +129,7 @@ class Published:
 
     @property
     def _name(self):
-        return topic_name(CHANGES, self._settings.kafka)
+        return topic_name(self._topic, self._settings.kafka)
 
     def events(self):
         return [

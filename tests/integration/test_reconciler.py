@@ -16,7 +16,7 @@ from streams.mongo.client import cluster_time, state_database
 from streams.mongo.store import DocumentStore
 from streams.reconcile import reconciler
 from streams.reconcile.reconciler import Reconciler
-from tests.integration.conftest import held_lease
+from tests.integration.conftest import Published, held_lease
 from tests.pipelines import CLIP, CLIP_PROJECTION, MODELS
 from tests.waiting import DEADLINE_SECONDS, wait_until
 
@@ -29,6 +29,12 @@ def store(client, settings):
     store = DocumentStore(client, settings.mongo, DEFAULT)
     store.prepare()
     return store
+
+
+@pytest.fixture
+def behind_clip(settings):
+    """Where a document enters for which CLIP has nothing to do."""
+    return Published(settings, CLIP.name)
 
 
 def with_limits(settings, **limits):
@@ -157,7 +163,7 @@ def test_image_that_was_changed_without_an_event_is_found(
     ]
 
 
-def test_promotion_makes_it_look_at_once(settings, client, store, published):
+def test_promotion_makes_it_look_at_once(settings, client, store, published, behind_clip):
     slow = settings.model_copy(
         update={"reconciler": settings.reconciler.model_copy(update={"interval_seconds": 600.0})}
     )
@@ -168,8 +174,9 @@ def test_promotion_makes_it_look_at_once(settings, client, store, published):
         running.serving = Serving(
             pipeline=DEFAULT, versions={**SERVING.versions, "clip_projection": "p2"}
         )
-        wait_until(lambda: published.ids() == {1}, doing="the repeat")
+        wait_until(lambda: behind_clip.ids() == {1}, doing="the repeat")
         finish(store, 1, projection="p2")
+    assert published.ids() == set(), "CLIP has nothing to do with it"
 
 
 def test_chunks_bound_what_is_in_flight(settings, client, store, published):
@@ -219,7 +226,9 @@ def test_live_changes_get_most_of_the_time(settings, client, store, live, is_pau
     assert (stop.longest > 0.1) is is_pausing
 
 
-def test_promotion_is_followed_when_the_stages_have_the_version(settings, client, store, published):
+def test_promotion_is_followed_when_the_stages_have_the_version(
+    settings, client, store, published, behind_clip
+):
     """What is published before would be made by the version that they still have."""
     loaded = threading.Event()
     asked = threading.Event()
@@ -241,9 +250,9 @@ def test_promotion_is_followed_when_the_stages_have_the_version(settings, client
             pipeline=DEFAULT, versions={**SERVING.versions, "clip_projection": "p2"}
         )
         wait_until(asked.is_set, doing="the question")
-        assert published.records() == []
+        assert published.records() == behind_clip.records() == []
         loaded.set()
-        published.wait_for(1, ["reconcile"])
+        behind_clip.wait_for(1, ["reconcile"])
         finish(store, 1, projection="p2")
 
 

@@ -27,7 +27,7 @@ from streams.mongo.store import DocumentStore
 from streams.reconcile.oversized import note_refused
 from streams.registry.versions import Registry
 from streams.settings import KafkaSettings, MongoSettings
-from streams.stages import PROCESSES
+from streams.stages import processes_of
 from tests.captioner import promote_tiny_captioner
 from tests.pipelines import CLIP, CONDITIONAL_LM
 from tests.ports import free_port
@@ -36,6 +36,7 @@ from tests.tiny import write_tiny_clip
 from tests.waiting import DEADLINE_SECONDS, wait_until
 
 PASSWORD = "Pw:of/@all?%41"
+PROCESSES = processes_of(DEFAULT)
 PEOPLE = ("producer", "trainer", "operator")
 
 

@@ -88,7 +88,7 @@ def test_records_in_any_order_and_repeated_end_in_what_the_newest_change_gives(s
 
 @pytest.mark.parametrize("order", list(permutations(range(3))), ids=str)
 def test_outputs_of_one_change_and_two_images_end_in_the_last_image(store, order):
-    """Fails without `_is_of_other_inputs` in `_differs`: the embedding of A would stay beside a caption of B.
+    """Fails without other inputs in `_differs`: the embedding of A stays beside a caption of B.
 
     The image was replaced and the event of that is lost; the document is published again.
     """
