@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 import stamina
 from structlog import get_logger
 
-from streams.capture.copy_requests import CopyRequests
+from streams.capture.copies import CopyRequests
 from streams.contract.pipeline import Pipeline
 from streams.endpoints import Answers, Check, Endpoints, serve_endpoints
 from streams.errors import SettingsError, Unavailable

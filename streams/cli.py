@@ -8,6 +8,7 @@ from streams.operate.commands import (
     documents,
     models,
     operate,
+    pipeline,
     reconcile,
     roles,
     run,
@@ -41,6 +42,7 @@ for command in (
 app.command("import-coco")(documents.import_coco)
 app.add_typer(operate.dead_letters, name="dead-letters")
 app.add_typer(operate.topics, name="topics")
+app.add_typer(pipeline.pipeline, name="pipeline")
 app.add_typer(models.models, name="models")
 
 

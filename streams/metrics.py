@@ -105,7 +105,7 @@ FOLLOWER_ERRORS = Counter(
 # --- capture ------------------------------------------------------------------------------------
 CHANGES = Counter("captionstream_changes", "Changes read from the change stream.", ["operation"])
 PUBLISHED = Counter("captionstream_published_events", "Events acknowledged by Kafka.", ["origin"])
-SKIPPED = Counter("captionstream_skipped_changes", "Changes that touch no model's input.")
+SKIPPED = Counter("captionstream_skipped_changes", "Changes read that publish nothing.")
 PUBLISH_ERRORS = Counter("captionstream_publish_errors", "Events that Kafka refused.", ["error"])
 SOURCE_LAG = Gauge(
     "captionstream_source_lag_seconds",

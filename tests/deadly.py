@@ -1,4 +1,4 @@
-"""Processes of `featurize` whose CLIP does not survive white images.
+"""Processes of `clip` whose CLIP does not survive white images.
 
 `python -m tests.deadly HOW...`. HOW is `hangs`, or `crashes`, as a fault in native code or an
 exhausted memory would, or `breaks`, as a GPU's context does: nothing works from then on. So many of
@@ -52,4 +52,4 @@ if __name__ == "__main__":
         if left:
             del sys.argv[1]
     os.dup2(2, 1)  # its log belongs elsewhere
-    run_process("featurize", load_settings())
+    run_process("clip", load_settings())

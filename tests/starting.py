@@ -8,8 +8,8 @@ import sys
 from streams.kafka.faust.worker import StageWorker
 from streams.logs import configure_logging
 from streams.settings import load_settings
-from streams.stages import SINK
 from streams.stages.stage import Stage
+from tests.pipelines import STAGES
 
 
 async def report(*_: object, **__: object) -> None:
@@ -17,6 +17,8 @@ async def report(*_: object, **__: object) -> None:
     sys.stdout.write("assigned\n")
     sys.stdout.flush()
 
+
+SINK = STAGES["sink"]
 
 if __name__ == "__main__":
     settings = load_settings()

@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from streams.contract.declaration import Declaration, ModelState
+from streams.contract.declaration import ModelState
 from streams.contract.documents import lookup
 from streams.contract.pipeline import Model, Pipeline
 from streams.contract.states import Recaption, Serving, is_good_enough
 
-_CHANGES: Final = "changes"
-_CHANGED: Final = "changed"
-#: What of a declaration decides the outputs, whatever the model reads.
-_DECIDES: Final = ("kind", "options", "fields")
+#: What nothing stored was made by.
+_UNKNOWN: Final = "?"
 
 
 class Action(StrEnum):
@@ -79,6 +77,7 @@ class Plan:
     """What happens when one pipeline replaces another.
 
     Attributes:
+        is_same: Whether nothing is declared otherwise; else `publisher` and `sink` start again.
         models: Those that run afterwards, in topological order, then those that stop.
         added: Pairs (model, follows) that the compiler adds so that every event carries what its
             consumers read, and that were not there before.
@@ -88,17 +87,13 @@ class Plan:
         unused_groups: Consumer groups that are no longer used, by the name of their stage.
     """
 
+    is_same: bool
     models: tuple[ModelPlan, ...]
     added: tuple[tuple[str, str], ...] = ()
     new_topics: tuple[str, ...] = ()
     unused_topics: tuple[str, ...] = ()
     new_groups: tuple[str, ...] = ()
     unused_groups: tuple[str, ...] = ()
-
-    @property
-    def changes_nothing(self) -> bool:
-        """Whether all processes go on as they are."""
-        return all(model.action is Action.GO_ON for model in self.models)
 
     @property
     def seconds(self) -> float | None:
@@ -110,34 +105,35 @@ class Plan:
 
 def plan(
     before: Pipeline,
-    after: Pipeline,
-    stored: Iterable[StoredOutputs],
     serving: Serving,
+    stored: Iterable[StoredOutputs],
     rates: Mapping[str, float],
 ) -> Plan:
-    """Return what happens when `after` replaces `before`.
+    """Return what happens when another pipeline replaces the one before.
 
     Args:
         before: The pipeline of now.
-        after: The pipeline that is to be.
-        stored: All documents, by what stands at the `state_paths` of both.
-        serving: Versions that serve now.
+        serving: The pipeline that is to be, and the versions that will serve in it.
+        stored: All documents, by what stands at its `state_paths`.
         rates: Documents a second of each model, where that was measured.
     """
-    declared = {declaration.name: declaration for declaration in before.declarations}
+    after = serving.pipeline
+    kinds = {declaration.name: declaration.kind for declaration in before.declarations}
     versions = {
-        name: _version(declared.get(name), model.declaration, serving.versions.get(name))
-        for name, model in after.models.items()
+        # No version of another kind is one of this.
+        n: _UNKNOWN if kinds.get(n, kind) != kind else serving.versions.get(n)
+        for n, kind in ((n, model.declaration.kind) for n, model in after.models.items())
     }
     counts = _counts(after, stored, versions, serving)
     running = [
-        _running(before.models.get(name), model, counts[name], versions[name], rates.get(name))
-        for name, model in after.models.items()
+        _running(name, before, after, counts[name], versions[name], rates.get(name))
+        for name in after.models
     ]
     gone = [name for name in before.models if name not in after.models]
     states = {declaration.name: declaration.state for declaration in after.declarations}
-    topics_before, topics = _topics(before), _topics(after)
+    topics_before, topics = before.all_topics, after.all_topics
     return Plan(
+        is_same=before == after,
         models=(*running, *(_stopping(name, states.get(name)) for name in gone)),
         added=tuple(edge for edge in after.added if edge not in before.added),
         new_topics=tuple(topic for topic in topics if topic not in topics_before),
@@ -145,25 +141,6 @@ def plan(
         new_groups=tuple(name for name in after.models if name not in before.models),
         unused_groups=tuple(gone),
     )
-
-
-def state_paths(*pipelines: Pipeline) -> tuple[str, ...]:
-    """Return the paths, below a document, that decide what is made again; each once."""
-    paths = (
-        f"{model.path}.{name}"
-        for pipeline in pipelines
-        for model in pipeline.models.values()
-        for name in ("version", "error.retryable", *(f"features.{read}" for read in model.reads))
-    )
-    return tuple(dict.fromkeys(paths))
-
-
-def _version(before: Declaration | None, after: Declaration, serving: str | None) -> str | None:
-    """Return the version that outputs will name; one that nothing stored names if it is new."""
-    if before is None or serving is None:
-        return serving
-    is_same = all(getattr(before, name) == getattr(after, name) for name in _DECIDES)
-    return serving if is_same else f"{serving}+{_CHANGED}"
 
 
 def _counts(
@@ -209,20 +186,22 @@ def _fate(
 
 
 def _running(
-    before: Model | None,
-    after: Model,
+    name: str,
+    before: Pipeline,
+    after: Pipeline,
     counts: Mapping[str, int],
     version: str | None,
     rate: float | None,
 ) -> ModelPlan:
-    reason = "" if before is None else _difference(before, after)
-    if before is None:
+    action, reason = Action.GO_ON, ""
+    if name not in before.models:
         action = Action.START
-    else:
-        action = Action.RESTART if reason else Action.GO_ON
+    elif not before.does_the_same(after, name):
+        action = Action.RESTART
+        reason = _difference(before.models[name], after.models[name])
     made = counts["missing"] + counts["stale"]
     return ModelPlan(
-        name=after.name,
+        name=name,
         action=action,
         reason=reason,
         **counts,
@@ -232,24 +211,19 @@ def _running(
 
 
 def _difference(before: Model, after: Model) -> str:
-    """Return why the processes of a model cannot go on as they are; empty if they can."""
+    """Return why the processes of a model cannot go on as they are."""
     if before.declaration != after.declaration:
         one, other = before.declaration.model_dump(), after.declaration.model_dump()
         return "declared with other " + ", ".join(name for name in one if one[name] != other[name])
-    if before.carrier != after.carrier:
-        return f"follows {after.carrier or _CHANGES} instead of {before.carrier or _CHANGES}"
+    if before.source_topic != after.source_topic:
+        return f"follows {after.source_topic} instead of {before.source_topic}"
     if before.way != after.way:
         return f"behind {', '.join(after.way)} instead of {', '.join(before.way)}"
     if (before.ancestors, before.inputs) != (after.ancestors, after.inputs):
         return "what it reads is made of something else"
-    return "" if before.descendants == after.descendants else "other models read it"
+    return "other models stand behind it"
 
 
 def _stopping(name: str, state: ModelState | None) -> ModelPlan:
     reason = "no longer declared" if state is None else "inactive"
     return ModelPlan(name=name, action=Action.STOP, reason=f"{reason}; its outputs stay")
-
-
-def _topics(pipeline: Pipeline) -> tuple[str, ...]:
-    topics = (_CHANGES, *pipeline.models)
-    return (*topics, *(f"{topic}.dlq" for topic in topics))

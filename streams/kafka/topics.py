@@ -102,6 +102,33 @@ def create_topics(settings: KafkaSettings, pipeline: Pipeline) -> list[str]:
     return [*missing]
 
 
+def delete_topics(
+    topics: Sequence[str], groups: Sequence[str], settings: KafkaSettings
+) -> list[str]:
+    """Delete those of some topics that are there, and what the broker keeps of consumer groups.
+
+    Args:
+        topics: Without prefix.
+        groups: Names of stages.
+        settings: Where the broker is.
+
+    Returns:
+        Names of the topics that were deleted, as they were on the broker.
+
+    Raises:
+        BrokerUnavailable: The broker does not answer, or refuses.
+    """
+    names = [topic_name(topic, settings) for topic in topics]
+    with _admin(settings, "delete") as admin:
+        missing = topic_states(names, admin.describe_topics(names)).missing
+        there = [name for name in names if name not in missing]
+        if there:
+            admin.delete_topics(there)
+        for group in groups:
+            admin.delete_groups([group_name(group, settings)])
+    return there
+
+
 def connect_admin(settings: KafkaSettings) -> KafkaAdminClient:
     """Return an admin client; the caller closes it.
 

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from pymongo import MongoClient
 
 from streams.backoff import Backoff
-from streams.capture.copy_requests import CopyRequests
+from streams.capture.copies import CopyRequests
 from streams.contract.pipeline import Pipeline
 from streams.errors import SettingsError, Unavailable
 from streams.kafka.topics import create_topics, read_topic_states, warning_of_copies

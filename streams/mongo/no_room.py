@@ -62,6 +62,15 @@ class NoRoom:
             with mongo_errors("dropping errors that are over"):
                 self._rows.bulk_write(drops)
 
+    def remove(self, paths: Iterable[str]) -> None:
+        """Remove the errors that stand at these paths.
+
+        Raises:
+            StoreUnavailable: MongoDB does not answer.
+        """
+        with mongo_errors("removing errors of documents without room"):
+            self._rows.update_many({}, {"$unset": dict.fromkeys(paths, "")})
+
     def errors(self, document_ids: Sequence[DocumentId] | None = None) -> dict[bytes, Document]:
         """Return the errors of some documents, or of all, by `document_key`; few have any.
 

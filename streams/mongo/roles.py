@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from streams.contract.pipeline import Model, Pipeline
 from streams.settings import MongoSettings
 
 Privilege = Mapping[str, Any]
@@ -33,11 +34,11 @@ _PIPELINE: Final = ("pipeline", "pipeline_history")
 _REGISTRY: Final = _VERSIONS + _FILES + _POINTERS + _HISTORY
 
 
-def roles(settings: MongoSettings) -> dict[str, list[Privilege]]:
+def roles(settings: MongoSettings, pipeline: Pipeline) -> dict[str, list[Privilege]]:
     """Return the privileges of each role by its name.
 
-    One for each process, one for whoever inserts documents (`producer`), for training (`trainer`)
-    and for the commands (`operator`).
+    One for each process of the pipeline, one for whoever inserts documents (`producer`), for
+    training (`trainer`) and for the commands (`operator`).
     """
     watched, state = _Rights(settings.database), _Rights(settings.state)
     documents = (settings.collection,)
@@ -45,10 +46,7 @@ def roles(settings: MongoSettings) -> dict[str, list[Privilege]]:
     report = state.may(_ALL, _REPORTS)
     # A stage that finds records lost asks for a copy.
     stage = [*report, *state.may(_KEEP, _REQUESTS), *state.may(_READ, _PIPELINE)]
-    publish_model = [
-        *state.may((*_ALL, *_INDEX), _FILES),
-        *state.may(_KEEP, _VERSIONS + _POINTERS + _HISTORY),
-    ]
+    publish_model = _publish_model(state)
     by_process = {
         "publisher": [
             # The stream is of the database: so it outlives the collection when that is dropped.
@@ -60,23 +58,15 @@ def roles(settings: MongoSettings) -> dict[str, list[Privilege]]:
             *state.may(_KEEP, no_room),
             *report,
         ],
-        "featurize": [  # announces its version
-            *watched.may(_READ, documents),
-            *state.may(_KEEP, _VERSIONS + _POINTERS + _HISTORY),
-            *state.may((*_ALL, *_INDEX), _QUARANTINE),
-            *stage,
-        ],
-        "project": [
-            *publish_model,
-            *state.may((*_ALL, *_INDEX), _QUARANTINE),
-            *stage,
-        ],  # publishes the projection of the first start
-        "caption": [  # notes beside the pointer that it refused a version
-            *state.may(_READ, _VERSIONS + _FILES + _HISTORY),
-            *state.may(("find", "update"), _POINTERS),
-            *state.may((*_ALL, *_INDEX), _QUARANTINE),
-            *stage,
-        ],
+        **{
+            model.name: [
+                *(watched.may(_READ, documents) if model.raw_fields else ()),
+                *_of_versions(model, state),
+                *state.may((*_ALL, *_INDEX), _QUARANTINE),
+                *stage,
+            ]
+            for model in pipeline.models.values()
+        },
         "sink": [
             *watched.may(("find", "update"), documents),
             *state.may(_KEEP, no_room),
@@ -96,11 +86,38 @@ def roles(settings: MongoSettings) -> dict[str, list[Privilege]]:
             *publish_model,
             *state.may(("listCollections",), ("",)),
             *state.may(_KEEP, _REQUESTS + _PIPELINE),
-            *state.may(("remove",), _QUARANTINE),
-            *state.may(_READ, _POSITIONS + _REPORTS + _DECISIONS + _RUNS + no_room),
+            # `pipeline forget` removes what there is of a model.
+            *state.may(("remove",), _QUARANTINE + _VERSIONS + _POINTERS + _HISTORY),
+            *state.may(("find", "update"), no_room),
+            *state.may(_READ, _POSITIONS + _REPORTS + _DECISIONS + _RUNS),
         ],
     }
     return {role_name(name, settings): granted for name, granted in by_process.items()}
+
+
+def _of_versions(model: Model, state: "_Rights") -> list[Privilege]:
+    """Return what the process of a model may do with its versions.
+
+    Of the built-in kinds, `clip` announces its version, and all versions of `gru` come from the
+    trainer. Others may publish one of their own at the first start.
+    """
+    match model.declaration.kind:
+        case "clip":
+            return state.may(_KEEP, _VERSIONS + _POINTERS + _HISTORY)
+        case "gru":  # notes beside the pointer that it refused a version
+            return [
+                *state.may(_READ, _VERSIONS + _FILES + _HISTORY),
+                *state.may(("find", "update"), _POINTERS),
+            ]
+        case _:
+            return _publish_model(state)
+
+
+def _publish_model(state: "_Rights") -> list[Privilege]:
+    return [
+        *state.may((*_ALL, *_INDEX), _FILES),
+        *state.may(_KEEP, _VERSIONS + _POINTERS + _HISTORY),
+    ]
 
 
 def role_name(process: str, settings: MongoSettings) -> str:
@@ -110,6 +127,7 @@ def role_name(process: str, settings: MongoSettings) -> str:
 
 def script(granted: Mapping[str, Sequence[Privilege]]) -> str:
     """Return a script for mongosh that creates the roles, or brings them up to date."""
+    sink = next(name for name in granted if name.endswith(".sink"))
     return f"""\
 const admin = db.getSiblingDB("admin");
 const roles = {json.dumps(granted, indent=2)};
@@ -119,7 +137,7 @@ for (const [role, privileges] of Object.entries(roles)) {{
   else admin.createRole({{ role, ...change }});
 }}
 // A user of each, for example:
-// admin.createUser({{ user: "sink", pwd: passwordPrompt(), roles: ["{list(granted)[4]}"] }})
+// admin.createUser({{ user: "sink", pwd: passwordPrompt(), roles: ["{sink}"] }})
 """
 
 

@@ -29,8 +29,7 @@ from streams.contract.pipeline import CHANGES
 from streams.contract.states import Serving
 from streams.kafka.producer import EventProducer
 from streams.mongo.client import Document, mongo_errors
-from streams.mongo.leadership import Leadership
-from streams.mongo.position import CopyState
+from streams.mongo.leadership import CopyState, Leadership
 from streams.mongo.store import DocumentStore
 from streams.reconcile.finished import is_finished, projection
 from streams.reconcile.repeats import Repeater

@@ -162,7 +162,8 @@ class Repeater:
         again = [
             change_of(e.document_id, e.source) for _, e in refused if isinstance(e, ModelApplied)
         ]
-        refused += self._send(CHANGES, [(CHANGES, change) for change in again], producer)
+        if again:
+            refused += self._send(CHANGES, [(CHANGES, change) for change in again], producer)
         changes = [event for _, event in refused if isinstance(event, DocumentChanged)]
         note_refused(changes, store=self._store, serving=self._serving)
 

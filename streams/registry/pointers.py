@@ -173,6 +173,16 @@ class Pointers:
             rows = list(self._history.find(query).sort("_id.revision", 1))
         return [*(_pointer({**row, "_id": name}) for row in rows), pointer]
 
+    def forget(self, name: str) -> None:
+        """Remove a model's pointer and its history.
+
+        Raises:
+            StoreUnavailable: MongoDB does not answer.
+        """
+        with mongo_errors(f"removing the pointer of {name}"):
+            self._pointers.delete_one({"_id": name})
+            self._history.delete_many({"_id.name": name})
+
     def _compare_and_set(
         self,
         name: str,

@@ -264,6 +264,24 @@ class Registry:
         serving = {name: p.serving for name, p in pointers.items() if p.serving is not None}
         return serving_of(pipeline, pointers, self._infos(serving))
 
+    def forget(self, name: str) -> int:
+        """Remove a model's pointer, history and versions; repeating it goes on where it stopped.
+
+        Returns:
+            How many versions were removed.
+
+        Raises:
+            StoreUnavailable: MongoDB does not answer.
+        """
+        self._pointers.forget(name)
+        removed = 0
+        with mongo_errors(f"removing the versions of {name}"):
+            for row in list(self._versions.find({"name": name}, {"file_id": 1})):
+                if row.get("file_id") is not None:
+                    self._files.delete(row["file_id"])
+                removed += self._versions.delete_one({"_id": row["_id"]}).deleted_count
+        return removed
+
     def _infos(self, versions: Mapping[str, str]) -> dict[str, VersionInfo]:
         keys = [_key(name, version) for name, version in versions.items()]
         with mongo_errors("reading serving versions"):

@@ -1,4 +1,4 @@
-"""What models that read outputs share: apply a hot-reloaded model to features that events carry."""
+"""Applies a hot-reloaded model to features that events carry."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from streams.contract.values import decode_vector
 from tests.acceptance.stack import Stack, user_environment
 
 COCO = Path(__file__).parents[3] / "shared" / "data" / "coco-mini"

@@ -22,7 +22,7 @@ from streams.mongo.client import state_database
 from streams.mongo.store import DocumentStore
 from streams.operate.status import read_status
 from streams.settings import MongoSettings
-from streams.stages import PROCESSES
+from streams.stages import processes_of
 from tests.acceptance.stack import COMMAND, Stack, user_environment
 from tests.captioner import publish_tiny_captioner
 from tests.faults.reload import reload_under_load
@@ -34,6 +34,11 @@ def picture(red, green=90, size=(80, 60), kind="JPEG"):
     data = io.BytesIO()
     Image.new("RGB", size, (red, green, 200)).save(data, kind)
     return data.getvalue()
+
+
+def of_image(data):
+    """What is stored as the input of an output."""
+    return {"img": fingerprint(data)}
 
 
 @contextmanager
@@ -70,7 +75,7 @@ def stack(tmp_path_factory):
 
 def all_idle(stages):
     found = {name: (row["ready"], row["lag"], row["reasons"]) for name, row in stages.items()}
-    return found == {name: (1, 0, []) for name in PROCESSES}
+    return found == {name: (1, 0, []) for name in processes_of(DEFAULT)}
 
 
 @pytest.mark.timeout(600)
@@ -87,15 +92,15 @@ def test_a_users_day(stack, tmp_path):
         assert "two.png" in stack.run("insert", f"{url}/two.png")
         # Or the stage fetches it.
         behind = documents.insert_one({"img": {"url": f"{url}/two.png"}}).inserted_id
-        stack.wait_for_output(behind, "clip", input=fingerprint(picture(20, kind="PNG")))
+        stack.wait_for_output(behind, "clip", input=of_image(picture(20, kind="PNG")))
 
     # An unrelated field runs no model.
     stack.run("wait", "--timeout", "300")
-    before = stack.metric("featurize", "captionstream_model_inputs_total")
+    before = stack.metric("clip", "captionstream_model_inputs_total")
     documents.update_one({"_id": first}, {"$set": {"title": "changed"}})
     second = documents.insert_one({"img": picture(30)}).inserted_id
     stack.wait_for_output(second, "clip_projection")
-    assert stack.metric("featurize", "captionstream_model_inputs_total") == before + 1
+    assert stack.metric("clip", "captionstream_model_inputs_total") == before + 1
 
     # Updated and replaced.
     old = stack.outputs(first)["clip"]["input"]
@@ -130,9 +135,9 @@ def test_a_users_day(stack, tmp_path):
     clip, projection = (
         stack.outputs(third)[name]["version"] for name in ("clip", "clip_projection")
     )
-    assert stages["featurize"]["versions"] == {"clip": clip}
-    assert stages["project"]["versions"]["clip_projection"] == projection
-    assert stages["caption"]["versions"]["conditional_lm"] == version
+    assert stages["clip"]["versions"] == {"clip": clip}
+    assert stages["clip_projection"]["versions"]["clip_projection"] == projection
+    assert stages["conditional_lm"]["versions"]["conditional_lm"] == version
 
 
 @pytest.mark.timeout(600)
@@ -149,17 +154,17 @@ def test_a_users_bad_day(stack):
     for broken in (bad, missing):
         error = stack.wait_for_output(broken, "clip")["error"]
         assert error["type"] == "InvalidImage"
-    assert "featurize InvalidImage" in stack.run("dead-letters", "list", "--stage", "featurize")
-    assert "0 dead letters" in stack.run("dead-letters", "list", "--stage", "caption")
+    assert "clip InvalidImage" in stack.run("dead-letters", "list", "--stage", "clip")
+    assert "0 dead letters" in stack.run("dead-letters", "list", "--stage", "conditional_lm")
     assert stack.status()["documents"]["failed"] == 2
 
     # The metrics count what happened.
     refused = 'reason="InvalidImage"'
-    assert stack.metric("featurize", "captionstream_dead_letters_total", refused) >= 2
+    assert stack.metric("clip", "captionstream_dead_letters_total", refused) >= 2
     for name in ("clip", "clip_projection", "conditional_lm"):
         label = f'model="{name}"'
         assert stack.metric("sink", "captionstream_end_to_end_seconds_count", label) > 0
-    for stage in ("featurize", "project", "caption", "sink"):
+    for stage in ("clip", "clip_projection", "conditional_lm", "sink"):
         assert stack.metric(stage, "captionstream_batch_size_documents_count") > 0
     assert 0 <= stack.metric("publisher", "captionstream_source_lag_seconds") < 60
     assert stack.metric("publisher", "captionstream_changes_total") >= 4
@@ -178,13 +183,13 @@ def test_a_users_bad_day(stack):
     assert "error" not in stack.outputs(missing)["clip"]
 
     # Another version is promoted and rolled back; every caption follows, no image is encoded again.
-    before = stack.metric("featurize", "captionstream_model_inputs_total")
+    before = stack.metric("clip", "captionstream_model_inputs_total")
     other = publish_tiny_captioner(stack.info["mongo_uri"], stack.info["database"], seed=1)
     stack.wait_for_output(first, "conditional_lm", version=other)
     assert f"now serves {version}" in stack.run("models", "rollback", "conditional_lm")
     stack.wait_for_output(first, "conditional_lm", version=version)
     stack.run("wait", "--timeout", "300")
-    assert stack.metric("featurize", "captionstream_model_inputs_total") == before
+    assert stack.metric("clip", "captionstream_model_inputs_total") == before
     assert f"* conditional_lm   {version}" in stack.run("models", "list")
     assert "rollback by hand" in stack.run("models", "show", "conditional_lm")
     assert stack.run("reconcile", "--dry-run").startswith("0 documents")
@@ -199,7 +204,7 @@ def test_a_users_bad_day(stack):
         doing="the copy that was asked for",
     )
     stack.run("wait", "--timeout", "300")
-    assert stack.metric("featurize", "captionstream_model_inputs_total") == before
+    assert stack.metric("clip", "captionstream_model_inputs_total") == before
 
     # A delete stays a delete.
     documents.delete_one({"_id": bad})
@@ -216,7 +221,7 @@ def test_stages_killed_in_the_middle_of_a_batch_lose_nothing(stack):
     """
     documents = stack.documents
     ids = []
-    for stage in ("featurize", "project", "caption", "sink"):
+    for stage in ("clip", "clip_projection", "conditional_lm", "sink"):
         victim = stack.pids()[stage]
         before = stack.metric(stage, "captionstream_documents_total")
         ids += [documents.insert_one({"img": picture(i)}).inserted_id for i in range(60)]
@@ -238,7 +243,7 @@ def test_stages_killed_in_the_middle_of_a_batch_lose_nothing(stack):
     stack.run("wait", "--timeout", "300")
     assert documents.count_documents({"_id": {"$in": ids}}) == 4 * 54
     for document_id in ids[::10]:
-        stack.wait_for_output(document_id, "conditional_lm", input=fingerprint(picture(200, 200)))
+        stack.wait_for_output(document_id, "conditional_lm", input=of_image(picture(200, 200)))
     captioned = {"_id": {"$in": ids}, "_outputs._base.conditional_lm.value": {"$exists": True}}
     assert documents.count_documents(captioned) == 4 * 54
 
@@ -251,7 +256,7 @@ def test_reload_under_load_loses_nothing_and_mixes_nothing(stack):
     # The version of before may caption the first ones, until the new one is loaded.
     assert set(report["captions_by_version"]) >= set(report["promoted"])
     assert report["refused_reloads"] == len(report["refusals"]) == 5
-    log = (stack.data_dir / "logs" / "caption.log").read_text()
+    log = (stack.data_dir / "logs" / "conditional_lm.log").read_text()
     assert log.count('"version refused"') >= 5
 
     # What was stored under `none` is captioned, not pending; `all` makes it anew without CLIP.
@@ -263,7 +268,7 @@ def test_reload_under_load_loses_nothing_and_mixes_nothing(stack):
 
     wait_until(lambda: not status().documents[DocumentState.PENDING], doing="the projections")
     assert status().problems == {}
-    calls = stack.metric("featurize", "captionstream_model_inputs_total")
+    calls = stack.metric("clip", "captionstream_model_inputs_total")
     stack.run("models", "promote", "conditional_lm", report["serving"], "--recaption", "all")
     assert status().documents[DocumentState.PENDING] > 50
     wait_until(
@@ -273,7 +278,7 @@ def test_reload_under_load_loses_nothing_and_mixes_nothing(stack):
     captioned = {"_outputs._base.conditional_lm.value": {"$exists": True}}
     versions = stack.documents.distinct("_outputs._base.conditional_lm.version", captioned)
     assert versions == [report["serving"]]
-    assert stack.metric("featurize", "captionstream_model_inputs_total") == calls
+    assert stack.metric("clip", "captionstream_model_inputs_total") == calls
 
 
 def test_metrics_that_operators_read_about_are_served(stack):
@@ -290,7 +295,7 @@ def test_metrics_that_operators_read_about_are_served(stack):
 
 def test_doctor_names_what_is_wrong(stack):
     found = stack.run("doctor", code=1)
-    assert "random: embeddings and captions mean nothing; featurize runs tiny-random-" in found
+    assert "random: embeddings and captions mean nothing; what runs is tiny-random-" in found
 
 
 def test_error_is_one_line_and_exit_code_2(stack):

@@ -17,6 +17,7 @@ from typing import Any
 
 from bson import ObjectId
 
+from streams.contract.default_pipeline import DEFAULT
 from streams.mongo.state_index import build_state_index
 from streams.settings import MongoSettings
 from tests.acceptance.stack import Stack, user_environment
@@ -54,7 +55,7 @@ def multiply(stack: Stack, documents: int) -> None:
 def measure(stack: Stack, documents: int, idle: int, fault: str) -> dict[str, Any]:
     """Fill the stack, measure it idle, then during a copy."""
     promote(stack, small(), seed=0)
-    build_state_index(stack.documents)
+    build_state_index(stack.documents, DEFAULT)
     fill(stack, small(), min(documents, _MADE), minutes=30)
     multiply(stack, documents)
     wait_until(lambda: not copying(stack), doing="the end of the first copy")

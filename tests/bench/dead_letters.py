@@ -44,7 +44,7 @@ def letters(numbers: range, tenant: str) -> Iterator[Record]:
         record = encode_event(change, tenant=tenant)
         yield dead_letter_record(
             record,
-            stage="featurize",
+            stage="clip",
             topic=CHANGES,
             position=f"0:{number}",
             model="clip",

@@ -14,7 +14,8 @@ import psutil
 from pymongo import MongoClient
 from pymongo.collection import Collection
 
-from streams.mongo.state_index import STATE_INDEX, build_state_index
+from streams.contract.default_pipeline import DEFAULT
+from streams.mongo.state_index import build_state_index, state_index
 from tests.waiting import wait_until
 
 #: Documents inserted and not yet finished: enough that no stage ever waits for input.
@@ -58,7 +59,7 @@ class Pipeline:
         self._info = json.loads(self._process.stdout.readline())
         self._client: MongoClient[dict[str, Any]] = MongoClient(self._info["mongo_uri"])
         self._documents = self._client[self._info["database"]][self._info["collection"]]
-        build_state_index(self._documents)
+        build_state_index(self._documents, DEFAULT)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -119,7 +120,7 @@ class Pipeline:
         if count > 0:
             done = {"_outputs.img.clip_projection.version": {"$gt": ""}}
             wait_until(
-                lambda: self._documents.count_documents(done, hint=STATE_INDEX) >= count,
+                lambda: self._documents.count_documents(done, hint=state_index(DEFAULT)) >= count,
                 deadline_seconds=900,
                 doing=f"{count} documents",
                 pause_seconds=0.5,  # asking costs what is measured

@@ -31,11 +31,12 @@ import torch
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
+from streams.contract.default_pipeline import DEFAULT
 from streams.contract.manifest import Bundle
 from streams.models.conditional_lm import ConditionalLM, to_bundle
 from streams.models.vocabulary import UNKNOWN, Vocabulary
 from streams.mongo.client import connect, state_database
-from streams.mongo.state_index import STATE_INDEX, build_state_index
+from streams.mongo.state_index import build_state_index, state_index
 from streams.registry.versions import Registry
 from streams.settings import MongoSettings
 from tests.acceptance.stack import Stack, user_environment
@@ -145,7 +146,7 @@ def wait_for_captions(stack: Stack, count: int) -> None:
 def captioned(stack: Stack, version: str | None = None) -> int:
     """Count documents with a caption, or with one of a version."""
     wanted = {"$gt": ""} if version is None else version
-    return int(stack.documents.count_documents({_VERSION: wanted}, hint=STATE_INDEX))
+    return int(stack.documents.count_documents({_VERSION: wanted}, hint=state_index(DEFAULT)))
 
 
 def latencies(stack: Stack, material: Material, is_over: Callable[[int], bool]) -> list[float]:
@@ -232,10 +233,10 @@ def measure(
 ) -> dict[str, Any]:
     """Fill the stack, measure it idle, then during a re-caption."""
     promote(stack, material, seed=0)
-    build_state_index(stack.documents)
+    build_state_index(stack.documents, DEFAULT)
     documents = fill(stack, material, most, minutes)
     before = summary(stack, material, lambda number: number >= idle)
-    calls = stack.metric("featurize", "captionstream_model_inputs_total")
+    calls = stack.metric(CLIP.name, "captionstream_model_inputs_total")
     version = promote(stack, material, seed=1)
     started = time.monotonic()
     wait_until(lambda: captioned(stack, version), deadline_seconds=120, doing="the first caption")
@@ -243,7 +244,7 @@ def measure(
     everything = documents + idle
     during = summary(stack, material, lambda n: captioned(stack, version) >= everything + n)
     seconds = time.monotonic() - started
-    encoded = stack.metric("featurize", "captionstream_model_inputs_total") - calls
+    encoded = stack.metric(CLIP.name, "captionstream_model_inputs_total") - calls
     return {
         "documents": documents,
         **material.report,

@@ -24,10 +24,7 @@ import psutil
 from bson.timestamp import Timestamp
 
 from streams.contract.default_pipeline import DEFAULT
-from streams.contract.documents import (
-    Output,
-    output_fields,
-)
+from streams.contract.documents import Output, output_fields
 from streams.local.mongod import Mongod, find_mongod
 from streams.mongo.client import connect, state_database
 from streams.mongo.store import DocumentStore
@@ -82,8 +79,8 @@ def make_documents(
 
 
 def _fields(vector: np.ndarray) -> dict[str, Any]:
-    output = Output(value=vector, version=CLIP_VERSION)
-    return output_fields(output, source=Timestamp(1, 1), input_fingerprint="")
+    output = Output(value=vector, version=CLIP_VERSION, inputs={"img": ""})
+    return output_fields(output, source=Timestamp(1, 1))
 
 
 def take(settings: MongoSettings, directory: Path) -> tuple[dict[str, Any], list[int], float]:

@@ -6,9 +6,7 @@ from typing import Any
 
 from pymongo.errors import PyMongoError
 
-from streams.contract.default_pipeline import DEFAULT
-from streams.contract.events import Record
-from streams.contract.pipeline import CHANGES, dead_letter_topic
+from streams.contract.events import DOCUMENT_CHANGED, Record
 from streams.errors import BrokerUnavailable, CaptionstreamError
 from streams.kafka.producer import publish_all
 from streams.kafka.topic_log import read_topics
@@ -21,7 +19,6 @@ from tests.faults.target import INJECTED, Target
 from tests.pipelines import CLIP, CONDITIONAL_LM
 from tests.waiting import wait_until
 
-EVERY_TOPIC = (*DEFAULT.topics, *(dead_letter_topic(topic) for topic in DEFAULT.topics))
 #: Keys that break a decoder of extended JSON, that would match other documents, or fail a query.
 _HOSTILE_KEYS = (
     b'{"$oid":"f"}',
@@ -39,7 +36,7 @@ _LARGE_BYTES = 9 << 20
 
 def repeat_records(target: Target) -> str:
     """Old records of a topic come again, late and in another order."""
-    topic = target.random.choice(EVERY_TOPIC)
+    topic = target.random.choice(target.pipeline.all_topics)
     name = topic_name(topic, target.settings.kafka)
     with suppress(BrokerUnavailable):
         found = [
@@ -58,26 +55,27 @@ def repeat_records(target: Target) -> str:
 def send_garbage(target: Target) -> str:
     """What is no event of ours, on every topic."""
     junk = target.random.randbytes(100)
+    ours = f"/{target.settings.mongo.tenant}".encode()
     headers = [
         [],
-        [("ce_type", b"captions.image.changed.v99"), ("ce_source", b"/captions.documents")],
-        [("ce_type", DEFAULT.topics[0].encode()), ("ce_source", b"/other.collection")],
+        [("ce_type", b"captionstream.document.changed.v99"), ("ce_source", ours)],
+        [("ce_type", DOCUMENT_CHANGED.encode()), ("ce_source", b"/other.collection")],
         [("ce_type", junk), ("ce_clustertime", junk), ("ce_source", junk)],
     ]
     records = [
         (topic, Record(key=target.random.randbytes(8), value=value, headers=chosen))
-        for topic in EVERY_TOPIC
+        for topic in target.pipeline.all_topics
         for chosen in headers
         for value in (junk, None)
     ]
-    ours = [
-        ("ce_type", CHANGES.encode()),
-        ("ce_source", f"/{target.settings.mongo.tenant}".encode()),
+    hostile = [
+        ("ce_type", DOCUMENT_CHANGED.encode()),
+        ("ce_source", ours),
         ("ce_clustertime", b"1.1"),
     ]
     records += [
-        (topic, Record(key=key, value=b'{"origin":"live"}', headers=ours))
-        for topic in EVERY_TOPIC
+        (topic, Record(key=key, value=b'{"origin":"live"}', headers=hostile))
+        for topic in target.pipeline.all_topics
         for key in _HOSTILE_KEYS
     ]
     marked = [
@@ -111,7 +109,7 @@ def tear_registry(target: Target) -> str:
         registry.promote(name, version, reason="soak")
         with suppress(AssertionError):  # the process may be away or frozen
             wait_until(lambda: registry.pointer(name).refusal, 15, doing="the refusal")
-        _insist(lambda: registry.rollback(name, reason="soak"))
+        insist(lambda: registry.rollback(name, reason="soak"))
     return "torn version promoted, rolled back"
 
 
@@ -130,7 +128,7 @@ def rename_collection(target: Target) -> str:
     with target.load.held():
         with suppress(PyMongoError):
             documents.rename(aside.name, dropTarget=True)
-        _insist(lambda: _rename_if_there(aside, documents.name))
+        insist(lambda: _rename_if_there(aside, documents.name))
     return "collection renamed, and back"
 
 
@@ -150,7 +148,7 @@ def _rename_if_there(aside: Any, name: str) -> None:
         aside.rename(name, dropTarget=True)
 
 
-def _insist(action: Callable[[], object]) -> None:
+def insist(action: Callable[[], object]) -> None:
     """Do what has to be done, however often MongoDB is away."""
 
     def is_done() -> bool:

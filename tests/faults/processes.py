@@ -19,6 +19,7 @@ from streams.kafka.security import client_arguments
 from streams.kafka.topics import group_name, topic_name
 from streams.settings import HttpSettings, KafkaSettings, Settings, child_environment
 from streams.stages import StageSpec
+from tests.pipelines import CLIP
 from tests.ports import free_port
 
 #: Events that a process has finished.
@@ -32,8 +33,8 @@ class Process(subprocess.Popen):
     """A running process; its metrics can be asked for."""
 
     def __init__(self, name: str, settings: Settings) -> None:
-        self._port = free_port()
-        own = settings.model_copy(update={"http": HttpSettings(port=self._port)})
+        self.port = free_port()
+        own = settings.model_copy(update={"http": HttpSettings(port=self.port)})
         super().__init__(
             [sys.executable, "-m", "streams.cli", "run", name],
             env=child_environment(own),
@@ -43,7 +44,7 @@ class Process(subprocess.Popen):
 
     def metric(self, name: str) -> float | None:
         """Return the sum of a metric over its labels; None until it serves its endpoints."""
-        url = f"http://127.0.0.1:{self._port}/metrics"
+        url = f"http://127.0.0.1:{self.port}/metrics"
         try:
             with urllib.request.urlopen(url, timeout=10) as reply:
                 lines = reply.read().decode().splitlines()
@@ -74,13 +75,13 @@ def publish(topic: str, records: Iterable[Record], settings: KafkaSettings) -> N
 
 def featurized(document_id: int, source: Timestamp, tenant: str) -> Record:
     """Return what tells the sink of a document's embedding, by the version c1."""
+    output = Output(value=np.ones(4, np.float32), version="c1", inputs={"img": "x"})
     event = ModelApplied(
         document_id=document_id,
         source=source,
         origin=Origin.LIVE,
-        input="x",
-        model="clip",
-        outputs={"clip": Output(value=np.ones(4, np.float32), version="c1")},
+        model=CLIP.name,
+        outputs={CLIP.name: output},
     )
     return encode_event(event, tenant=tenant)
 

@@ -21,11 +21,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from tests.pipelines import CLIP, CONDITIONAL_LM
-from streams.contract.values import decode_vector
-from streams.contract.documents import (
-)
 from streams.contract.states import Recaption
+from streams.contract.values import decode_vector
 from streams.models import conditional_lm
 from streams.mongo.client import connect, state_database
 from streams.registry.versions import Registry
@@ -33,6 +30,7 @@ from streams.settings import MongoSettings
 from tests.acceptance.stack import Stack, user_environment
 from tests.bad_versions import publish_bad_versions
 from tests.captioner import tiny_captioner
+from tests.pipelines import CLIP, CONDITIONAL_LM
 from tests.tiny import write_tiny_clip
 from tests.waiting import wait_until
 
@@ -124,7 +122,7 @@ def reload_under_load(stack: Stack, documents: int) -> dict[str, Any]:
             registry.publish(tiny_captioner(seed=seed, clip_version=clip))
             for seed in range(100, 105)
         ]
-        refused_before = stack.metric("caption", _REFUSED)
+        refused_before = stack.metric(NAME, _REFUSED)
         refusals = []
         for number, version in enumerate(good):  # 1
             promote(registry, version)
@@ -146,7 +144,7 @@ def reload_under_load(stack: Stack, documents: int) -> dict[str, Any]:
             "examples": wrong_documents[:5],
             "captions_by_version": Counter(c["version"] for _, c in flow.outputs()),
             "refusals": refusals,
-            "refused_reloads": stack.metric("caption", _REFUSED) - refused_before,
+            "refused_reloads": stack.metric(NAME, _REFUSED) - refused_before,
             "inserted_after_rollback": len(flow.ids) - last,
             **pauses(registry, stack, flow),
         }
@@ -169,8 +167,8 @@ def refuse(registry: Registry, flow: Flow, bad: str, wrong: str, serving: str) -
 
 
 def serves(stack: Stack, version: str) -> bool:
-    """Whether the caption process says so."""
-    with urllib.request.urlopen(stack.info["metrics"]["caption"]) as reply:  # noqa: S310 - ours
+    """Whether the process of the captioner says so."""
+    with urllib.request.urlopen(stack.info["metrics"][NAME]) as reply:  # noqa: S310 - ours
         return f'version="{version}"}} 1.0' in reply.read().decode()
 
 
@@ -206,15 +204,15 @@ def pauses(registry: Registry, stack: Stack, flow: Flow) -> dict[str, Any]:
     moves = [move.at.replace(tzinfo=None) for move in registry.history(NAME)[-11:]]
     near = [gap for gap, a, b in gaps if any(m <= b and a <= m + around for m in moves)]
     far = [gap for gap, a, b in gaps if not any(m <= b and a <= m + around for m in moves)]
-    calls = stack.metric("caption", "captionstream_step_seconds_count")
+    calls = stack.metric(NAME, "captionstream_step_seconds_count")
     return {
         "longest_pause_around_moves_seconds": max(near, default=timedelta()).total_seconds(),
         "longest_pause_elsewhere_seconds": max(far, default=timedelta()).total_seconds(),
         "mean_batch_seconds": round(
-            stack.metric("caption", "captionstream_step_seconds_sum") / calls, 4
+            stack.metric(NAME, "captionstream_step_seconds_sum") / calls, 4
         ),
         "batches_longer_than_quarter_second": calls
-        - stack.metric("caption", 'captionstream_step_seconds_bucket{le="0.25"'),
+        - stack.metric(NAME, 'captionstream_step_seconds_bucket{le="0.25"'),
     }
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from streams.contract.pipeline import Pipeline
 from streams.settings import (
     ClipSettings,
     FetchSettings,
@@ -38,7 +39,7 @@ from tests.faults.programs import TEST_COMMANDS, write_mongod
 from tests.faults.progress import Writes, longest_gap
 from tests.faults.strikes import HEALERS, PROFILES, STRIKES
 from tests.faults.target import Strike, Target
-from tests.pipelines import CLIP_PROJECTION, CONDITIONAL_LM, MODELS
+from tests.pipelines import CLIP_PROJECTION, CONDITIONAL_LM
 from tests.tiny import write_tiny_clip
 
 #: Settings of the reconciler: one that is always at work, and one that never is.
@@ -155,7 +156,9 @@ def soak(
         **wrong_documents(verified["wrong"]),
         "standing_still": verified["standing_still"],
         "risen": len(load.risen()),
-        "errors_by_type": errors_by_type(stack),
+        "pipelines_declared": target.declared,
+        "active_models": list(target.pipeline.models),
+        "errors_by_type": errors_by_type(stack, target.pipeline),
         "ends": {f"{name} {code}": count for (name, code), count in sorted(ends.items())},
         "problems": [*target.problems, *unasked(said, target.asked)],
         "embeddings_sent_twice": target.sent_twice,
@@ -181,10 +184,10 @@ def begin_captions(stack: Stack, generator: random.Random) -> None:
     stack.wait_for_output("first", CONDITIONAL_LM.name)
 
 
-def errors_by_type(stack: Stack) -> dict[str, int]:
-    """Count the errors that documents carry."""
+def errors_by_type(stack: Stack, pipeline: Pipeline) -> dict[str, int]:
+    """Count the errors that documents carry, of the models that are active."""
     found: Counter[str] = Counter()
-    for model in MODELS:
+    for model in pipeline.models.values():
         path = f"{model.path}.error.type"
         group = [{"$match": {path: {"$exists": True}}}, {"$sortByCount": f"${path}"}]
         for row in stack.documents.aggregate(group):

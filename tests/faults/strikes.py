@@ -18,7 +18,8 @@ from tests.faults.data_strikes import (
     tear_registry,
 )
 from tests.faults.guests import add_deadly_guest, add_guest
-from tests.faults.target import PROCESSES, Strike, Target
+from tests.faults.pipeline_strikes import change_pipeline
+from tests.faults.target import Strike, Target
 
 #: Frozen servers hold up everybody; the supervisor has to bear with that, not to act.
 _SERVER_FREEZE_SECONDS = 5.0
@@ -31,7 +32,7 @@ _LOST_HISTORY = (286, 136)
 
 def kill_process(target: Target) -> str:
     """SIGKILL."""
-    name = target.random.choice(PROCESSES)
+    name = target.random.choice(target.processes)
     if target.signal(name, signal.SIGKILL) is None:
         return f"{name} was not running"
     target.asked[name, -signal.SIGKILL] += 1
@@ -40,7 +41,7 @@ def kill_process(target: Target) -> str:
 
 def end_process(target: Target) -> str:
     """SIGTERM: the process ends with 0 and is started again."""
-    name = target.random.choice(PROCESSES)
+    name = target.random.choice(target.processes)
     pid = target.signal(name, signal.SIGTERM)
     if pid is None:
         return f"{name} was not running"
@@ -51,7 +52,7 @@ def end_process(target: Target) -> str:
 
 def freeze_process(target: Target) -> str:
     """SIGSTOP, and SIGCONT later: it wakes up when others have gone on."""
-    name = target.random.choice(PROCESSES)
+    name = target.random.choice(target.processes)
     pid = target.signal(name, signal.SIGSTOP)
     if pid is None:
         return f"{name} was not running"
@@ -170,6 +171,7 @@ STRIKES: Mapping[Strike, int] = {
     tear_registry: 1,
     drop_collection: 1,
     rename_collection: 1,
+    change_pipeline: 2,
     insert_large: 2,
     add_guest: 4,
     add_deadly_guest: 2,
@@ -187,6 +189,7 @@ HEALERS: frozenset[Strike] = frozenset(
         tear_registry,
         drop_collection,
         rename_collection,
+        change_pipeline,
     }
 )
 """After these, documents are published again or gone: nobody sees what was wrong before."""

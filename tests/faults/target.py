@@ -12,21 +12,23 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from streams.contract.events import IMAGE_FEATURIZED, DocumentChanged, Origin
-from streams.contract.pipeline import CHANGES
+from streams.contract.default_pipeline import DEFAULT
+from streams.contract.events import DocumentChanged, Origin
+from streams.contract.pipeline import CHANGES, Pipeline
 from streams.contract.wire import decode_event
 from streams.errors import BrokerUnavailable, InvalidEvent
 from streams.kafka.topic_log import read_topics
 from streams.kafka.topics import topic_name
 from streams.settings import Settings
+from streams.stages import is_same_process, processes_of
 from tests.acceptance.stack import Stack
 from tests.faults.clock import JumpingClock
 from tests.faults.endings import Ending
 from tests.faults.load import Load
 from tests.faults.progress import Outages
+from tests.pipelines import CLIP
 from tests.waiting import wait_until
 
-PROCESSES = ("publisher", "featurize", "project", "caption", "sink")
 #: Header of records that a strike has sent again: they are no work of the stack's.
 INJECTED = "injected"
 #: A process that was asked to end gets so long, frozen or not.
@@ -47,6 +49,8 @@ class Target:
             who sent them: a copy, the reconciler.
         looks: Spans in which the documents were verified, and nothing was changed.
         deadly: Guests that died of a document.
+        pipeline: What is declared now.
+        declared: How often another pipeline was declared.
     """
 
     stack: Stack
@@ -65,6 +69,20 @@ class Target:
     republished: Counter[str] = field(default_factory=Counter)
     looks: Outages = field(default_factory=Outages)
     deadly: int = 0
+    pipeline: Pipeline = DEFAULT
+    declared: int = 0
+
+    @property
+    def processes(self) -> tuple[str, ...]:
+        """The processes that the declared pipeline wants."""
+        return processes_of(self.pipeline)
+
+    def note_declared(self, pipeline: Pipeline) -> None:
+        """Take note of another pipeline: whoever has something else to do in it ends with 0."""
+        before, self.pipeline = self.pipeline, pipeline
+        self.declared += 1
+        for name in {*processes_of(before), *processes_of(pipeline)}:
+            self.asked[name, 0] += not is_same_process(name, before, pipeline)
 
     def signal(self, name: str, number: signal.Signals) -> int | None:
         """Send a signal; return the process id, None when it was not running."""
@@ -149,7 +167,7 @@ def republished(settings: Settings) -> Counter[str]:
 def embeddings_twice(settings: Settings) -> int:
     """Count embeddings that were sent again for the same change: the price of at-least-once."""
     seen: Counter[tuple[bytes, bytes]] = Counter()
-    name = topic_name(IMAGE_FEATURIZED, settings.kafka)
+    name = topic_name(CLIP.name, settings.kafka)
     for _, message in read_topics([name], settings.kafka):
         headers = dict(message.headers)
         if INJECTED not in headers:

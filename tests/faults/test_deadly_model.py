@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from streams.contract.default_pipeline import DEFAULT
-from streams.contract.events import IMAGE_FEATURIZED, DocumentChanged
+from streams.contract.events import DocumentChanged
 from streams.contract.ids import document_id_of, document_key
 from streams.contract.pipeline import CHANGES
 from streams.contract.wire import encode_event
@@ -24,6 +24,7 @@ from streams.settings import ClipSettings, ImageSettings, StageSettings, child_e
 from streams.stages.watchdog import HUNG
 from tests.faults.guests import white
 from tests.faults.load import picture
+from tests.pipelines import CLIP
 from tests.tiny import write_tiny_clip
 from tests.waiting import wait_until
 
@@ -32,7 +33,7 @@ COUNT = 12
 
 def done(settings):
     """Return the documents that have an embedding."""
-    name = topic_name(IMAGE_FEATURIZED, settings.kafka)
+    name = topic_name(CLIP.name, settings.kafka)
     return {document_id_of(record.key) for _, record in read_topics([name], settings.kafka)}
 
 

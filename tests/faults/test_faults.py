@@ -15,6 +15,7 @@ from tests.faults.data_strikes import (
 )
 from tests.faults.guests import add_deadly_guest
 from tests.faults.load import web
+from tests.faults.pipeline_strikes import change_pipeline
 from tests.faults.soak import failings, running, soak
 from tests.faults.strikes import (
     STRIKES,
@@ -27,7 +28,7 @@ from tests.faults.strikes import (
 )
 
 #: Their own harm is seen at the end; what was before is not, so they come first.
-HEALING = [promote_captioner, lose_history, kill_supervisor, repeat_records]
+HEALING = [promote_captioner, change_pipeline, lose_history, kill_supervisor, repeat_records]
 #: Slow, and with tests of their own.
 LEFT_OUT = [
     drop_collection,

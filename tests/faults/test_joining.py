@@ -9,7 +9,6 @@ from contextlib import ExitStack
 import pytest
 
 from streams.contract.default_pipeline import DEFAULT
-from streams.contract.events import IMAGE_FEATURIZED
 from streams.kafka.topics import create_topics
 from streams.settings import StageSettings
 from streams.stages import SINK
@@ -21,6 +20,7 @@ from tests.faults.processes import (
     refused_writes,
     running,
 )
+from tests.pipelines import CLIP, STAGES
 from tests.waiting import DEADLINE_SECONDS, wait_until
 
 #: One process leaves in each. Five minutes of it are about 100.
@@ -46,7 +46,7 @@ def test_processes_that_join_and_leave_lose_nothing(settings, mongo_client):
     ids = itertools.count()
     documents = mongo_client[settings.mongo.database][settings.mongo.collection]
     with ExitStack() as started:
-        members = [started.enter_context(running(SINK.name, settings)) for _ in range(PROCESSES)]
+        members = [started.enter_context(running(SINK, settings)) for _ in range(PROCESSES)]
         for how in generator.choices([signal.SIGKILL, signal.SIGTERM], k=ROUNDS):
             with refused_writes(mongo_client, settings):
                 insert_and_publish(itertools.islice(ids, DOCUMENTS), documents, settings)
@@ -54,11 +54,13 @@ def test_processes_that_join_and_leave_lose_nothing(settings, mongo_client):
                 leaving = generator.choice(busy)
                 leave(leaving, how)
             members.remove(leaving)
-            members.append(started.enter_context(running(SINK.name, settings)))
+            members.append(started.enter_context(running(SINK, settings)))
         count = ROUNDS * DOCUMENTS
         done = {"_outputs.img.clip.version": "c1"}
         wait_until(lambda: documents.count_documents(done) == count, doing="all documents")
-        wait_until(lambda: acknowledged(SINK, settings.kafka) == count, doing="all acknowledged")
+        wait_until(
+            lambda: acknowledged(STAGES[SINK], settings.kafka) == count, doing="all acknowledged"
+        )
 
 
 def busy_ones(processes):
@@ -78,4 +80,4 @@ def insert_and_publish(ids, documents, settings):
     documents.insert_many(rows)
     now = documents.database.client.admin.command("ping")["operationTime"]
     records = [featurized(row["_id"], now, settings.mongo.tenant) for row in rows]
-    publish(IMAGE_FEATURIZED, records, settings.kafka)
+    publish(CLIP.name, records, settings.kafka)

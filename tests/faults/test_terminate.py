@@ -9,12 +9,12 @@ import pytest
 from pydantic import SecretStr
 
 from streams.contract.default_pipeline import DEFAULT
-from streams.contract.events import IMAGE_FEATURIZED, DocumentChanged
+from streams.contract.events import DocumentChanged
 from streams.contract.pipeline import CHANGES
 from streams.contract.wire import encode_event
 from streams.kafka.topics import create_topics
 from streams.settings import ClipSettings, StageSettings, child_environment
-from streams.stages import FEATURIZE, SINK
+from streams.stages import SINK
 from tests.faults.load import picture
 from tests.faults.processes import (
     DONE,
@@ -25,6 +25,7 @@ from tests.faults.processes import (
     refused_writes,
     running,
 )
+from tests.pipelines import CLIP, STAGES
 from tests.tiny import write_tiny_clip
 from tests.waiting import DEADLINE_SECONDS, wait_until
 
@@ -36,7 +37,7 @@ BATCH = 4
 def test_process_that_waits_for_its_neighbours_ends_cleanly(settings):
     """Fails without the first handler in `run`."""
     away = settings.mongo.model_copy(update={"uri": SecretStr("mongodb://127.0.0.1:1")})
-    with running(SINK.name, settings.model_copy(update={"mongo": away})) as process:
+    with running(SINK, settings.model_copy(update={"mongo": away})) as process:
         wait_until(lambda: process.metric(DONE) is not None, doing="its endpoints")
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=DEADLINE_SECONDS) == 0
@@ -51,7 +52,7 @@ def test_error_that_nobody_expected_ends_the_process_and_loses_nothing(settings,
     documents.insert_one({"_id": 1, "img": b"x"})
     now = mongo_client.admin.command("ping")["operationTime"]
     record = featurized(1, now, settings.mongo.tenant)
-    publish(IMAGE_FEATURIZED, [record], kafka)
+    publish(CLIP.name, [record], kafka)
     done = subprocess.run(
         [sys.executable, "-m", "tests.escaping"],
         env=child_environment(settings),
@@ -60,7 +61,7 @@ def test_error_that_nobody_expected_ends_the_process_and_loses_nothing(settings,
         check=False,
     )
     assert done.returncode not in (0, 2), done.stderr[-2000:]
-    with running(SINK.name, settings):
+    with running(SINK, settings):
         wait_until(lambda: documents.find_one({"_outputs.img.clip.version": "c1"}), doing="it")
 
 
@@ -82,8 +83,8 @@ def test_what_was_finished_is_not_done_again_and_what_was_in_hand_is(
         }
     )
     documents = insert_and_publish(settings, mongo_client)
-    end_in_the_middle(FEATURIZE, settings)
-    with refused_writes(mongo_client, settings), running(SINK.name, settings) as process:
+    end_in_the_middle(CLIP.name, settings)
+    with refused_writes(mongo_client, settings), running(SINK, settings) as process:
         wait_until(lambda: (process.metric(OLDEST) or 0) > 1, doing="a batch in hand")
         process.kill()
     end_in_the_middle(SINK, settings)
@@ -108,15 +109,15 @@ def insert_and_publish(settings, client):
 
 def end_in_the_middle(stage, settings):
     """SIGTERM while there is work; the next process does the rest, and nothing else."""
-    with running(stage.name, settings) as process:
+    with running(stage, settings) as process:
         wait_until(lambda: (process.metric(DONE) or 0) >= 10, doing="the first documents")
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=DEADLINE_SECONDS) == 0
-    before = acknowledged(stage, settings.kafka)
+    before = acknowledged(STAGES[stage], settings.kafka)
     assert 10 <= before < DOCUMENTS
-    with running(stage.name, settings) as process:
+    with running(stage, settings) as process:
         wait_until(
-            lambda: acknowledged(stage, settings.kafka) == DOCUMENTS,
+            lambda: acknowledged(STAGES[stage], settings.kafka) == DOCUMENTS,
             doing="the rest",
             pause_seconds=0.3,
         )

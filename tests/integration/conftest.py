@@ -67,14 +67,14 @@ def captionstream(settings, monkeypatch, capsys):
 
 
 @contextmanager
-def publishing(settings, client, **options):
+def publishing(settings, client, pipeline=DEFAULT, **options):
     """A publisher and its copies, as long as the context lasts; SIGTERM is its end.
 
     The context begins when the copy that is due is done. Of the reconciler's thread there is only
     what copies: it would build an index while a test renames the collection.
     """
     stop = threading.Event()
-    publisher = Publisher(settings, client, DEFAULT, **options)
+    publisher = Publisher(settings, client, pipeline, **options)
     state = state_database(client, settings.mongo)
 
     def copy():
@@ -117,10 +117,11 @@ def held_lease(settings, client):
 
 
 class Published:
-    """What stands in the first topic."""
+    """What stands in the first topic, or in another."""
 
-    def __init__(self, settings):
+    def __init__(self, settings, topic=CHANGES):
         self._settings = settings
+        self._topic = topic
         self._tenant = f"{settings.mongo.database}.{settings.mongo.collection}"
 
     def records(self):
@@ -128,7 +129,7 @@ class Published:
 
     @property
     def _name(self):
-        return topic_name(CHANGES, self._settings.kafka)
+        return topic_name(self._topic, self._settings.kafka)
 
     def events(self):
         return [

@@ -5,13 +5,14 @@ import time
 import numpy as np
 import pytest
 
+from streams.contract.default_pipeline import DEFAULT
 from streams.contract.events import DocumentDeleted
 from streams.errors import Unavailable
 from streams.models.clip_golden import encode_golden, golden_difference
 from streams.mongo.client import connect, state_database
 from streams.registry.versions import Registry
 from streams.settings import ClipSettings, ModelSettings, MongoSettings, Settings
-from streams.stages import FEATURIZE
+from streams.stages import stages_of
 from streams.stages.announced import AnnouncedStep
 from streams.stages.outcome import Ok, Result
 from streams.stages.steps import build_step
@@ -39,7 +40,7 @@ class Step:
 
 
 class Process:
-    """What one `featurize` process has; `ends` counts how often it would have ended itself."""
+    """What one process of `clip` has; `ends` counts how often it would have ended itself."""
 
     def __init__(self, registry, version, golden=GOLDEN):
         self.ends = []
@@ -140,7 +141,7 @@ def test_registry_that_was_emptied_gets_the_version_again(database, start):
     assert process.works()
 
 
-def test_featurize_loads_clip_once_although_mongodb_is_away(tmp_path, mongo_uri, mongo_database):
+def test_clip_is_loaded_once_although_mongodb_is_away(tmp_path, mongo_uri, mongo_database):
     """Fails when `build_step` raises for that: every try of it loads the weights again."""
     settings = Settings(
         mongo=MongoSettings(uri="mongodb://127.0.0.1:1/", timeout_seconds=0.1),
@@ -148,7 +149,7 @@ def test_featurize_loads_clip_once_although_mongodb_is_away(tmp_path, mongo_uri,
         models=ModelSettings(poll_interval_seconds=0.05),
     )
     with connect(settings.mongo) as client:
-        built = build_step(FEATURIZE, client, settings)
+        built = build_step(stages_of(DEFAULT)[CLIP.name], client, settings)
         assert "MongoDB" in built.waits_for()
         there = MongoSettings(uri=mongo_uri, database=mongo_database.name)
         with connect(there) as other:

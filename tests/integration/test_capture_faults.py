@@ -23,7 +23,7 @@ from streams.contract.writes import OutputWrite
 from streams.errors import InvalidBundle
 from streams.kafka.producer import EventProducer
 from streams.mongo.client import cluster_time, state_database
-from streams.mongo.position import CopyState
+from streams.mongo.leadership import CopyState
 from streams.mongo.store import DocumentStore
 from streams.reconcile.copy import behind, look_at
 from streams.reconcile.reconciler import Reconciler
@@ -50,15 +50,16 @@ def store(client, settings):
 def finish(store, document_id):
     """Store what the stages make of a repeat that was published by now."""
     now = cluster_time(store.collection.database.client)
+    inputs = {"img": "ab"}
     results = {
-        CLIP: Output(value=np.ones(2, np.float32), version="c1"),
+        CLIP: Output(value=np.ones(2, np.float32), version="c1", inputs=inputs),
         CLIP_PROJECTION: Output(
-            value=np.ones(2, np.float32), version="p1", features={"clip": "c1"}
+            value=np.ones(2, np.float32), version="p1", features={"clip": "c1"}, inputs=inputs
         ),
     }
     store.write_outputs(
         [
-            OutputWrite(document_id=document_id, source=now, model=model, input="ab", result=result)
+            OutputWrite(document_id=document_id, source=now, model=model, result=result)
             for model, result in results.items()
         ]
     )
@@ -69,7 +70,7 @@ def copied(store, **state):
     state = CopyState(source=SOURCE, **state)
     found = []
     for _ in range(100):
-        look = look_at(store, state, SERVING, most_unfinished=64, beam_width=1)
+        look = look_at(store, state, SERVING, most_unfinished=64)
         found += look.unfinished
         state = behind(state, look)
         if state is None:
@@ -327,10 +328,7 @@ def fail(store, document_ids, at=None):
     """Write a retryable error, as a stage does; with `at`, as if that had been long ago."""
     error = OutputError(type="ModelFailed", message="", attempts=3, is_retryable=True, version="c1")
     store.write_outputs(
-        [
-            OutputWrite(document_id=i, source=SOURCE, model=CLIP, input="", result=error)
-            for i in document_ids
-        ]
+        [OutputWrite(document_id=i, source=SOURCE, model=CLIP, result=error) for i in document_ids]
     )
     if at is not None:
         store.collection.update_many({}, {"$set": {f"{CLIP.path}.error.at": at}})

@@ -8,7 +8,7 @@ import pytest
 from bson import ObjectId
 from bson.timestamp import Timestamp
 
-from streams.capture.copy_requests import CopyRequests
+from streams.capture.copies import CopyRequests
 from streams.capture.publisher import Publisher
 from streams.contract.default_pipeline import DEFAULT
 from streams.contract.documents import (
@@ -19,7 +19,7 @@ from streams.contract.documents import (
 from streams.contract.states import Serving
 from streams.contract.writes import OutputWrite
 from streams.mongo.client import cluster_time, state_database
-from streams.mongo.position import CopyState, Position
+from streams.mongo.leadership import CopyState, Position
 from streams.mongo.store import DocumentStore
 from streams.reconcile.copy import Copier, behind, look_at
 from streams.reconcile.reconciler import Reconciler
@@ -49,7 +49,7 @@ def copy(lease, client):
     def begin():
         before, now = lease.read().copy, cluster_time(client)
         start = before.here if before is not None else ()
-        position = Position(token=None, cluster_time=now, pipeline_hash="x")
+        position = Position(token=None, cluster_time=now, filter_hash="x")
         lease.begin_copy(position, CopyState(source=now, start=start))
         return lease.read().copy
 
@@ -65,12 +65,12 @@ def copier(settings, store, *, serving=lambda: SERVING, **limits):
 
 def finish(store, document_id, *, image=b"x", source=OLD, clip="c1"):
     """Store what the stages make of an image."""
-    vector = np.ones(2, np.float32)
+    made = {"value": np.ones(2, np.float32), "inputs": {"img": fingerprint(image)}}
     results = {
-        CLIP: Output(value=vector, version=clip),
-        CLIP_PROJECTION: Output(value=vector, version="p1", features={"clip": clip}),
+        CLIP: Output(version=clip, **made),
+        CLIP_PROJECTION: Output(version="p1", features={"clip": clip}, **made),
     }
-    write_all(store, document_id, results, source=source, input=fingerprint(image))
+    write_all(store, document_id, results, source=source)
 
 
 def write_all(store, document_id, results, **fields):
@@ -93,7 +93,7 @@ def test_finished_documents_are_left_out(settings, store, published, lease, copy
         finish(store, number)
     store.collection.update_one({"_id": 1}, {"$set": {"img": b"changed, and the record lost"}})
     error = OutputError(type="InvalidImage", message="", attempts=1, is_retryable=False)
-    write_all(store, 3, {CLIP: replace(error, version="c1")}, source=OLD, input="")
+    write_all(store, 3, {CLIP: replace(error, version="c1")}, source=OLD)
     finish(store, 4, clip="c0")
     store.collection.update_one({"_id": 6}, {"$unset": {"img": 1}})
     now = copy()
@@ -105,7 +105,7 @@ def test_finished_documents_are_left_out(settings, store, published, lease, copy
 
 
 def test_image_behind_a_url_counts_as_fetched(settings, store, published, lease, copy):
-    """Fails without `embedding_from_url`."""
+    """Fails without `output_from_url`."""
     url = "https://example.org/a.png"
     store.collection.insert_many([{"_id": number, "img": {"url": url}} for number in range(2)])
     for number, made_from in enumerate((url, "https://example.org/other.png")):
@@ -239,7 +239,7 @@ def test_round_reaches_every_id_of_every_type_once(store, start):
     store.collection.insert_many([{"_id": document_id} for document_id in ids])
     found, state = [], CopyState(source=OLD, start=start)
     for _ in range(30):  # so that an endless copy ends
-        look = look_at(store, state, SERVING, most_unfinished=64, beam_width=1)
+        look = look_at(store, state, SERVING, most_unfinished=64)
         found += look.unfinished
         state = behind(state, look)
         if state is None:

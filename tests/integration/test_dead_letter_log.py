@@ -22,7 +22,7 @@ from tests.command_line import CommandLine
 
 
 class Letters:
-    """Sends dead letters of `featurize`."""
+    """Sends dead letters of `clip`."""
 
     def __init__(self, settings, source):
         self._settings = settings
@@ -37,7 +37,7 @@ class Letters:
 
     def send_records(self, records, reason="InvalidImage", message="wrong"):
         error = OutputError(type=reason, message=message, attempts=1, is_retryable=False)
-        about = {"stage": "featurize", "topic": CHANGES, "position": "0:0", "model": "clip"}
+        about = {"stage": "clip", "topic": CHANGES, "position": "0:0", "model": "clip"}
         letters = [dead_letter_record(record, error=error, **about) for record in records]
         to = dead_letter_topic(CHANGES)
         publish_all([(to, letter) for letter in letters], self._settings.kafka)
@@ -65,7 +65,7 @@ def test_same_failure_told_twice_is_one_entry_and_another_is_not(log, letters):
     letters.send("a", message="something else")
     log.refresh()
     assert documents(log) == ["b", "a", "a"], "by the newest letter of each"
-    assert log.count(Wanted()) == [(3, "featurize", "InvalidImage")]
+    assert log.count(Wanted()) == [(3, "clip", "InvalidImage")]
     assert [e.document for e in log.entries(Wanted(), most=1)] == ['"b"']
 
 
@@ -116,14 +116,12 @@ def test_replay_sends_what_is_wanted_and_nothing_else(
     assert "1 dead letters replayed" in captionstream("dead-letters", "replay", "--id", "1").out
     assert published.of(1) == ["replay"]
     assert listed("--id", "1") == []
-    done = captionstream(
-        "dead-letters", "replay", "--reason", "InvalidImage", "--stage", "featurize"
-    )
+    done = captionstream("dead-letters", "replay", "--reason", "InvalidImage", "--stage", "clip")
     assert done.out == "3 dead letters replayed\n"
     assert listed() == [('"b"', "ModelFailed")]
     assert sorted(record.key for record in published.records())[-1] == b"\xff"
     line = captionstream("dead-letters", "list").out.splitlines()
-    assert line[-1] == "1 dead letters: 1 x featurize ModelFailed"
+    assert line[-1] == "1 dead letters: 1 x clip ModelFailed"
     assert (
         "1 dead letters replayed"
         in captionstream("dead-letters", "replay", "--id", line[0].split("  ")[0]).out

@@ -1,4 +1,4 @@
-"""The step of `featurize` on a real MongoDB, with a tiny CLIP."""
+"""The step of a model that reads images, on a real MongoDB, with a tiny CLIP."""
 
 import base64
 import http.server
@@ -75,7 +75,7 @@ def fetcher():
 @pytest.fixture
 def images(store, fetcher):
     return ImageSource(
-        store, FetchQueue(fetcher, FetchSettings()), ImageSettings(max_bytes=100_000)
+        CLIP, store, FetchQueue(fetcher, FetchSettings()), ImageSettings(max_bytes=100_000)
     )
 
 
@@ -93,7 +93,7 @@ class Patient(Featurize):
 
 @pytest.fixture
 def step(images, encoder, decoders):
-    return Patient(images, encoder, decoders)
+    return Patient(CLIP, DEFAULT, images, encoder, decoders)
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_embedding_is_that_of_the_encoder_alone(step, store, encoder, source):
     [outcome] = step.run([replace(changed(1, source), changed_at=at)])
     expected = encoder.encode(encoder.preprocess(Image.open(io.BytesIO(picture(10)))).unsqueeze(0))
     assert outcome.result is Result.DONE
-    assert outcome.event.input == fingerprint(picture(10))
+    assert inputs_of([outcome]) == [fingerprint(picture(10))]
     assert outcome.event.changed_at == at
     assert np.allclose(outcome.event.outputs["clip"].value, expected[0], atol=1e-6)
 
@@ -175,7 +175,7 @@ def test_same_image_and_version_reuse_the_stored_output(step, store, source):
 def test_image_whose_change_was_never_seen_wins_over_late_records_of_the_one_before(
     step, store, source
 ):
-    """Fails without `_source` in `featurize`: a replay would bring the old embedding back."""
+    """Fails without `_source` in `Featurize`: a replay would bring the old embedding back."""
     store.collection.insert_one({"_id": 1, "img": picture(10)})
     [first] = step.run([changed(1, source)])
     store.write_outputs([write(1, CLIP, first.event, source)])
@@ -187,18 +187,22 @@ def test_image_whose_change_was_never_seen_wins_over_late_records_of_the_one_bef
     sink.run([second.event])
     sink.run([first.event])
     stored = store.collection.find_one({"_id": 1})["_outputs"]["img"]["clip"]
-    assert stored["input"] == fingerprint(picture(11))
+    assert stored["input"] == {"img": fingerprint(picture(11))}
 
 
 def test_valid_outputs_downstream_travel_with_the_event(step, store, source):
     store.collection.insert_one({"_id": 1, "img": picture(10)})
     [first] = step.run([changed(1, source)])
-    projected = Output(value=np.ones(2, np.float32), version="p1", features={"clip": "c"})
+    projected = Output(
+        value=np.ones(2, np.float32),
+        version="p1",
+        features={"clip": "c"},
+        inputs=first.event.outputs["clip"].inputs,
+    )
     event = ModelApplied(
         document_id=1,
         source=source,
         origin=Origin.LIVE,
-        input=first.event.input,
         model="clip_projection",
         outputs={"clip_projection": projected},
     )
@@ -242,9 +246,7 @@ def test_numbers_that_are_not_finite_fail_as_a_broken_model(
 
 
 def test_event_of_another_stage_is_refused(step, source):
-    wrong = ModelApplied(
-        document_id=1, source=source, origin=Origin.LIVE, input="", model="clip", outputs={}
-    )
+    wrong = ModelApplied(document_id=1, source=source, origin=Origin.LIVE, model="clip", outputs={})
     [outcome] = step.run([wrong])
     assert isinstance(outcome, Failed)
     assert isinstance(outcome.error, InvalidEvent)
@@ -255,9 +257,13 @@ def write(document_id, model, event, source):
         document_id=document_id,
         source=source,
         model=model,
-        input=event.input,
         result=event.outputs[model.name],
     )
+
+
+def inputs_of(outcomes):
+    """The images that embeddings were made of."""
+    return [outcome.event.outputs["clip"].inputs["img"] for outcome in outcomes]
 
 
 @contextmanager
@@ -292,8 +298,7 @@ def test_image_behind_a_url_is_fetched_once_for_a_batch(step, store, source):
             {"_id": i, "img": {"url": f"{url}/{name}.png"}} for i, name in enumerate("aabcd")
         )
         outcomes = step.run([changed(i, source) for i in range(5)])
-        inputs = [outcome.event.input for outcome in outcomes[:3]]
-        assert inputs == [fingerprint(picture(red)) for red in (10, 10, 20)]
+        assert inputs_of(outcomes[:3]) == [fingerprint(picture(red)) for red in (10, 10, 20)]
         assert isinstance(outcomes[3].error, InvalidImage)
         assert isinstance(outcomes[4].error, InvalidUrl)
         assert sorted(asked) == ["/a.png", "/b.png", "/c.png", "/d.png"]
@@ -307,12 +312,12 @@ def test_image_behind_a_url_is_fetched_once_for_a_batch(step, store, source):
         later = now(store)
         again = step.run([changed(i, later) for i in range(3)])
         assert [o.result for o in again] == [Result.DONE, Result.REUSED, Result.DONE]
-        assert [o.event.input for o in again] == [fingerprint(picture(red)) for red in (30, 10, 30)]
+        assert inputs_of(again) == [fingerprint(picture(red)) for red in (30, 10, 30)]
 
 
 @pytest.mark.parametrize("origin", [Origin.COPY, Origin.RECONCILE, Origin.REPLAY])
 def test_repeat_does_not_fetch_again(step, store, source, origin, monkeypatch):
-    """Fails without `_is_embedded`: a new captioner would not reach documents with dead URLs."""
+    """Fails without `ImageSource._stored`: a dead URL would take its caption along."""
     monkeypatch.setattr(turns, "_AGAIN", Backoff(0.01, 1))
     with web({"a.png": picture(10)}) as (url, _):
         store.collection.insert_one({"_id": 1, "img": {"url": f"{url}/a.png"}})
@@ -323,7 +328,7 @@ def test_repeat_does_not_fetch_again(step, store, source, origin, monkeypatch):
         step.run([event])[0] for event in (changed(1, source), repeat, changed(1, now(store)))
     ]
     assert redelivered.result is repeated.result is Result.REUSED
-    assert repeated.event.input == fingerprint(picture(10))
+    assert inputs_of([repeated]) == [fingerprint(picture(10))]
     assert repeated.event.outputs["clip"].url == f"{url}/a.png"
     assert isinstance(live.error, FetchFailed)
 
@@ -338,7 +343,7 @@ def test_image_in_the_batch_of_a_silent_url_does_not_wait_for_it(
     images, encoder, decoders, store, source
 ):
     """Fails when `find` waits for what it has begun."""
-    step = Featurize(images, encoder, decoders)
+    step = Featurize(CLIP, DEFAULT, images, encoder, decoders)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://localhost:{silent.getsockname()[1]}/x"
         store.collection.insert_many(
@@ -360,7 +365,7 @@ def test_data_url_is_the_image_it_holds(step, store, source, head):
     store.collection.insert_one({"_id": 1, "img": {"url": f"{head},{text}"}})
     [outcome] = step.run([changed(1, source)])
     assert outcome.result is Result.DONE
-    assert outcome.event.input == fingerprint(image)
+    assert inputs_of([outcome]) == [fingerprint(image)]
     assert outcome.event.outputs["clip"].url is None, "nobody stores it twice"
 
 
@@ -399,7 +404,7 @@ def test_id_that_is_deleted_and_used_again_gets_the_outputs_of_its_last_image(
             documents.update_one({"_id": 1}, {"$unset": {"_outputs": 1}})
             sink(order)
             stored = documents.find_one({"_id": 1})["_outputs"]["img"]["clip"]
-            assert stored["input"] == fingerprint(picture(3))
+            assert stored["input"] == {"img": fingerprint(picture(3))}
             assert stored["source"] == published.events()[-1].source
 
         for red in (4, 5):

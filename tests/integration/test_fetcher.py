@@ -367,7 +367,7 @@ def test_one_private_address_among_public_ones_is_enough_to_refuse():
 
 def test_log_holds_no_keys_of_urls(server, capfd, restored_logging):
     """Fails without httpx in `_CHATTY`."""
-    configure_logging(LogSettings(), process="featurize")
+    configure_logging(LogSettings(), process="clip")
     logging.getLogger("here").info("logged")
     assert fetcher().fetch(url(server, "ok?key=hidden")) == BODY
     logged = capfd.readouterr().err

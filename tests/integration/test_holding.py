@@ -10,7 +10,7 @@ from streams.contract.default_pipeline import DEFAULT
 from streams.contract.pipeline import CHANGES
 from streams.kafka.faust.worker import StageWorker
 from streams.kafka.topics import create_topics, topic_name
-from streams.stages import FEATURIZE
+from streams.stages import stages_of
 from tests.unreadable import send
 from tests.waiting import wait_until
 
@@ -57,7 +57,7 @@ def test_stage_goes_on_after_a_hold_of_days(settings, looks):
     name = topic_name(CHANGES, settings.kafka)
     values = [str(i).encode() for i in range(_BACKLOG)]
     send(settings.kafka.bootstrap_servers, name, [(value, []) for value in values])
-    worker = StageWorker(FEATURIZE, settings.kafka, settings.stage)
+    worker = StageWorker(stages_of(DEFAULT)["clip"], settings.kafka, settings.stage)
     stage = Holding()
     worker._declare_agent(stage)
 

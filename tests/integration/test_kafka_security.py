@@ -17,11 +17,12 @@ from streams.kafka.producer import EventProducer
 from streams.kafka.topic_log import read_topics
 from streams.kafka.topics import create_topics, read_topic_states, topic_name
 from streams.settings import KafkaSettings
-from streams.stages import SINK
+from streams.stages import stages_of
 from tests.secured import gated_broker, write_certificates
 from tests.waiting import wait_until
 
 PASSWORD = "s3cret%of/alice"
+SINK = stages_of(DEFAULT)["sink"]
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """A broker that is not ours to supervise loses its log: the publisher finds out by itself."""
 
 from streams import metrics
-from streams.capture.copy_requests import CopyRequests
+from streams.capture.copies import CopyRequests
 from streams.contract.default_pipeline import DEFAULT
 from streams.contract.pipeline import CHANGES
 from streams.kafka.offsets import is_cut
@@ -14,7 +14,7 @@ from tests.waiting import wait_until
 
 
 def test_lost_log_is_noticed_and_everything_is_copied(settings, client, documents, broker):
-    """By a term that begins, and by one that is idle. Fails without `is_cut` in `Term`."""
+    """By a term that begins, and by one that is idle. Fails without `has_lost_log` there."""
     kafka = settings.kafka.model_copy(update={"bootstrap_servers": broker.bootstrap_servers})
     settings = settings.model_copy(update={"kafka": kafka})
     published = Published(settings)

@@ -73,7 +73,7 @@ def test_announced_version_is_promoted_and_rolled_back_like_any_other(registry, 
 
 @contextmanager
 def reporting(settings, **fields):
-    report = Report(stage="featurize", url="http://x", is_ready=True, **fields)
+    report = Report(stage="clip", url="http://x", is_ready=True, **fields)
     with connect(settings.mongo) as client:
         state = state_database(client, settings.mongo)
         reporter = Reporter(state, lambda: report)

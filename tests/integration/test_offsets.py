@@ -4,7 +4,7 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
 
 from streams import app
-from streams.capture.copy_requests import CopyRequests
+from streams.capture.copies import CopyRequests
 from streams.contract.default_pipeline import DEFAULT
 from streams.contract.pipeline import CHANGES
 from streams.errors import BrokerUnavailable
@@ -14,7 +14,7 @@ from streams.kafka.topic_log import read_topics
 from streams.kafka.topics import create_topics, topic_name
 from streams.mongo.client import state_database
 from streams.settings import KafkaSettings
-from streams.stages import FEATURIZE
+from tests.pipelines import STAGES
 
 GROUP = "offsets-test"
 
@@ -101,7 +101,7 @@ def test_stage_that_lost_records_asks_for_a_copy(settings, mongo_client, monkeyp
     requests = CopyRequests(state_database(mongo_client, settings.mongo))
     for lost in (0, 2):
         monkeypatch.setattr(app, "reset_lost_offsets", lambda *_, lost=lost: lost)
-        app.StageProcess(FEATURIZE, settings)._reset_lost_offsets(requests)
+        app.StageProcess(STAGES["clip"], settings)._reset_lost_offsets(requests)
         assert requests.is_open(None) is bool(lost)
 
 

@@ -12,10 +12,7 @@ from bson.timestamp import Timestamp
 from PIL import Image
 
 from streams.contract.default_pipeline import DEFAULT
-from streams.contract.documents import (
-    Output,
-    fingerprint,
-)
+from streams.contract.documents import Output, fingerprint
 from streams.contract.writes import OutputWrite
 from streams.errors import ModelNotFound
 from streams.models import conditional_lm, projection
@@ -27,7 +24,7 @@ from streams.operate.on_demand import OnDemand
 from streams.registry.versions import Registry
 from streams.settings import ClipSettings, child_environment
 from tests.captioner import tiny_captioner
-from tests.pipelines import CLIP
+from tests.pipelines import CLIP, with_options
 from tests.tiny import DIMENSION, write_tiny_clip
 
 
@@ -71,8 +68,10 @@ def captioner(connected, encoder):
 def results(tiny, connected, decoders):
     """Return what a version makes of inputs."""
 
-    def apply(name, sources, *, version=None, beam=1):
-        model = OnDemand(name, version, tiny, *connected, beam_width=beam, decoders=decoders)
+    def apply(name, sources, *, version=None, pipeline=DEFAULT):
+        registry, store = connected
+        store.pipeline = pipeline
+        model = OnDemand(name, version, tiny, registry, store, decoders=decoders)
         return list(model.apply(sources))
 
     return apply
@@ -89,12 +88,12 @@ def dump(settings, store):
 
 
 def store_clip(store, document_id, vector, *, version, image, url=None):
-    output = Output(value=vector, version=version, url=url)
+    made_of = {"img": fingerprint(image)}
+    output = Output(value=vector, version=version, inputs=made_of, url=url)
     write = OutputWrite(
         document_id=document_id,
         source=Timestamp(5, 1),
         model=CLIP,
-        input=fingerprint(image),
         result=output,
     )
     assert store.write_outputs([write]).written == 1
@@ -107,7 +106,8 @@ def test_file_and_document_get_the_chains_own_outputs(
     _, store = connected
     (tmp_path / "a.png").write_bytes(picture(10))
     store.collection.insert_one({"_id": 7, "img": picture(10)})
-    [file, document] = results("conditional_lm", [tmp_path / "a.png", 7], beam=beam)
+    wide = with_options("conditional_lm", beam_width=beam)
+    [file, document] = results("conditional_lm", [tmp_path / "a.png", 7], pipeline=wide)
     pixels = encoder.preprocess(Image.open(tmp_path / "a.png")).unsqueeze(0)
     vector = encoder.encode(pixels)
     [expected] = captioner.generate(torch.from_numpy(vector), beam_width=beam)
@@ -203,7 +203,7 @@ import sys
 from streams.cli import app
 for options in (["--json"], []):
     try:
-        app(["apply", "conditional_lm", *sys.argv[1:], "--beam", "3", *options])
+        app(["apply", "conditional_lm", *sys.argv[1:], *options])
     except SystemExit as ended:
         print("exit code", ended.code)
 """

@@ -5,9 +5,7 @@ import pytest
 from streams import metrics
 from streams.capture import term
 from streams.contract.default_pipeline import DEFAULT
-from streams.contract.documents import (
-    lookup,
-)
+from streams.contract.documents import lookup
 from streams.contract.states import Serving
 from streams.errors import StoreUnavailable
 from streams.mongo.client import cluster_time

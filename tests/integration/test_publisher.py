@@ -22,8 +22,7 @@ from streams.contract.default_pipeline import DEFAULT
 from streams.errors import BrokerUnavailable, CaptureError, LeaseLost, SettingsError
 from streams.kafka.producer import EventProducer
 from streams.mongo.client import connect, state_database
-from streams.mongo.leadership import Leadership
-from streams.mongo.position import CopyState, Position
+from streams.mongo.leadership import CopyState, Leadership, Position
 from streams.settings import PublisherSettings
 from tests.integration.conftest import publishing
 from tests.waiting import DEADLINE_SECONDS, wait_until
@@ -103,7 +102,7 @@ def test_half_done_copy_goes_on_where_it_was(settings, client, documents, publis
     assert leadership.acquire()
     now = client.admin.command("ping")["operationTime"]
     copy = CopyState(source=now)
-    leadership.begin_copy(Position(token=None, cluster_time=now, pipeline_hash="x"), copy)
+    leadership.begin_copy(Position(token=None, cluster_time=now, filter_hash="x"), copy)
     assert leadership.advance_copy(replace(copy, last=(14,)), {})
     leadership.release()
     with publishing(settings, client):
@@ -121,7 +120,7 @@ def test_restart_goes_on_without_a_gap(settings, client, documents, published):
 
 
 def test_clean_stop_repeats_nothing(settings, client, documents, published):
-    """Fails without step 4 of `Term.run`: nothing else commits here."""
+    """Fails without step 3 of `Term.run`: nothing else commits here."""
     seldom = PublisherSettings(
         commit_interval_seconds=600, heartbeat_interval_seconds=600, lease_seconds=3
     )
@@ -153,7 +152,7 @@ class LossyProducer(EventProducer):
 def test_lost_record_is_read_again_although_later_ones_were_acknowledged(
     settings, client, documents, published
 ):
-    """Fails without `fail` in `Sender.send`; what is safe then is shown in unit/capture."""
+    """Fails without `_error` in `Sender._finish`; what is safe then is shown in unit/capture."""
     has_lost = threading.Event()
     connect = partial(LossyProducer, settings.kafka, has_lost)
     with publishing(settings, client, connect_producer=connect):
@@ -214,7 +213,7 @@ def test_collection_dropped_renamed_and_created_again(settings, client, document
 
 
 def test_database_dropped_and_created_again(settings, client, documents, published):
-    """Fails without `_reopen_behind` for an `invalidate`."""
+    """Fails without `is_invalidate` in `Term._publish`."""
     with publishing(settings, client):
         mark(documents, published, 0)
         client.drop_database(settings.mongo.database)
@@ -225,7 +224,7 @@ def test_database_dropped_and_created_again(settings, client, documents, publish
 @pytest.mark.parametrize(
     "change",
     [
-        {"position.pipeline_hash": "that of another release"},
+        {"position.filter_hash": "that of another release"},
         {"position.token": {"_data": "8200"}},
         {"position.token": {"_data": "garbage"}},
         {"position.token": None},
@@ -371,7 +370,7 @@ def test_fenced_publisher_cannot_commit(settings, client):
     over = {"expires_at": datetime(2020, 1, 1, tzinfo=UTC)}
     state["positions"].update_one({"_id": "a.b"}, {"$set": over})
     assert second.acquire()
-    position = Position(token=None, cluster_time=Timestamp(1, 1), pipeline_hash="x")
+    position = Position(token=None, cluster_time=Timestamp(1, 1), filter_hash="x")
     with pytest.raises(LeaseLost, match="another publisher holds the lease"):
         first.commit(position)
     second.commit(position)
@@ -446,7 +445,7 @@ def test_lag_grows_while_nothing_can_be_published(settings, client, documents, p
 def test_large_documents_do_not_break_the_stream(settings, client, documents, published):
     """Each event would have more than 16 MB: the document, and what tells of its change.
 
-    Fails with `full_document="updateLookup"` and without the `$project` of `build_pipeline`.
+    Fails with `full_document="updateLookup"` and without the `$project` of `build_filter`.
     """
     size = 16 * 1024 * 1024 - 60
     with publishing(settings, client):

@@ -45,7 +45,7 @@ def make(settings, mongo_client):
     state = state_database(mongo_client, settings.mongo)
 
     def make():
-        made = Quarantine(state, "featurize")
+        made = Quarantine(state, "clip")
         made.prepare()
         made.refresh()
         return made

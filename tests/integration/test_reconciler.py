@@ -9,18 +9,14 @@ from bson.timestamp import Timestamp
 
 from streams import metrics
 from streams.contract.default_pipeline import DEFAULT
-from streams.contract.documents import (
-    Output,
-    OutputError,
-    fingerprint,
-)
+from streams.contract.documents import Output, OutputError, fingerprint
 from streams.contract.states import Recaption, Serving
 from streams.contract.writes import OutputWrite
 from streams.mongo.client import cluster_time, state_database
 from streams.mongo.store import DocumentStore
 from streams.reconcile import reconciler
 from streams.reconcile.reconciler import Reconciler
-from tests.integration.conftest import held_lease
+from tests.integration.conftest import Published, held_lease
 from tests.pipelines import CLIP, CLIP_PROJECTION, MODELS
 from tests.waiting import DEADLINE_SECONDS, wait_until
 
@@ -35,26 +31,29 @@ def store(client, settings):
     return store
 
 
+@pytest.fixture
+def behind_clip(settings):
+    """Where a document enters for which CLIP has nothing to do."""
+    return Published(settings, CLIP.name)
+
+
 def with_limits(settings, **limits):
     return settings.model_copy(update={"reconciler": settings.reconciler.model_copy(update=limits)})
 
 
-def finish(store, document_id, clip="c1", projection="p1", input="ab", source=SOURCE):
+def finish(store, document_id, clip="c1", projection="p1", image="ab", source=SOURCE):
+    made_of = {"value": np.ones(2, np.float32), "inputs": {"img": image}}
     results = {
-        CLIP: Output(value=np.ones(2, np.float32), version=clip),
-        CLIP_PROJECTION: Output(
-            value=np.ones(2, np.float32), version=projection, features={"clip": clip}
-        ),
+        CLIP: Output(version=clip, **made_of),
+        CLIP_PROJECTION: Output(version=projection, features={"clip": clip}, **made_of),
     }
     store.write_outputs(
-        [write(document_id, model, result, input, source) for model, result in results.items()]
+        [write(document_id, model, result, source) for model, result in results.items()]
     )
 
 
-def write(document_id, model, result, input="ab", source=SOURCE):
-    return OutputWrite(
-        document_id=document_id, source=source, model=model, input=input, result=result
-    )
+def write(document_id, model, result, source=SOURCE):
+    return OutputWrite(document_id=document_id, source=source, model=model, result=result)
 
 
 class Reconciling:
@@ -65,7 +64,7 @@ class Reconciling:
         self.looks = 0
         lease = held_lease(settings, client)
         self.reconciler = Reconciler(
-            settings, client, serving=self._look, lease=lambda: lease, **options
+            settings, client, DEFAULT, serving=self._look, lease=lambda: lease, **options
         )
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self.reconciler.run, args=(self._stop,))
@@ -107,6 +106,7 @@ def test_repeat_carries_the_stored_source_and_never_a_newer_one(settings, client
             }
         ),
         client,
+        DEFAULT,
         serving=lambda: SERVING,
     ).reconcile_now()
     assert [event.source for event in published.events()] == [SOURCE]
@@ -148,12 +148,12 @@ def test_image_that_was_changed_without_an_event_is_found(
     """Fails without the sample in `plan`, and when the repeat carries the stored source."""
     store.collection.insert_many([{"_id": number, "img": b"x"} for number in range(3)])
     for number in range(3):
-        finish(store, number, input=fingerprint(b"x"))
+        finish(store, number, image=fingerprint(b"x"))
     update = {"op": "u", "ns": store.tenant, "o": {"$v": 2, "diff": {"u": {"img": b"y"}}}}
     mongo_client.admin.command("applyOps", [{**update, "o2": {"_id": 1}}])
     assert store.collection.find_one({"_id": 1})["img"] == b"y"
     plain = Reconciler(
-        with_limits(settings, chunk_timeout_seconds=0.1), client, serving=lambda: SERVING
+        with_limits(settings, chunk_timeout_seconds=0.1), client, DEFAULT, serving=lambda: SERVING
     )
     plan = plain.plan()
     assert (plan.total, plan.looked_at, plan.changed) == (1, 3, [1])
@@ -163,7 +163,7 @@ def test_image_that_was_changed_without_an_event_is_found(
     ]
 
 
-def test_promotion_makes_it_look_at_once(settings, client, store, published):
+def test_promotion_makes_it_look_at_once(settings, client, store, published, behind_clip):
     slow = settings.model_copy(
         update={"reconciler": settings.reconciler.model_copy(update={"interval_seconds": 600.0})}
     )
@@ -174,8 +174,9 @@ def test_promotion_makes_it_look_at_once(settings, client, store, published):
         running.serving = Serving(
             pipeline=DEFAULT, versions={**SERVING.versions, "clip_projection": "p2"}
         )
-        wait_until(lambda: published.ids() == {1}, doing="the repeat")
+        wait_until(lambda: behind_clip.ids() == {1}, doing="the repeat")
         finish(store, 1, projection="p2")
+    assert published.ids() == set(), "CLIP has nothing to do with it"
 
 
 def test_chunks_bound_what_is_in_flight(settings, client, store, published):
@@ -225,7 +226,9 @@ def test_live_changes_get_most_of_the_time(settings, client, store, live, is_pau
     assert (stop.longest > 0.1) is is_pausing
 
 
-def test_promotion_is_followed_when_the_stages_have_the_version(settings, client, store, published):
+def test_promotion_is_followed_when_the_stages_have_the_version(
+    settings, client, store, published, behind_clip
+):
     """What is published before would be made by the version that they still have."""
     loaded = threading.Event()
     asked = threading.Event()
@@ -247,9 +250,9 @@ def test_promotion_is_followed_when_the_stages_have_the_version(settings, client
             pipeline=DEFAULT, versions={**SERVING.versions, "clip_projection": "p2"}
         )
         wait_until(asked.is_set, doing="the question")
-        assert published.records() == []
+        assert published.records() == behind_clip.records() == []
         loaded.set()
-        published.wait_for(1, ["reconcile"])
+        behind_clip.wait_for(1, ["reconcile"])
         finish(store, 1, projection="p2")
 
 
@@ -291,7 +294,7 @@ def test_retryable_error_is_tried_again_when_it_is_old_enough(settings, client, 
 
 def test_plan_counts_by_the_first_model_that_has_to_run(settings, client, store):
     store.collection.insert_many([{"_id": number, "img": b"x"} for number in range(5)])
-    finish(store, 0, input=fingerprint(b"x"))
+    finish(store, 0, image=fingerprint(b"x"))
     finish(store, 1, projection="p0")
     plan = Reconciler(settings, client, DEFAULT, serving=lambda: SERVING).plan()
     assert plan.by_model == {"clip": 3, "clip_projection": 1}

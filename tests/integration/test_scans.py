@@ -7,13 +7,11 @@ from itertools import product
 import pytest
 
 from streams.contract.default_pipeline import DEFAULT
-from streams.contract.documents import (
-    lookup,
-)
+from streams.contract.documents import lookup
 from streams.contract.states import Recaption, Serving, pending_model
-from streams.mongo.state_index import STATE_INDEX
+from streams.mongo.state_index import state_index
 from streams.mongo.store import DocumentStore
-from streams.reconcile.scans import _STATE, _unfinished, scan_failures, scan_unfinished
+from streams.reconcile.scans import _state, _unfinished, scan_failures, scan_unfinished
 from tests.pipelines import CLIP, CONDITIONAL_LM, MODELS
 
 VERSIONS = {"clip": "c1", "clip_projection": "p1", "conditional_lm": "l1"}
@@ -99,7 +97,7 @@ def finished(number, version="l1"):
 
 @pytest.mark.parametrize("recaption", Recaption)
 def test_what_is_done_is_not_even_looked_at(store, recaption):
-    """Fails without `_ANYTHING`, or with `None` in a condition: all documents are read then."""
+    """Fails without `_anything`, or with `None` in a condition: all documents are read then."""
     store.collection.insert_many([finished(number) for number in range(500)])
     store.collection.insert_many([{"_id": number, "img": b"x"} for number in range(500, 503)])
     serving = Serving(
@@ -108,7 +106,7 @@ def test_what_is_done_is_not_even_looked_at(store, recaption):
     for model in MODELS:
         for query in _unfinished(model, serving):
             found = {"find": store.collection.name, "filter": query}
-            asked = {**found, "projection": _STATE, "hint": STATE_INDEX}
+            asked = {**found, "projection": _state(DEFAULT), "hint": state_index(DEFAULT)}
             plan = store.collection.database.command("explain", asked, verbosity="executionStats")
             assert plan["executionStats"]["totalDocsExamined"] == 0
             assert plan["executionStats"]["totalKeysExamined"] < 20

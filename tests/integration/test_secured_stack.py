@@ -27,7 +27,7 @@ from streams.mongo.store import DocumentStore
 from streams.reconcile.oversized import note_refused
 from streams.registry.versions import Registry
 from streams.settings import KafkaSettings, MongoSettings
-from streams.stages import PROCESSES
+from streams.stages import processes_of
 from tests.captioner import promote_tiny_captioner
 from tests.pipelines import CLIP, CONDITIONAL_LM
 from tests.ports import free_port
@@ -36,6 +36,7 @@ from tests.tiny import write_tiny_clip
 from tests.waiting import DEADLINE_SECONDS, wait_until
 
 PASSWORD = "Pw:of/@all?%41"
+PROCESSES = processes_of(DEFAULT)
 PEOPLE = ("producer", "trainer", "operator")
 
 
@@ -106,7 +107,7 @@ def secured(tmp_path_factory):
         found = Secured(files=files, mongod=mongod, broker=broker, directory=directory)
         settings = found.mongo()
         with root_client(mongod, files, PASSWORD) as root:
-            for role, privileges in roles(settings).items():
+            for role, privileges in roles(settings, DEFAULT).items():
                 root.admin.command("createRole", role, privileges=privileges, roles=[])
             for user in (*PROCESSES, *PEOPLE):
                 role = role_name(user, settings)
@@ -175,7 +176,7 @@ def test_each_process_works_with_its_role_and_no_secret_is_seen(secured, tmp_pat
         documents = producer["captions"]["documents"]
         documents.insert_one({"_id": 1, "img": png()})
         registry = Registry(state_database(trainer, secured.mongo()))
-        wait_until(lambda: registry.pointer("clip"), doing="featurize to announce its version")
+        wait_until(lambda: registry.pointer("clip"), doing="clip to announce its version")
         promote_tiny_captioner(registry)
         wait_until(
             lambda: documents.find_one({f"{CONDITIONAL_LM.path}.value": {"$exists": True}}),
@@ -233,7 +234,7 @@ FORBIDDEN = {
 }
 
 
-@pytest.mark.parametrize("user", ["featurize", "project", "caption", "sink"])
+@pytest.mark.parametrize("user", ["clip", "clip_projection", "conditional_lm", "sink"])
 def test_a_stage_may_do_nothing_else(secured, user):
     with connect(secured.mongo(user)) as client:
         for what, action in FORBIDDEN.items():
@@ -242,7 +243,7 @@ def test_a_stage_may_do_nothing_else(secured, user):
             assert caught.value.code == 13, what
 
 
-@pytest.mark.parametrize("user", ["publisher", "caption", "sink", "producer"])
+@pytest.mark.parametrize("user", ["publisher", "conditional_lm", "sink", "producer"])
 def test_the_registry_is_written_only_by_whoever_must(secured, user):
     with connect(secured.mongo(user)) as client, pytest.raises(OperationFailure) as caught:
         state_database(client, secured.mongo())["model_versions"].insert_one({"_id": "x"})

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from bson.timestamp import Timestamp
-from streams.stages.project import Project
 
 from streams.contract.default_pipeline import DEFAULT
 from streams.contract.documents import Output
@@ -16,7 +15,9 @@ from streams.models.projection import orthogonal_projection
 from streams.registry.hot_model import HotModel
 from streams.registry.seeded_projection import SeededProjection
 from streams.stages.outcome import Result
+from streams.stages.reader import Reader
 from tests.captioner import serve_clip
+from tests.pipelines import CLIP_PROJECTION
 from tests.waiting import wait_until
 
 NAME = "clip_projection"
@@ -25,7 +26,7 @@ SIZE = 3
 
 @pytest.fixture
 def hot(registry, settings):
-    seeded = SeededProjection(registry, SIZE)
+    seeded = SeededProjection(registry, CLIP_PROJECTION, SIZE)
     model = HotModel(
         NAME,
         projection.from_bundle,
@@ -53,17 +54,16 @@ def clip_event(version, dimension):
         document_id=1,
         source=Timestamp(1, 1),
         origin=Origin.LIVE,
-        input="ab",
         model="clip",
-        outputs={"clip": Output(value=vector, version=version)},
+        outputs={"clip": Output(value=vector, version=version, inputs={"img": "ab"})},
     )
 
 
 def results(hot, *events):
-    return [outcome.result for outcome in Project(hot).run(list(events))]
+    return [outcome.result for outcome in Reader(CLIP_PROJECTION, hot).run(list(events))]
 
 
-def test_clip_of_another_dimension_gets_its_projection_while_project_runs(registry, hot):
+def test_clip_of_another_dimension_gets_its_projection_while_its_process_runs(registry, hot):
     """Fails without `prepare` in `refresh`, and when another length is a final failure."""
     serve_clip(registry, "c1", 4)
     hot.start()
@@ -195,7 +195,7 @@ def test_refused_version_leaves_the_one_that_serves_in_its_place(registry, hot):
 
 
 def test_manifest_that_cannot_be_read_is_refused_and_then_replaced(registry, hot, database):
-    """Fails when `ensure` lets InvalidBundle out: `project` would not start."""
+    """Fails when `ensure` lets InvalidBundle out: its process would not start."""
     serve_clip(registry, "c1", 4)
     version = promote(registry, trained(4, None))
     database["model_versions"].update_one({"version": version}, {"$set": {"manifest": "{}"}})

@@ -46,18 +46,17 @@ def store(client, settings):
     return DocumentStore(client, settings.mongo, DEFAULT)
 
 
-def applied(document_id, value, model="clip", source=SOURCE):
+def applied(document_id, value, model="clip", source=SOURCE, image="ab"):
     return ModelApplied(
         document_id=document_id,
         source=source,
         origin=Origin.LIVE,
-        input="ab",
         model=model,
-        outputs={model: Output(value=value, version="v1")},
+        outputs={model: Output(value=value, version="v1", inputs={"img": image})},
     )
 
 
-def letter(document_id, stage="featurize", model="clip"):
+def letter(document_id, stage="clip", model="clip"):
     changed = DocumentChanged(document_id=document_id, source=SOURCE)
     record = dead_letter_record(
         encode_event(changed, tenant="a.b"),
@@ -244,12 +243,12 @@ def test_caption_of_the_image_before_does_not_stay(store):
         caption = applied(document_id, "a cat", model="conditional_lm", source=before)
         Sink(store).run([applied(document_id, vector, source=before), caption])
     same = applied(1, vector)
-    other = replace(applied(2, vector), input="another image")
+    other = applied(2, vector, image="another image")
     Sink(store).run([same, other])
     assert outputs(store, 1)["_base"]["conditional_lm"]["value"] == "a cat"
     assert outputs(store, 2)["_base"] == {}
     late = applied(2, vector, source=before)
-    newer = replace(applied(2, "a dog", model="conditional_lm"), input="another image")
+    newer = applied(2, "a dog", model="conditional_lm", image="another image")
     Sink(store).run([newer, late])
     assert outputs(store, 2)["_base"]["conditional_lm"]["value"] == "a dog"
 

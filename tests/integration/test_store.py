@@ -8,21 +8,19 @@ import pytest
 from bson.timestamp import Timestamp
 
 from streams.contract.default_pipeline import DEFAULT
-from streams.contract.documents import (
-    Output,
-    OutputError,
-)
+from streams.contract.documents import Output, OutputError
 from streams.contract.ids import document_key
 from streams.contract.states import DocumentState, Serving
 from streams.contract.values import decode_vector
 from streams.contract.writes import OutputWrite
 from streams.errors import StoreRefuses, StoreUnavailable
 from streams.mongo.client import cluster_time, connect
-from streams.mongo.state_index import _KEYS, STATE_INDEX, drop_old_state_indexes
+from streams.mongo.state_index import drop_old_state_indexes, state_index, state_keys
 from streams.mongo.store import DocumentStore
 from tests.pipelines import CLIP, CLIP_PROJECTION, CONDITIONAL_LM
 from tests.waiting import wait_until
 
+STATE_INDEX = state_index(DEFAULT)
 OLD, NEW = Timestamp(100, 1), Timestamp(100, 2)
 
 
@@ -34,7 +32,8 @@ def store(settings):
 
 
 def output(number=1.0, version="v1", **fields):
-    return Output(value=np.full(4, number, np.float32), version=version, **fields)
+    value = np.full(4, number, np.float32)
+    return Output(value=value, version=version, inputs={"img": "ab"}, **fields)
 
 
 def error(version="v1"):
@@ -44,9 +43,7 @@ def error(version="v1"):
 
 
 def write(document_id, result, source=OLD, model=CLIP):
-    return OutputWrite(
-        document_id=document_id, source=source, model=model, input="ab", result=result
-    )
+    return OutputWrite(document_id=document_id, source=source, model=model, result=result)
 
 
 def stored(store, document_id=1):
@@ -60,7 +57,7 @@ def test_output_is_stored_as_a_bson_vector_with_its_lineage(store):
     found = stored(store)
     assert found["value"].subtype == 9
     assert decode_vector(found["value"]).tolist() == [2.5] * 4
-    assert (found["version"], found["input"], found["source"]) == ("v1", "ab", OLD)
+    assert (found["version"], found["input"], found["source"]) == ("v1", {"img": "ab"}, OLD)
     assert store.collection.find_one({"_id": 1})["title"] == "kept"
 
 
@@ -160,7 +157,7 @@ def test_read_finds_documents_by_key_and_leaves_out_the_deleted(store):
 
 
 def test_read_after_a_time_that_no_change_can_have_does_not_wait_for_it(store, mongo_client):
-    """Fails without the second read: a forged record would stop `featurize` for an hour."""
+    """Fails without the second read: a forged record would stop the first stage for an hour."""
     store.collection.insert_one({"_id": 1, "img": b"1"})
     now = cluster_time(mongo_client)
     assert store.read_inputs([1], after=Timestamp(now.time + 3600, 1)) != {}
@@ -190,10 +187,10 @@ def collection_of_kind(kind, store):
             documents.database.create_collection(documents.name, timeseries={"timeField": "t"})
             return "is a timeseries, .* set CAPTIONSTREAM_MONGO__COLLECTION to a plain collection"
         case "hidden":
-            documents.create_index(_KEYS, name=STATE_INDEX, hidden=True)
+            documents.create_index(state_keys(DEFAULT), name=STATE_INDEX, hidden=True)
             return f'is hidden, .*"documents".*unhideIndex."{STATE_INDEX}"'
         case "another name":
-            documents.create_index(_KEYS, name="theirs")
+            documents.create_index(state_keys(DEFAULT), name="theirs")
             return 'in an index of the name theirs; .*dropIndex."theirs"'
     for number in range(63):
         documents.create_index(f"f{number}")
@@ -212,10 +209,10 @@ def test_collection_that_cannot_serve_is_refused_with_the_remedy(store, kind):
             store.write_outputs([write(1, output())])
 
 
-def test_state_indexes_of_other_releases_go_and_other_indexes_stay(store):
+def test_state_indexes_of_other_pipelines_go_and_other_indexes_stay(store):
     store.collection.create_index("a", name="captionstream_state_of_before")
     store.collection.create_index("b", name="b")
-    drop_old_state_indexes(store.collection)
+    drop_old_state_indexes(store.collection, DEFAULT)
     store.prepare()
     assert store.collection.index_information().keys() == {"_id_", "b", STATE_INDEX}
 

@@ -12,7 +12,7 @@ from streams.kafka.faust.worker import StageWorker
 from streams.kafka.offsets import is_cut, reset_lost_offsets
 from streams.kafka.topic_log import read_topics
 from streams.kafka.topics import create_topics, topic_name
-from streams.stages import FEATURIZE
+from tests.pipelines import STAGES
 from tests.unreadable import UNREADABLE, send
 from tests.waiting import wait_until
 
@@ -85,7 +85,7 @@ def test_stage_goes_on_behind_it(settings, topic):
     servers = settings.kafka.bootstrap_servers
     assert send(servers, topic, [(b"6", UNREADABLE), (b"7", [])]) == [6, 7]
     assert send(servers, topic, [(b"8", UNREADABLE)]) == [8]
-    worker = StageWorker(FEATURIZE, settings.kafka, settings.stage)
+    worker = StageWorker(STAGES["clip"], settings.kafka, settings.stage)
     stage = Collecting()
     worker._declare_agent(stage)
 

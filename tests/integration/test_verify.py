@@ -3,6 +3,7 @@
 import io
 import json
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -13,11 +14,7 @@ from PIL import Image
 from streams.cli import app
 from streams.contract.dead_letters import dead_letter_record
 from streams.contract.default_pipeline import DEFAULT
-from streams.contract.documents import (
-    OutputError,
-    fingerprint,
-    lookup,
-)
+from streams.contract.documents import OutputError, fingerprint, lookup
 from streams.contract.events import Record
 from streams.contract.ids import document_key
 from streams.contract.pipeline import CHANGES, dead_letter_topic
@@ -37,10 +34,10 @@ from streams.operate.on_demand import OnDemand
 from streams.operate.verify import Verifier
 from streams.registry.versions import Registry
 from streams.settings import ClipSettings, ImageSettings
-from streams.stages import PROCESSES
+from streams.stages import processes_of
 from tests.captioner import tiny_captioner
 from tests.command_line import CommandLine
-from tests.pipelines import CLIP, MODELS
+from tests.pipelines import CLIP, MODELS, with_options
 from tests.tiny import DIMENSION, write_tiny_clip
 
 LM = "_outputs._base.conditional_lm"
@@ -50,6 +47,11 @@ def picture(red):
     data = io.BytesIO()
     Image.new("RGB", (80, 60), (red, 90, 200)).save(data, "PNG")
     return data.getvalue()
+
+
+def of_picture(output, number):
+    """What is made on demand names no input, as nothing is stored of it."""
+    return replace(output, inputs={"img": fingerprint(picture(number))})
 
 
 class World:
@@ -78,20 +80,16 @@ class World:
     def make_outputs(self):
         for model in MODELS:
             for i, output in enumerate(self.apply(model.name, [0, 1, 2])):
-                self.write(i, model, output, fingerprint(picture(i)))
+                self.write(i, model, of_picture(output, i))
 
     def apply(self, name, documents):
         parts = (self.settings, self.registry, self.store)
-        model = OnDemand(name, None, *parts, beam_width=1, decoders=self.decoders)
+        model = OnDemand(name, None, *parts, decoders=self.decoders)
         return list(model.apply(documents))
 
-    def write(self, document_id, model, result, digest=""):
+    def write(self, document_id, model, result):
         write = OutputWrite(
-            document_id=document_id,
-            source=Timestamp(5, 1),
-            model=model,
-            input=digest,
-            result=result,
+            document_id=document_id, source=Timestamp(5, 1), model=model, result=result
         )
         assert self.store.write_outputs([write]).written == 1
 
@@ -115,7 +113,7 @@ class World:
         source = ("ce_clustertime", f"{seconds}.1".encode())
         letter = dead_letter_record(
             Record(key=document_key(document_id), value=b"{}", headers=[source]),
-            stage="featurize",
+            stage="clip",
             topic=CHANGES,
             position=position,
             model=model,
@@ -161,7 +159,7 @@ def changed_vector(dimension):
         ({f"{LM}.value": "a red dog"}, "conditional_lm is 'a red dog'"),
         ({f"{LM}.version": "0000000000000000"}, "conditional_lm has to run"),
         ({f"{LM}.features.clip": "other"}, "conditional_lm has to run"),
-        ({f"{LM}.input": "0" * 32}, "conditional_lm was made from another image"),
+        ({f"{LM}.input.img": "0" * 32}, "conditional_lm was made from another image"),
     ],
 )
 def test_each_kind_of_wrong_is_found(world, change, problem):
@@ -243,7 +241,7 @@ def test_caption_of_an_embedding_that_finds_no_room_is_right(world):
         type="WriteRejected", message="", attempts=1, is_retryable=False, version=version
     )
     world.store.no_room.keep(
-        OutputWrite(document_id=1, source=Timestamp(5, 1), model=CLIP, input="", result=error)
+        OutputWrite(document_id=1, source=Timestamp(5, 1), model=CLIP, result=error)
     )
     world.send_letter(1, "WriteRejected", model="")
     assert world.findings() == {}
@@ -294,7 +292,7 @@ def test_document_that_is_finished_meanwhile_is_right(world):
 
     def repair(_):
         [made] = world.apply("conditional_lm", [0])
-        world.write(0, MODELS[2], made, fingerprint(picture(0)))
+        world.write(0, MODELS[2], of_picture(made, 0))
 
     assert world.findings(patience_seconds=30, watch=repair) == {}
 
@@ -307,24 +305,20 @@ def test_output_that_a_promotion_left_is_checked_with_its_own_version(world):
     assert list(world.findings()) == [1]
 
 
-def test_caption_is_checked_with_the_beam_width_that_it_names(world):
-    """Fails without `beam_width` in the guard, in what is stored, or in `_computation`."""
+def test_caption_is_checked_with_the_options_that_its_version_names(world):
+    """Fails without options in `output_version`, in `_caption`, or without the look at them."""
     clip = ClipEncoder(world.settings.clip).version
     world.promote(tiny_captioner(seed=4, clip_version=clip), recaption=Recaption.NONE)
-    for width in (1, 4):  # the same version, and yet it is written
-        model = OnDemand(
-            MODELS[2].name,
-            None,
-            world.settings,
-            world.registry,
-            world.store,
-            beam_width=width,
-            decoders=world.decoders,
-        )
-        [made] = model.apply([1])
-        world.write(1, MODELS[2], made, fingerprint(picture(1)))
+    [greedy] = world.apply(MODELS[2].name, [1])
+    world.write(1, MODELS[2], of_picture(greedy, 1))
+    wide = with_options(MODELS[2].name, beam_width=4)
+    client = world.store.collection.database.client
+    world.store = DocumentStore(client, world.settings.mongo, wide)
+    assert world.findings() == {}, "it was made with options that are no longer declared"
+    [made] = world.apply(MODELS[2].name, [1])
+    world.write(1, wide.models[MODELS[2].name], of_picture(made, 1))  # by the same weights
     assert world.findings() == {}
-    world.documents.update_one({"_id": 1}, {"$unset": {f"{LM}.beam_width": 1}})
+    world.documents.update_one({"_id": 1}, {"$set": {f"{LM}.value": greedy.value}})
     assert "its version gives" in world.findings()[1]
 
 
@@ -343,7 +337,7 @@ def test_command_says_what_is_wrong_and_exits_with_1(world, monkeypatch, capsys)
     state["positions"].update_one({"_id": world.store.tenant}, {"$set": future}, upsert=True)
     captionstream = CommandLine(app, monkeypatch, capsys, world.settings)
 
-    for stage in PROCESSES:
+    for stage in processes_of(DEFAULT):
         # From the future: these three checks may take longer than a report counts.
         later = {"$add": ["$$NOW", 600_000]}
         row = {"stage": stage, "url": stage, "is_ready": True, "at": later}

@@ -4,10 +4,15 @@ from collections import Counter
 
 import pytest
 
+from streams.contract.declaration import ModelState
+from streams.contract.default_pipeline import DEFAULT
+from streams.contract.pipeline import compile_pipeline
 from tests.faults.endings import endings, unasked
 from tests.faults.looks import wrong_documents
+from tests.faults.pipeline_strikes import FOURTH, with_model
 from tests.faults.progress import longest_gap
 from tests.faults.soak import failings
+from tests.faults.target import Target
 
 LOG = """\
 14:19:42 starting mongod ...
@@ -59,3 +64,20 @@ def test_what_was_found_before_a_healer_fails_the_soak(problem, kind):
     report = {**good, **nothing, "found_before_healers": looks}
     assert failings(report) == {"found_before_healers": looks[1:]}
     assert failings({**report, "found_before_healers": looks[:1]}) == {}
+
+
+def test_whoever_has_something_else_to_do_in_another_pipeline_may_end_once():
+    """Fails without `is_same_process` in `note_declared`: a captioner that ends is not told."""
+    target = Target(*[None] * 6)
+    fourth = compile_pipeline(with_model(DEFAULT.declarations, FOURTH))
+    target.note_declared(fourth)
+    assert FOURTH.name in target.processes
+    ended = "14:20:01 {} ended with code 0 after 31.5 s, starts again in 0.5 s; its log: x"
+    assert unasked(ended.format("sink"), target.asked) == []
+    captioner = ended.format("conditional_lm")
+    assert unasked(captioner, target.asked) == [captioner], "its place is the same as before"
+    inactive = FOURTH.model_copy(update={"state": ModelState.INACTIVE})
+    target.note_declared(compile_pipeline(with_model(fourth.declarations, inactive)))
+    assert FOURTH.name not in target.processes
+    assert unasked("\n".join([ended.format("sink")] * 2), target.asked) == []
+    assert len(unasked("\n".join([ended.format("sink")] * 3), target.asked)) == 3

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from streams.capture.copy_requests import CopyRequests
+from streams.capture.copies import CopyRequests
 from streams.logs import configure_command_logging
 from streams.mongo.processes import Report, read_reports
 from streams.operate.commands.context import (

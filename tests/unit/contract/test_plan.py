@@ -3,10 +3,10 @@
 import pytest
 
 from streams.contract.declaration import Declaration, ModelState
-from streams.contract.default_pipeline import DEFAULT
 from streams.contract.pipeline import compile_pipeline
 from streams.contract.plan import Action, StoredOutputs, plan
 from streams.contract.states import Recaption, Serving
+from streams.contract.versions import output_version
 
 CLIP = Declaration(name="clip", kind="clip", key="img")
 PROJECTION = Declaration(name="projection", kind="linear", key="img", features={"img": "clip"})
@@ -36,8 +36,14 @@ STORED = [
 
 
 def planned(before, after, *, versions=VERSIONS, stored=STORED, rates=None, recaption=None):
-    serving = Serving(pipeline=DEFAULT, versions=versions, recaption=recaption or {})
-    return plan(compile_pipeline(before), compile_pipeline(after), stored, serving, rates or {})
+    after = compile_pipeline(after)
+    names = {
+        name: output_version(model.declaration, versions[name])
+        for name, model in after.models.items()
+        if name in versions
+    }
+    serving = Serving(pipeline=after, versions=names, recaption=recaption or {})
+    return plan(compile_pipeline(before), serving, stored, rates or {})
 
 
 def _without(name):
@@ -59,13 +65,15 @@ AGAIN = (6, 90, 0, 4)
 
 def test_the_same_pipeline_changes_nothing():
     found = planned(CHAIN, CHAIN)
-    assert found.changes_nothing
+    assert found.is_same
+    assert set(actions(found).values()) == {"go on"}
     assert counts(found) == dict.fromkeys(("clip", "projection", "caption"), AS_IT_IS)
     assert found.new_topics + found.unused_topics + found.new_groups + found.unused_groups == ()
 
 
 def test_a_new_model_runs_for_every_document_and_the_others_go_on():
     found = planned(CHAIN, (*CHAIN, COLOUR), versions=_without("colour"))
+    assert not found.is_same
     assert actions(found)["colour"] == "start"
     assert counts(found)["colour"] == (100, 0, 0, 0)
     assert not found.models[-1].has_version
@@ -121,7 +129,10 @@ def test_a_new_ordering_edge_is_said_and_recomputes_nothing():
     assert found.added == (("colour", "clip"),)
     assert counts(found) == {"clip": (0, 0, 7, 0), "colour": (0, 0, 7, 0), "line": (7, 0, 0, 0)}
     assert actions(found) == {"clip": "restart", "colour": "restart", "line": "start"}
-    assert found.models[1].reason == "follows clip instead of changes"
+    assert [model.reason for model in found.models[:2]] == [
+        "other models stand behind it",
+        "follows clip instead of changes",
+    ]
 
 
 def test_a_model_that_stops_keeps_its_outputs():

@@ -1,19 +1,30 @@
-"""Requests for a copy of the whole collection, for when the broker lost its log.
+"""When everything has to be copied because the broker lost its log, or a part of it.
 
-Whoever finds that out asks; the publisher that leads does it. A lost update cannot be seen in the
-documents, so nothing less than everything will do.
+A lost update cannot be seen in the documents, so nothing less than everything will do. Whoever
+finds out asks for a copy; the publisher that leads begins it, and finds out by itself, too.
 """
 
+import time
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
 from pymongo.database import Database
+from structlog import get_logger
 
+from streams import metrics
+from streams.contract.pipeline import CHANGES
+from streams.kafka.offsets import is_cut
+from streams.kafka.topics import topic_name
 from streams.mongo.client import mongo_errors
+from streams.settings import KafkaSettings
+
+log = get_logger(__name__)
 
 _COLLECTION: Final = "requests"
 _ID: Final = "copy"
+#: A new leader of a partition may for a moment know of less than is there.
+_CONFIRM_SECONDS: Final = 1.0
 
 
 class CopyRequests:
@@ -50,3 +61,24 @@ class CopyRequests:
             msg = f"the request in {self._rows.full_name} has no date in `at`: {str(row)[:200]}"
             raise ValueError(msg)
         return copied_at is None or bool(row["at"] > copied_at)
+
+
+def has_lost_log(acknowledged: Mapping[int, int], settings: KafkaSettings) -> bool:
+    """Whether Kafka's log of changes is shorter than it was; counted, and said in the log.
+
+    Args:
+        acknowledged: Offset of the last record that Kafka has acknowledged, by partition.
+        settings: Where the broker is.
+
+    Raises:
+        BrokerUnavailable: The broker does not answer.
+    """
+    topic = topic_name(CHANGES, settings)
+    if not is_cut(topic, acknowledged, settings):
+        return False
+    time.sleep(_CONFIRM_SECONDS)
+    if not is_cut(topic, acknowledged, settings):
+        return False
+    metrics.LOG_LOST.inc()
+    log.error("Kafka lost records that it had acknowledged", acknowledged=dict(acknowledged))
+    return True

@@ -1,0 +1,136 @@
+"""Forgetting a model: its outputs, versions and topics go, and nothing of any other model."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final
+
+from pymongo import MongoClient
+from pymongo.collection import Collection
+from pymongo.database import Database
+
+from streams.contract.declaration import Declaration
+from streams.contract.ids import split_ids
+from streams.contract.pipeline import OUTPUTS, dead_letter_topic
+from streams.errors import BrokerUnavailable, InvalidPipeline
+from streams.kafka.topics import delete_topics
+from streams.mongo.client import mongo_errors, state_database
+from streams.mongo.declarations import Declarations, Stored
+from streams.mongo.processes import read_reports
+from streams.mongo.store import DocumentStore
+from streams.registry.versions import Registry
+from streams.settings import Settings
+
+#: Documents of one write: bounded work for the server, and little to do again after a crash.
+_BATCH: Final = 1000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Forgotten:
+    """What was removed.
+
+    Attributes:
+        documents: Documents that held an output or an error of it.
+        versions: Versions in the registry.
+        topics: Names of topics on the broker.
+        broker_problem: Why topics may be left; empty if none is.
+    """
+
+    documents: int
+    versions: int
+    topics: Sequence[str]
+    broker_problem: str = ""
+
+
+def check_forgettable(name: str, declared: Declarations, state: Database[dict[str, Any]]) -> Stored:
+    """Return the pipeline of now, if nobody needs the model.
+
+    Raises:
+        InvalidPipeline: It is active, a process of it runs, another model reads or follows it, or
+            there never was one. The message names the remedy.
+        StoreUnavailable: MongoDB does not answer.
+    """
+    stored = declared.read()
+    others = [d for d in stored.pipeline.declarations if d.name != name]
+    if name in stored.pipeline.models:
+        _refuse(f"{name} is active: `captionstream pipeline deactivate {name}` first")
+    for other in others:
+        if name in (*other.reads, *other.after):
+            _refuse(f"{other.name} reads or follows {name}: change or forget {other.name} first")
+    if not _declarations_of(name, declared):
+        known = ", ".join(d.name for d in stored.pipeline.declarations)
+        _refuse(f"no model {name[:80]!r} was ever declared (there are: {known})")
+    running = [report.stage for report in read_reports(state) if name in report.models]
+    if running:
+        _refuse(f"a process of {name} still runs: wait until `captionstream status` shows none")
+    return stored
+
+
+def forget_model(
+    name: str,
+    settings: Settings,
+    client: MongoClient[dict[str, Any]],
+    *,
+    watch: Callable[[int], None] = lambda _: None,
+) -> Forgotten:
+    """Remove a model that nobody needs; repeating it goes on where it stopped.
+
+    1. Take it out of the pipeline, so that nobody activates it meanwhile.
+    2. Remove its outputs and errors, in batches.
+    3. Remove its pointer, history and versions.
+    4. Remove its topics and its group; if the broker does not answer, that is said.
+
+    Args:
+        name: Name of the model.
+        settings: Where everything is.
+        client: Of the documents and the state database.
+        watch: Called with how many documents are done, after each batch.
+
+    Raises:
+        InvalidPipeline: As `check_forgettable`; nothing is removed then.
+        PointerConflict: The pipeline was changed meanwhile; nothing is removed.
+        StoreUnavailable: MongoDB does not answer; call it again.
+    """
+    state = state_database(client, settings.mongo)
+    declared = Declarations(state, settings.mongo.tenant)
+    stored = check_forgettable(name, declared, state)
+    paths = {f"{OUTPUTS}.{d.key}.{name}" for d in _declarations_of(name, declared)}
+    left = [d for d in stored.pipeline.declarations if d.name != name]
+    if len(left) < len(stored.pipeline.declarations):  # 1
+        declared.replace(left, expected_revision=stored.revision, reason=f"{name} forgotten")
+    store = DocumentStore(client, settings.mongo, stored.pipeline)
+    documents = _remove_outputs(store.collection, sorted(paths), watch)  # 2
+    store.no_room.remove(paths)
+    versions = Registry(state).forget(name)  # 3
+    try:  # 4
+        topics = delete_topics([name, dead_letter_topic(name)], [name], settings.kafka)
+    except BrokerUnavailable as exc:
+        problem = f"its topics may be left: {exc}; forget {name} again when the broker answers"
+        return Forgotten(documents=documents, versions=versions, topics=(), broker_problem=problem)
+    return Forgotten(documents=documents, versions=versions, topics=topics)
+
+
+def _remove_outputs(
+    collection: Collection[dict[str, Any]], paths: Sequence[str], watch: Callable[[int], None]
+) -> int:
+    query = {"$or": [{path: {"$exists": True}} for path in paths]}
+    removal = {"$unset": dict.fromkeys(paths, "")}
+    done = 0
+    with mongo_errors("removing outputs"):
+        rows = collection.find(query, {"_id": 1}, batch_size=_BATCH)
+        while batch := [row["_id"] for row in islice(rows, _BATCH)]:
+            for ids in split_ids(batch):
+                collection.update_many({"_id": {"$in": ids}}, removal)
+            done += len(batch)
+            watch(done)
+    return done
+
+
+def _declarations_of(name: str, declared: Declarations) -> list[Declaration]:
+    """Return every declaration that there was of a model: its key may have been another one."""
+    every: Iterable[Stored] = declared.history()
+    return [d for stored in every for d in stored.pipeline.declarations if d.name == name]
+
+
+def _refuse(message: str) -> None:
+    raise InvalidPipeline(message)

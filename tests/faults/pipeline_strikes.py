@@ -1,0 +1,48 @@
+"""The declared pipeline changes while documents flow."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from streams.contract.declaration import Declaration, ModelState
+from streams.contract.pipeline import Pipeline
+from streams.mongo.client import state_database
+from streams.mongo.declarations import Declarations
+from tests.faults.data_strikes import insist
+from tests.faults.target import Target
+from tests.pipelines import CLIP, CLIP_PROJECTION
+
+#: A fourth model, beside the projection: CLIP runs once for both.
+FOURTH: Final = Declaration(
+    name="second_projection", kind="linear", key="img", features={"img": CLIP.name}
+)
+
+
+def change_pipeline(target: Target) -> str:
+    """A model that nobody follows but for its place is declared, left out, or taken in again.
+
+    Whatever of a document was on its way to somebody that now reads another topic stays where it
+    is: the reconciler makes what is missing. The captioner keeps its version all the time.
+    """
+    chosen = target.random.choice([FOURTH, CLIP_PROJECTION.declaration])
+    is_active = chosen.name in target.pipeline.models
+    state = ModelState.INACTIVE if is_active else ModelState.ACTIVE
+    wanted = with_model(target.pipeline.declarations, chosen.model_copy(update={"state": state}))
+    database = state_database(target.stack.client, target.settings.mongo)
+    declared = Declarations(database, target.settings.mongo.tenant)
+    insist(lambda: target.note_declared(declare(declared, wanted)))
+    return f"{chosen.name} is {state}"
+
+
+def with_model(declarations: Sequence[Declaration], model: Declaration) -> list[Declaration]:
+    """Return the declarations with this one in the place of one of its name, or behind them."""
+    others = {each.name: each for each in declarations} | {model.name: model}
+    return list(others.values())
+
+
+def declare(declared: Declarations, wanted: Sequence[Declaration]) -> Pipeline:
+    """Declare it, if an attempt that was not confirmed has not done so, and return it."""
+    stored = declared.read()
+    if list(stored.pipeline.declarations) == list(wanted):
+        return stored.pipeline
+    done = declared.replace(wanted, expected_revision=stored.revision, reason="soak")
+    return done.pipeline
