@@ -17,6 +17,7 @@ PIPELINE = compile_pipeline(
         Declaration(name="clip", kind="clip", key="img"),
         Declaration(name="words", kind="words:Words", key="title"),
         Declaration(name="text", kind="gru", features={"img": "clip", "title": "words"}),
+        Declaration(name="line", kind="gru", features={"text": "text"}),
         Declaration(name="mood", kind="gru", features={"img": "clip"}, fields=("a note",)),
     ]
 )
@@ -87,6 +88,7 @@ def test_same_contents_of_a_newer_change_drop_nothing(store):
         "clip": 10,
         "words": 20,
         "text": 10,
+        "line": 10,
         "mood": 10,
     }
 
@@ -113,11 +115,23 @@ def test_output_of_an_older_content_of_any_field_is_not_written_beside_a_newer_o
         assert all("text" not in end for end in ends(store, writes))
 
 
-def test_output_of_the_same_change_and_another_content_of_its_own_field_takes_the_place(store):
-    """Fails without the own field in `_differs`: the note was read again, and has changed."""
+@pytest.mark.parametrize("field", ["img", "title"])
+def test_what_is_made_of_what_was_made_depends_on_the_same_fields(store, field):
+    """Fails when only one of them is compared in `_is_of_other_inputs`."""
+    old = {"img": "i1", "title": "t1", "note": "n1"}
+    new = {**old, field: "new"}
+    writes = [write("text", 10, **old), write("line", 10, **old), write("text", 20, **new)]
+    expected = {"text": (20, {"img": new["img"], "title": new["title"]})}
+    assert all(end == expected for end in ends(store, writes))
+
+
+@pytest.mark.parametrize("field", ["img", "note"])
+def test_output_of_the_same_change_and_another_content_takes_the_place(store, field):
+    """Fails without the inputs in `_differs`: the field was read again, and has changed."""
     old = {"img": "i1", "title": "t1", "note": "n1"}
     store.collection.insert_one({"_id": 1, "img": b""})
     assert store.write_outputs([write("mood", 10, **old)]).written == 1
     assert store.write_outputs([write("mood", 10, **old)]).ignored == 1
-    assert store.write_outputs([write("mood", 10, **{**old, "note": "n2"})]).written == 1
-    assert stored(store)["mood"] == (10, {"a note": "n2", "img": "i1"})
+    new = {**old, field: "new"}
+    assert store.write_outputs([write("mood", 10, **new)]).written == 1
+    assert stored(store)["mood"] == (10, {"a note": new["note"], "img": new["img"]})
