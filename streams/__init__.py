@@ -2,19 +2,22 @@
 
     producer --insert/update--> MongoDB --change stream--> publisher
                                    ^                           |
-                                   |              captions.image.changed.v1
+                                   |                      topic `changes`
                                    |                           v
-                                   |                       featurize ---- CLIP
-                                   |              captions.image.featurized.v1
+                                   |                         clip ------------- image encoder
+                                   |                       topic `clip`
                                    |                           v
-                                   |                        project ----- linear projection
-                                   |              captions.image.projected.v1
+                                   |                    clip_projection ------- linear projection
+                                   |                  topic `clip_projection`
                                    |                           v
-                                   |                        caption ----- GRU language model
-                                   |              captions.caption.generated.v1
+                                   |                    conditional_lm -------- GRU language model
+                                   |                  topic `conditional_lm`
                                    |                           v
-                                   +--- guarded writes ----- sink <------ featurized, projected,
-                                                                          dead letters
+                                   +--- guarded writes ----- sink <--- topics of all models,
+                                                                       dead letters
+
+That is the default pipeline. Which models there are is declared, and kept in MongoDB; each is a
+stage, and its outputs go to the topic of its name.
 
 The database is the truth, the log can be rebuilt from it. The rooms, in the order to read them:
 

@@ -341,10 +341,12 @@ class StageSettings(Section):
     backoff_initial_seconds: float = Field(0.2, ge=0, description="First pause between attempts.")
     backoff_max_seconds: float = Field(10.0, ge=0, description="Longest pause between attempts.")
     torch_threads: int = Field(
-        0, ge=0, description="Threads of one torch operation; 0: all cores (caption, project: 1)."
+        0,
+        ge=0,
+        description="Threads of one torch operation; 0: all cores, or 1 where no image is read.",
     )
     decode_workers: int = Field(
-        2, ge=1, description="Processes of `featurize` that decode images, each one at a time."
+        2, ge=1, description="Processes that decode images, each one at a time."
     )
     stall_seconds: float = Field(
         150.0,

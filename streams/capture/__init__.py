@@ -1,8 +1,11 @@
 """From MongoDB to Kafka, at least once and in order: the path of a change.
 
-    change stream (`pipeline`, `change_stream`) -> window of unacknowledged sends (`sender`,
-    `window`) -> position, committed under a lease (`term`), and again
+    `publisher`      wins the lease and leads for a term, again and again
+    `term`           reads, sends, commits; begins copies; ends with the lease
+    `change_stream`  what the server is asked for, and what a change means
+    `sender`         what was sent, and the position up to which all of it has arrived
 
-`publisher` wins the lease and begins a term, again and again; `process` runs it, with the
-reconciler beside it in a thread. It reads no image, and knows no stage and no consumer.
+The position is kept in `mongo/leadership.py`, in the document of the lease. `copies` says when
+everything has to be copied because Kafka lost its log; `process` runs the publisher, with the
+reconciler beside it in a thread. The room reads no image, and knows no stage and no consumer.
 """

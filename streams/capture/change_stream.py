@@ -1,7 +1,8 @@
-"""Opening the change stream where it was left, whatever became of that place."""
+"""The changes of one collection, from where they were left on, and what each of them means."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from bson import json_util
@@ -12,18 +13,40 @@ from pymongo.errors import OperationFailure, PyMongoError
 from structlog import get_logger
 
 from streams import metrics
+from streams.contract.events import DocumentChanged, DocumentDeleted
 from streams.errors import HistoryLost, StoreUnavailable
 from streams.mongo.client import reason_of
 from streams.mongo.leadership import Position
 
 log = get_logger(__name__)
 
-Change = Mapping[str, Any]
-"""A projected change: `_id`, `operationType`, `documentKey`, `ns`, `to`, `clusterTime`, and
-`wallTime` since MongoDB 6."""
+#: Nothing behind the position can be read: ChangeStreamHistoryLost and CappedPositionLost, as the
+#: oplog does not reach back, and BSONObjectTooLarge, as the next event has more than 16 MB: an
+#: event holds the `_id` three times, twice of them as hexadecimal digits in its token.
+_HISTORY_LOST: Final = frozenset((286, 136, 10334))
+#: The token cannot be resumed with this filter or at all: the clusterTime beside it still can.
+#: ChangeStreamFatalError, InvalidResumeToken, and those of a token that does not parse.
+_TOKEN_LOST: Final = frozenset((280, 260, 9, 14, 15, 2, 40649, 50811))
+#: How long the server holds a request for changes; also how long a stop may take.
+_AWAIT_MS: Final = 500
 
-#: Changes of documents; others (drop, rename, ...) concern whole collections.
-DOCUMENT_OPERATIONS: Final = ("insert", "update", "replace", "delete")
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """What the stream tells.
+
+    Attributes:
+        operation: Its `operationType`.
+        position: The place behind it.
+        event: What is to be published; None for what concerns the whole collection.
+        brings_documents: Whether another collection was renamed to ours: its documents were never
+            inserted here.
+    """
+
+    operation: str
+    position: Position
+    event: DocumentChanged | DocumentDeleted | None
+    brings_documents: bool = False
 
 
 def build_filter(collection: str, watched: Sequence[str]) -> list[dict[str, Any]]:
@@ -46,11 +69,8 @@ def build_filter(collection: str, watched: Sequence[str]) -> list[dict[str, Any]
         ]
     }
     is_wanted = {"$or": [{"operationType": {"$ne": "update"}}, {"$expr": _touches(watched)}]}
-    kept = ("operationType", "documentKey", "ns", "to", "clusterTime", "wallTime")
-    return [
-        {"$match": {"$and": [is_ours, is_wanted]}},
-        {"$project": dict.fromkeys(kept, 1)},
-    ]
+    kept = ("operationType", "documentKey", "to", "clusterTime", "wallTime")
+    return [{"$match": {"$and": [is_ours, is_wanted]}}, {"$project": dict.fromkeys(kept, 1)}]
 
 
 def _touches(watched: Sequence[str]) -> dict[str, Any]:
@@ -58,20 +78,16 @@ def _touches(watched: Sequence[str]) -> dict[str, Any]:
 
     One without a description changes nothing that we know of: better once too often.
     """
-    update = {
-        "$map": {
-            "input": {"$objectToArray": {"$ifNull": ["$updateDescription.updatedFields", {}]}},
-            "in": "$$this.k",
-        }
-    }
+    updated = {"$objectToArray": {"$ifNull": ["$updateDescription.updatedFields", {}]}}
     removed = {"$ifNull": ["$updateDescription.removedFields", []]}
-    cut = {
-        "$map": {
-            "input": {"$ifNull": ["$updateDescription.truncatedArrays", []]},
-            "in": "$$this.field",
-        }
+    cut = {"$ifNull": ["$updateDescription.truncatedArrays", []]}
+    paths = {
+        "$concatArrays": [
+            {"$map": {"input": updated, "in": "$$this.k"}},
+            removed,
+            {"$map": {"input": cut, "in": "$$this.field"}},
+        ]
     }
-    paths = {"$concatArrays": [update, removed, cut]}
     first = {"$arrayElemAt": [{"$split": ["$$this", "."]}, 0]}
     fields = {"$map": {"input": paths, "in": first}}
     is_touched = {"$ne": [{"$setIntersection": [fields, list(watched)]}, []]}
@@ -83,22 +99,6 @@ def filter_hash(stages: list[dict[str, Any]]) -> str:
     return hashlib.sha256(json_util.dumps(stages).encode()).hexdigest()[:16]
 
 
-def brings_documents(change: Change, collection: str) -> bool:
-    """Whether another collection became ours: its documents were never inserted here."""
-    return change["operationType"] == "rename" and bool(change["to"]["coll"] == collection)
-
-
-#: Nothing behind the position can be read: ChangeStreamHistoryLost and CappedPositionLost, as the
-#: oplog does not reach back, and BSONObjectTooLarge, as the next event has more than 16 MB: an
-#: event holds the `_id` three times, twice of them as hexadecimal digits in its token.
-_HISTORY_LOST: Final = frozenset((286, 136, 10334))
-#: The token cannot be resumed with this filter or at all: the clusterTime beside it still can.
-#: ChangeStreamFatalError, InvalidResumeToken, and those of a token that does not parse.
-_TOKEN_LOST: Final = frozenset((280, 260, 9, 14, 15, 2, 40649, 50811))
-#: How long the server holds a request for changes; also how long a stop may take.
-_AWAIT_MS: Final = 500
-
-
 class ChangeStream:
     """Changes of one collection, from a position on. Not thread-safe."""
 
@@ -107,6 +107,7 @@ class ChangeStream:
     ) -> None:
         """Keep what is watched, see `build_filter`; nothing is opened."""
         self._database = database
+        self._collection = collection
         self._filter = build_filter(collection, watched)
         self._stream: DatabaseChangeStream[dict[str, Any]] | None = None
         self._last_time: Timestamp | None = None
@@ -133,8 +134,7 @@ class ChangeStream:
             try:
                 self._open("resume", **{way: position.token})
             except _TokenRefused as exc:
-                log.warning("resume token refused, reopening by clusterTime", error=str(exc))
-                self._open("token_refused", start_at_operation_time=position.cluster_time)
+                self._open_by_time(exc)
 
     def next(self) -> Change | None:
         """Return the next change, None when there is none for half a second.
@@ -147,41 +147,48 @@ class ChangeStream:
             msg = "the change stream is closed"
             raise StoreUnavailable(msg)
         try:
-            change = self._stream.try_next()
+            row = self._stream.try_next()
         except PyMongoError as exc:
             problem = _translate(exc)
-            if not isinstance(problem, _TokenRefused) or self._last_time is None:
+            if not isinstance(problem, _TokenRefused):
                 raise problem from exc
-            # The server may find out only when it reads.
-            log.warning("resume token refused, reopening by clusterTime", error=str(exc))
-            self._open("token_refused", start_at_operation_time=self._last_time)
+            self._open_by_time(exc)  # the server may find out only when it reads
             return None
-        if change is not None:
-            self._last_time = change["clusterTime"]
-        elif not self._stream.alive:
+        if row is not None:
+            self._last_time = row["clusterTime"]
+            return self._change_of(row)
+        if not self._stream.alive:
             msg = "the server closed the change stream"
             raise StoreUnavailable(msg)
-        return change
+        return None
 
-    def position_of(self, change: Change) -> Position:
-        """Return the position behind a change."""
-        return Position(
-            token=change["_id"],
-            cluster_time=change["clusterTime"],
+    def _change_of(self, row: Mapping[str, Any]) -> Change:
+        operation = row["operationType"]
+        source = row["clusterTime"]
+        event: DocumentChanged | DocumentDeleted | None = None
+        if operation == "delete":
+            event = DocumentDeleted(document_id=row["documentKey"]["_id"], source=source)
+        elif operation in ("insert", "update", "replace"):
+            at = row.get("wallTime")  # since MongoDB 6
+            key = row["documentKey"]["_id"]
+            event = DocumentChanged(document_id=key, source=source, changed_at=at)
+        position = Position(
+            token=row["_id"],
+            cluster_time=source,
             filter_hash=self.hash,
-            is_invalidate=change["operationType"] == "invalidate",
+            is_invalidate=operation == "invalidate",
         )
+        brings = operation == "rename" and row["to"]["coll"] == self._collection
+        return Change(operation=operation, position=position, event=event, brings_documents=brings)
 
     def idle_position(self) -> Position | None:
         """Return the newest position while nothing arrives; it is behind filtered changes too."""
         token = self._stream.resume_token if self._stream is not None else None
         if token is None or self._last_time is None:
             return None
-        return Position(
-            token=token,
-            cluster_time=max(self._last_time, _time_of(token) or self._last_time),
-            filter_hash=self.hash,
-        )
+        # Where a token is refused later, the stream goes on from here.
+        self._last_time = max(self._last_time, _time_of(token) or self._last_time)
+        return Position(token=token, cluster_time=self._last_time, filter_hash=self.hash)
 
     def close(self) -> None:
         """Close the stream, if it is open."""
@@ -191,6 +198,10 @@ class ChangeStream:
                 stream.close()
             except PyMongoError as exc:
                 log.warning("change stream not closed", error=str(exc))
+
+    def _open_by_time(self, error: Exception) -> None:
+        log.warning("resume token refused, reopening by clusterTime", error=str(error))
+        self._open("token_refused", start_at_operation_time=self._last_time)
 
     def _open(self, reason: str, **start: Any) -> None:
         try:

@@ -1,7 +1,7 @@
-"""Requests for a copy of the whole collection, for when the broker lost its log.
+"""When everything has to be copied because the broker lost its log, or a part of it.
 
-Whoever finds that out asks; the publisher that leads does it. A lost update cannot be seen in the
-documents, so nothing less than everything will do.
+A lost update cannot be seen in the documents, so nothing less than everything will do. Whoever
+finds out asks for a copy; the publisher that leads begins it, and finds out by itself, too.
 """
 
 import time
@@ -15,7 +15,6 @@ from structlog import get_logger
 from streams import metrics
 from streams.contract.pipeline import CHANGES
 from streams.kafka.offsets import is_cut
-from streams.kafka.producer import EventProducer
 from streams.kafka.topics import topic_name
 from streams.mongo.client import mongo_errors
 from streams.settings import KafkaSettings
@@ -24,6 +23,8 @@ log = get_logger(__name__)
 
 _COLLECTION: Final = "requests"
 _ID: Final = "copy"
+#: A new leader of a partition may for a moment know of less than is there.
+_CONFIRM_SECONDS: Final = 1.0
 
 
 class CopyRequests:
@@ -62,51 +63,22 @@ class CopyRequests:
         return copied_at is None or bool(row["at"] > copied_at)
 
 
-#: A new leader of a partition may for a moment know of less than is there.
-_CONFIRM_SECONDS: Final = 1.0
+def has_lost_log(acknowledged: Mapping[int, int], settings: KafkaSettings) -> bool:
+    """Whether Kafka's log of changes is shorter than it was; counted, and said in the log.
 
+    Args:
+        acknowledged: Offset of the last record that Kafka has acknowledged, by partition.
+        settings: Where the broker is.
 
-class LogWatch:
-    """Knows how far the log of changes was acknowledged."""
-
-    def __init__(self, settings: KafkaSettings, producer: EventProducer) -> None:
-        """Keep what is needed."""
-        self._settings = settings
-        self._producer = producer
-        self._before: Mapping[int, int] = {}
-
-    def begin(self, acknowledged: Mapping[int, int]) -> None:
-        """Go on from what is kept: before this term, or by a copy."""
-        self._before = acknowledged
-
-    def forget(self) -> None:
-        """Begin anew: everything is going to be published again."""
-        self._before = {}
-        self._producer.forget_acknowledged()
-
-    @property
-    def acknowledged(self) -> dict[int, int]:
-        """Offset of the last record that Kafka has acknowledged, by partition."""
-        offsets = dict(self._before)
-        for number, offset in self._producer.acknowledged(CHANGES).items():
-            offsets[number] = max(offset, offsets.get(number, offset))
-        return offsets
-
-    def is_cut(self) -> bool:
-        """Whether the log does not reach so far any more; counted, and said in the log.
-
-        Raises:
-            BrokerUnavailable: The broker does not answer.
-        """
-        if not self._is_shorter():
-            return False
-        time.sleep(_CONFIRM_SECONDS)
-        if not self._is_shorter():
-            return False
-        metrics.LOG_LOST.inc()
-        log.error("Kafka lost records that it had acknowledged", acknowledged=self.acknowledged)
-        return True
-
-    def _is_shorter(self) -> bool:
-        topic = topic_name(CHANGES, self._settings)
-        return is_cut(topic, self.acknowledged, self._settings)
+    Raises:
+        BrokerUnavailable: The broker does not answer.
+    """
+    topic = topic_name(CHANGES, settings)
+    if not is_cut(topic, acknowledged, settings):
+        return False
+    time.sleep(_CONFIRM_SECONDS)
+    if not is_cut(topic, acknowledged, settings):
+        return False
+    metrics.LOG_LOST.inc()
+    log.error("Kafka lost records that it had acknowledged", acknowledged=dict(acknowledged))
+    return True

@@ -4,13 +4,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from structlog import get_logger
 
 from streams import metrics
 from streams.capture.publisher import Publisher
-from streams.capture.sender import Window
+from streams.capture.sender import Sender
 from streams.contract.pipeline import Pipeline
 from streams.endpoints import Answers, Check, Endpoints
 from streams.mongo.client import connect, state_database
@@ -82,13 +81,13 @@ def run_publisher(
 def measure(publisher: Publisher) -> None:
     """Have the gauges of a publisher computed when they are asked for: they never stand still."""
 
-    def of_window(value: Callable[[Window[Any]], float]) -> Callable[[], float]:
-        return lambda: value(window) if (window := publisher.window) else 0.0
+    def of_sender(value: Callable[[Sender], float]) -> Callable[[], float]:
+        return lambda: value(sender) if (sender := publisher.sender) else 0.0
 
     metrics.SOURCE_LAG.set_function(lambda: publisher.source_lag_seconds)
-    metrics.WINDOW_EVENTS.set_function(of_window(lambda window: window.events))
-    metrics.WINDOW_BYTES.set_function(of_window(lambda window: window.bytes))
-    metrics.WINDOW_OLDEST_SECONDS.set_function(of_window(lambda window: window.oldest_seconds))
+    metrics.WINDOW_EVENTS.set_function(of_sender(lambda sender: sender.events))
+    metrics.WINDOW_BYTES.set_function(of_sender(lambda sender: sender.bytes))
+    metrics.WINDOW_OLDEST_SECONDS.set_function(of_sender(lambda sender: sender.oldest_seconds))
 
 
 def _health(
@@ -106,7 +105,7 @@ def _health(
 
 
 def _readiness(publisher: Publisher, slow_seconds: float) -> Check:
-    waited = window.oldest_seconds if (window := publisher.window) else 0.0
+    waited = sender.oldest_seconds if (sender := publisher.sender) else 0.0
     if waited > slow_seconds:
         reason = f"the broker has acknowledged nothing for {waited:.0f} s"
         return Check(is_ok=False, reason=reason)

@@ -3,14 +3,14 @@
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from pymongo import MongoClient
 from structlog import get_logger
 
 from streams import metrics
 from streams.backoff import Backoff
-from streams.capture.sender import Window
+from streams.capture.sender import Sender
 from streams.capture.term import Term
 from streams.contract.pipeline import Pipeline
 from streams.errors import CaptionstreamError, LeaseLost, SettingsError, Unavailable
@@ -69,9 +69,9 @@ class Publisher:
         self.last_tick = time.monotonic()
 
     @property
-    def window(self) -> Window[Any] | None:
-        """Records sent and not acknowledged; None while it does not publish."""
-        return term.window if (term := self._term) else None
+    def sender(self) -> Sender | None:
+        """What it sends with; None while it does not publish."""
+        return term.sender if (term := self._term) else None
 
     @property
     def lease(self) -> Leadership | None:
@@ -80,8 +80,8 @@ class Publisher:
 
     @property
     def in_flight(self) -> int:
-        """How many these are."""
-        return window.events if (window := self.window) else 0
+        """Events sent and not acknowledged."""
+        return sender.events if (sender := self.sender) else 0
 
     @property
     def source_lag_seconds(self) -> float:
@@ -97,7 +97,7 @@ class Publisher:
     @property
     def published(self) -> int:
         """Records acknowledged since the start."""
-        return self._published_before + (self._term.published if self._term else 0)
+        return self._published_before + (sender.published if (sender := self.sender) else 0)
 
     def run(self, stop: threading.Event) -> None:
         """Publish until `stop` is set.
@@ -111,7 +111,7 @@ class Publisher:
             SettingsError: A setting is wrong; not once it has been connected with the same.
         """
         while not stop.is_set():
-            self._tick()
+            self.last_tick = time.monotonic()
             try:
                 self._is_standby = self._leadership.acquire() is None  # 1
                 if self._is_standby:
@@ -137,30 +137,20 @@ class Publisher:
     def _lead(self, stop: threading.Event) -> None:
         producer = self._connect_producer()
         self._has_connected = True
-        term = Term(
-            self._settings,
-            self._client,
-            self._pipeline,
-            self._leadership,
-            producer,
-            tick=self._tick,
-        )
+        term = Term(self._settings, self._client, self._pipeline, self._leadership, producer)
         self._term = term
         self._set_leading(is_leading=True)
         self.waits_for = "the change stream"
         began = time.monotonic()
         try:
-            term.run(stop, is_open=self._is_open)
+            term.run(stop, tick=self._tick)
         finally:
             self._set_leading(is_leading=False)
             # An open stream is no progress: what it delivers may fail again and again.
-            if term.published or time.monotonic() - began > _BACKOFF.most:
+            if term.sender.published or time.monotonic() - began > _BACKOFF.most:
                 self._failures = 0
             self._published_before, self._term = self.published, None
             producer.close()
-
-    def _is_open(self) -> None:
-        self.waits_for = ""
 
     def _set_leading(self, *, is_leading: bool) -> None:
         self.is_leading = is_leading
@@ -169,4 +159,5 @@ class Publisher:
             metrics.LEASE_EPOCH.set(self._leadership.epoch)
 
     def _tick(self) -> None:
+        self.waits_for = ""
         self.last_tick = time.monotonic()

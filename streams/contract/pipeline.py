@@ -172,10 +172,9 @@ class Pipeline:
 
 def _duties(pipeline: Pipeline, model: Model) -> tuple[Any, ...]:
     """Return all that decides what a process of a model does."""
-    # What is stored of those behind it travels along.
+    # What is stored of those behind it travels along; who reads it, and who only passes, follows.
     behind = [m.declaration for m in pipeline.models.values() if model.name in m.way]
-    place = (model.carrier, model.way, model.ancestors, model.descendants, model.inputs)
-    return (model.declaration, *place, pipeline.passes_by(model.name), behind)
+    return (model.declaration, model.way, model.ancestors, model.inputs, behind)
 
 
 #: MongoDB's own limit for the fields of an index; `_id` is one of them.
@@ -191,7 +190,7 @@ def compile_pipeline(declarations: Sequence[Declaration]) -> Pipeline:
 
     Raises:
         InvalidPipeline: A name is declared twice, an upstream is unknown or inactive, models read
-            each other in a circle, or there are too many.
+            each other in a circle, none is active, or there are too many.
     """
     declared = _by_name(declarations)  # 1
     active = {n: d for n, d in declared.items() if d.state is not ModelState.INACTIVE}
@@ -213,15 +212,22 @@ def compile_pipeline(declarations: Sequence[Declaration]) -> Pipeline:
         for name in order
     }
     pipeline = Pipeline(declarations=tuple(declarations), models=models, added=added)
-    if len(pipeline.state_paths) > _MOST_STATE_PATHS:
+    _check_number(pipeline)
+    return pipeline
+
+
+def _check_number(pipeline: Pipeline) -> None:
+    count, paths = len(pipeline.models), len(pipeline.state_paths)
+    if not count:
+        msg = "no model is active: declare one, or activate one that is declared"
+        raise InvalidPipeline(msg)
+    if paths > _MOST_STATE_PATHS:
         msg = (
-            f"{len(models)} active models need {len(pipeline.state_paths)} fields in the state"
-            f" index, two for each and one for each that it reads; MongoDB allows"
-            f" {_MOST_STATE_PATHS}:"
-            " deactivate some, or watch the collection with a second pipeline"
+            f"{count} active models need {paths} fields in the state index, two for each and one"
+            f" for each that it reads; MongoDB allows {_MOST_STATE_PATHS}: deactivate some, or"
+            " watch the collection with a second pipeline"
         )
         raise InvalidPipeline(msg)
-    return pipeline
 
 
 def _by_name(declarations: Sequence[Declaration]) -> dict[str, Declaration]:

@@ -77,6 +77,7 @@ class Plan:
     """What happens when one pipeline replaces another.
 
     Attributes:
+        is_same: Whether nothing is declared otherwise; else `publisher` and `sink` start again.
         models: Those that run afterwards, in topological order, then those that stop.
         added: Pairs (model, follows) that the compiler adds so that every event carries what its
             consumers read, and that were not there before.
@@ -86,17 +87,13 @@ class Plan:
         unused_groups: Consumer groups that are no longer used, by the name of their stage.
     """
 
+    is_same: bool
     models: tuple[ModelPlan, ...]
     added: tuple[tuple[str, str], ...] = ()
     new_topics: tuple[str, ...] = ()
     unused_topics: tuple[str, ...] = ()
     new_groups: tuple[str, ...] = ()
     unused_groups: tuple[str, ...] = ()
-
-    @property
-    def changes_nothing(self) -> bool:
-        """Whether all processes go on as they are."""
-        return all(model.action is Action.GO_ON for model in self.models)
 
     @property
     def seconds(self) -> float | None:
@@ -129,13 +126,14 @@ def plan(
     }
     counts = _counts(after, stored, versions, serving)
     running = [
-        _running(before.models.get(name), model, counts[name], versions[name], rates.get(name))
-        for name, model in after.models.items()
+        _running(name, before, after, counts[name], versions[name], rates.get(name))
+        for name in after.models
     ]
     gone = [name for name in before.models if name not in after.models]
     states = {declaration.name: declaration.state for declaration in after.declarations}
     topics_before, topics = before.all_topics, after.all_topics
     return Plan(
+        is_same=before == after,
         models=(*running, *(_stopping(name, states.get(name)) for name in gone)),
         added=tuple(edge for edge in after.added if edge not in before.added),
         new_topics=tuple(topic for topic in topics if topic not in topics_before),
@@ -188,20 +186,22 @@ def _fate(
 
 
 def _running(
-    before: Model | None,
-    after: Model,
+    name: str,
+    before: Pipeline,
+    after: Pipeline,
     counts: Mapping[str, int],
     version: str | None,
     rate: float | None,
 ) -> ModelPlan:
-    reason = "" if before is None else difference(before, after)
-    if before is None:
+    action, reason = Action.GO_ON, ""
+    if name not in before.models:
         action = Action.START
-    else:
-        action = Action.RESTART if reason else Action.GO_ON
+    elif not before.does_the_same(after, name):
+        action = Action.RESTART
+        reason = _difference(before.models[name], after.models[name])
     made = counts["missing"] + counts["stale"]
     return ModelPlan(
-        name=after.name,
+        name=name,
         action=action,
         reason=reason,
         **counts,
@@ -210,11 +210,8 @@ def _running(
     )
 
 
-def difference(before: Model, after: Model) -> str:
-    """Return why the processes of a model cannot go on as they are; empty if they can.
-
-    Processes that follow the declared pipeline ask the same, to know when to end.
-    """
+def _difference(before: Model, after: Model) -> str:
+    """Return why the processes of a model cannot go on as they are."""
     if before.declaration != after.declaration:
         one, other = before.declaration.model_dump(), after.declaration.model_dump()
         return "declared with other " + ", ".join(name for name in one if one[name] != other[name])
@@ -224,7 +221,7 @@ def difference(before: Model, after: Model) -> str:
         return f"behind {', '.join(after.way)} instead of {', '.join(before.way)}"
     if (before.ancestors, before.inputs) != (after.ancestors, after.inputs):
         return "what it reads is made of something else"
-    return "" if before.descendants == after.descendants else "other models read it"
+    return "other models stand behind it"
 
 
 def _stopping(name: str, state: ModelState | None) -> ModelPlan:

@@ -17,10 +17,13 @@ _AND: Final = "+"
 def output_version(declaration: Declaration, version: str) -> str:
     """Return the version that outputs name: of the weights, and of what the declaration adds.
 
-    That is its options and further fields. So a change of them is another version, and what they
-    decide is made again.
+    That is its options and further fields, and the fields that outputs stand for, where there is
+    more than one. So a change of them is another version, and what they decide is made again: of a
+    model that reads less than before nothing else that is stored would say so.
     """
+    features = dict(declaration.features) if len(declaration.features) > 1 else {}
     added = {"options": dict(declaration.options), "fields": list(declaration.fields)}
+    added |= {"features": features} if features else {}
     if not any(added.values()):
         return version
     text = json.dumps(added, sort_keys=True, separators=(",", ":"))

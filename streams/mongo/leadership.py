@@ -18,6 +18,11 @@ from streams.errors import CaptureError, SettingsError
 from streams.mongo.client import Document, mongo_errors
 from streams.mongo.lease import Lease
 
+_COLLECTION: Final = "positions"
+#: Largest id that is kept of a copy: position, token and copy are one document. Behind a larger one
+#: the last but one stays, and a copy that resumes publishes a little more again.
+_KEPT_BYTES: Final = 1024 * 1024
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Position:
@@ -41,9 +46,8 @@ class CopyState:
     """A copy of the whole collection that is under way: one round through its ids, in their order.
 
     A round begins at any id, goes up to the last one, and then from the first one up to where it
-    began. So a copy that has to begin anew goes on where the one before it was, and no documents
-    are left for ever to the end of a copy that begins again and again. An id is a tuple of one, as
-    None is an id too.
+    began: a copy that has to begin anew goes on where the one before it was, so that however often
+    that happens each document gets its turn. An id is a tuple of one, as None is an id too.
 
     Attributes:
         source: clusterTime taken before the copy began.
@@ -80,18 +84,12 @@ class Progress:
     acknowledged: Mapping[int, int]
 
 
-def time_of(row: Mapping[str, Any]) -> Timestamp | None:
-    """Return the clusterTime of the stored position; None when there is none."""
+def _time_of(row: Mapping[str, Any]) -> Timestamp | None:
     time = lookup(row, "position.cluster_time")
     return time if isinstance(time, Timestamp) else None
 
 
-def progress_of(row: Mapping[str, Any]) -> Progress:
-    """Return what the document says.
-
-    Raises:
-        AttributeError, KeyError, TypeError, ValueError: It is damaged.
-    """
+def _progress_of(row: Mapping[str, Any]) -> Progress:
     position = copy = None
     if "position" in row:
         stored = row["position"]
@@ -109,37 +107,19 @@ def progress_of(row: Mapping[str, Any]) -> Progress:
             last=tuple(_checked(stored["last"], list)),
             is_second_leg=_checked(stored["is_second_leg"], bool),
         )
+    at = row.get("copied_at")
     offsets = {int(n): int(offset) for n, offset in row.get("acknowledged", {}).items()}
-    return Progress(
-        position=position, copy=copy, copied_at=row.get("copied_at"), acknowledged=offsets
-    )
+    return Progress(position=position, copy=copy, copied_at=at, acknowledged=offsets)
 
 
-def offsets_update(acknowledged: Mapping[int, int]) -> dict[str, Any]:
-    """Return the update that keeps offsets; the stream and a copy both do, and none goes back."""
-    if not acknowledged:
-        return {}
-    return {"$max": {f"acknowledged.{number}": offset for number, offset in acknowledged.items()}}
+def _offsets_update(acknowledged: Mapping[int, int]) -> dict[str, Any]:
+    """The stream and a copy both keep offsets, and none goes back."""
+    offsets = {f"acknowledged.{number}": offset for number, offset in acknowledged.items()}
+    return {"$max": offsets} if offsets else {}
 
 
-def copy_row(state: CopyState) -> dict[str, Any]:
-    """Return what is stored of a copy."""
-    return {
-        "source": state.source,
-        "start": list(state.start),
-        "last": list(state.last),
-        "is_second_leg": state.is_second_leg,
-    }
-
-
-def position_row(position: Position) -> dict[str, Any]:
-    """Return what is stored of a position."""
-    return {
-        "token": position.token,
-        "cluster_time": position.cluster_time,
-        "filter_hash": position.filter_hash,
-        "is_invalidate": position.is_invalidate,
-    }
+def _row_of(state: Position | CopyState) -> dict[str, Any]:
+    return {name: getattr(state, name) for name in state.__slots__}
 
 
 def _checked(value: Any, kind: Any) -> Any:
@@ -147,12 +127,6 @@ def _checked(value: Any, kind: Any) -> Any:
         msg = f"expected {kind}, got {type(value).__name__}"
         raise TypeError(msg)
     return value
-
-
-_COLLECTION: Final = "positions"
-#: Largest id that is kept of a copy: position, token and copy are one document. Behind a larger one
-#: the last but one stays, and a copy that resumes publishes a little more again.
-_KEPT_BYTES: Final = 1024 * 1024
 
 
 def position_time(database: Database[dict[str, Any]], tenant: str) -> Timestamp:
@@ -163,7 +137,7 @@ def position_time(database: Database[dict[str, Any]], tenant: str) -> Timestamp:
     """
     with mongo_errors("reading the publisher's position"):
         row = database[_COLLECTION].find_one({"_id": tenant}, {"position.cluster_time": 1}) or {}
-    return time_of(row) or Timestamp(0, 0)
+    return _time_of(row) or Timestamp(0, 0)
 
 
 class Leadership(Lease):
@@ -179,12 +153,8 @@ class Leadership(Lease):
             tenant: `database.collection` that is published.
             lease_seconds: How long a silent publisher keeps the lease.
         """
-        super().__init__(
-            database[_COLLECTION],
-            tenant,
-            seconds=lease_seconds,
-            lost=f"another publisher holds the lease on {tenant}",
-        )
+        lost = f"another publisher holds the lease on {tenant}"
+        super().__init__(database[_COLLECTION], tenant, seconds=lease_seconds, lost=lost)
         #: clusterTime of the position that was last read or kept here; None before the first.
         self.kept_time: Timestamp | None = None
 
@@ -198,18 +168,17 @@ class Leadership(Lease):
         with mongo_errors("looking for other pipelines"):
             other = self._rows.find_one({"_id": {"$ne": self._name}}, {"_id": 1})
         if other is not None:
-            raise SettingsError(self._is_taken(other["_id"]))
+            taken = other["_id"]
+            msg = (
+                f"the state database {self._rows.database.name} is that of {taken}: set"
+                f" CAPTIONSTREAM_MONGO__STATE_DATABASE to another one for {self._name}; or, if"
+                f" nobody watches {taken} any more, remove its document from {self._rows.full_name}"
+            )
+            raise SettingsError(msg)
         row = super().acquire()
         if row is not None:
-            self.kept_time = time_of(row)
+            self.kept_time = _time_of(row)
         return row
-
-    def _is_taken(self, other: str) -> str:
-        return (
-            f"the state database {self._rows.database.name} is that of {other}: set"
-            f" CAPTIONSTREAM_MONGO__STATE_DATABASE to another one for {self._name}; or, if nobody"
-            f" watches {other} any more, remove its document from {self._rows.full_name}"
-        )
 
     def read(self) -> Progress:
         """Return position and copy.
@@ -221,7 +190,7 @@ class Leadership(Lease):
         with mongo_errors("reading the position"):
             row = self._rows.find_one({"_id": self._name}) or {}
         try:
-            return progress_of(row)
+            return _progress_of(row)
         except (AttributeError, KeyError, TypeError, ValueError) as exc:
             msg = (
                 f"the position of {self._name} is damaged ({exc!r}); remove its document from"
@@ -236,47 +205,38 @@ class Leadership(Lease):
             LeaseLost: Somebody else holds the lease.
             StoreUnavailable: MongoDB does not answer.
         """
-        kept = {"$set": {"position": position_row(position)}}
-        self.write(kept | offsets_update(acknowledged or {}), "committing the position")
+        kept = {"$set": {"position": _row_of(position)}}
+        self.write(kept | _offsets_update(acknowledged or {}), "committing the position")
         self.kept_time = position.cluster_time
 
     def begin_copy(self, position: Position, copy: CopyState) -> None:
         """Keep that everything is to be copied, and with it where the stream goes on.
 
-        What was acknowledged before no longer counts.
-
-        Raises:
-            LeaseLost: Somebody else holds the lease.
-            StoreUnavailable: MongoDB does not answer.
+        What was acknowledged before no longer counts. Raises what `commit` does.
         """
         fields = {
-            "copy": {"$literal": copy_row(copy)},
+            "copy": {"$literal": _row_of(copy)},
             "copied_at": "$$NOW",
-            "position": {"$literal": position_row(position)},
+            "position": {"$literal": _row_of(position)},
         }
-        gone = {"$unset": ["copy", "acknowledged"]}
-        self.write([gone, {"$set": fields}], "beginning a copy")
+        self.write([{"$unset": ["copy", "acknowledged"]}, {"$set": fields}], "beginning a copy")
         self.kept_time = position.cluster_time
 
     def advance_copy(self, copy: CopyState, acknowledged: Mapping[int, int]) -> bool:
         """Keep how far a copy is, and how far Kafka has acknowledged each partition.
 
-        Returns:
-            False if another copy has begun meanwhile: then nothing is kept.
-
-        Raises:
-            LeaseLost: Somebody else holds the lease.
-            StoreUnavailable: MongoDB does not answer.
+        Returns False if another copy has begun meanwhile: then nothing is kept. Raises what
+        `commit` does.
         """
         fields: dict[str, Any] = {"copy.is_second_leg": copy.is_second_leg}
         if all(id_bytes(last) <= _KEPT_BYTES for last in copy.last):
             fields["copy.last"] = list(copy.last)
-        update = {"$set": fields} | offsets_update(acknowledged)
+        update = {"$set": fields} | _offsets_update(acknowledged)
         return self._write_copy(copy, update, "keeping the state of the copy")
 
     def end_copy(self, copy: CopyState, acknowledged: Mapping[int, int]) -> bool:
         """Keep that a copy is complete. See `advance_copy`."""
-        update = {"$unset": {"copy": 1}} | offsets_update(acknowledged)
+        update = {"$unset": {"copy": 1}} | _offsets_update(acknowledged)
         return self._write_copy(copy, update, "ending the copy")
 
     def _write_copy(self, copy: CopyState, update: Any, doing: str) -> bool:

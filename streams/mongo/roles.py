@@ -86,10 +86,10 @@ def roles(settings: MongoSettings, pipeline: Pipeline) -> dict[str, list[Privile
             *publish_model,
             *state.may(("listCollections",), ("",)),
             *state.may(_KEEP, _REQUESTS + _PIPELINE),
-            # `pipeline forget` removes what is left of a model.
+            # `pipeline forget` removes what there is of a model.
             *state.may(("remove",), _QUARANTINE + _VERSIONS + _POINTERS + _HISTORY),
-            *state.may(("update",), no_room),
-            *state.may(_READ, _POSITIONS + _REPORTS + _DECISIONS + _RUNS + no_room),
+            *state.may(("find", "update"), no_room),
+            *state.may(_READ, _POSITIONS + _REPORTS + _DECISIONS + _RUNS),
         ],
     }
     return {role_name(name, settings): granted for name, granted in by_process.items()}

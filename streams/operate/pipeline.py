@@ -6,14 +6,16 @@
 Running processes follow what is declared here; nothing else has to be told.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
 from pymongo import MongoClient
+from pymongo.database import Database
 
 from streams.contract.declaration import BASE, Declaration, ModelState, parse_declarations
-from streams.contract.pipeline import compile_pipeline
+from streams.contract.pipeline import Pipeline, compile_pipeline
 from streams.contract.plan import Plan, plan
 from streams.errors import InvalidPipeline, PointerConflict
 from streams.mongo.client import connect, state_database
@@ -29,6 +31,7 @@ Rows = tuple[Declaration, ...]
 
 #: Tries to change one model while others change the pipeline, too.
 _ATTEMPTS: Final = 10
+_PAUSE_SECONDS: Final = 0.5
 
 
 class DeclaredPipeline:
@@ -233,6 +236,24 @@ def with_state(declared: Rows, name: str, state: ModelState) -> Rows:
         msg = f"no model {name[:80]!r} is declared (there are: {known})"
         raise InvalidPipeline(msg)
     return tuple(d.model_copy(update={"state": state}) if d.name == name else d for d in declared)
+
+
+def wait_until_followed(
+    pipeline: Pipeline, state: Database[dict[str, Any]], *, timeout_seconds: float
+) -> bool:
+    """Wait until every model of a pipeline runs somewhere, and no other one; whether that is so.
+
+    Raises:
+        StoreUnavailable: MongoDB does not answer.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        running = {name for report in read_reports(state) for name in report.models}
+        if running == set(pipeline.models):
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_PAUSE_SECONDS)
 
 
 def rates_of(reports: Sequence[Report]) -> dict[str, float]:

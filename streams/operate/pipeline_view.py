@@ -104,6 +104,10 @@ def plan_table(plan: Plan) -> Table:
 
 def plan_lines(plan: Plan, kafka: KafkaSettings) -> Iterator[str]:
     """Yield what is to be said beside the table."""
+    if plan.is_same:
+        yield "nothing is declared otherwise"
+    else:
+        yield "publisher and sink start again, too: they know all models"
     for model, follows in plan.added:
         yield f"{model} follows {follows}, so that an event carries all that its readers read"
     for doing, topics in (("created", plan.new_topics), ("no longer used", plan.unused_topics)):
@@ -125,6 +129,7 @@ def plan_json(plan: Plan, kafka: KafkaSettings) -> dict[str, Any]:
     topics = {name: getattr(plan, name) for name in ("new_topics", "unused_topics")}
     groups = {name: getattr(plan, name) for name in ("new_groups", "unused_groups")}
     return {
+        "is_same": plan.is_same,
         "models": [asdict(model) for model in plan.models],
         "added": [list(edge) for edge in plan.added],
         **{name: [topic_name(t, kafka) for t in found] for name, found in topics.items()},

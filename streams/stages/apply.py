@@ -1,4 +1,4 @@
-"""What `project` and `caption` share: apply a hot-reloaded model to features that events carry."""
+"""Applies a hot-reloaded model to features that events carry."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -7,10 +7,11 @@ from typing import TypeVar
 import numpy as np
 
 from streams import metrics
+from streams.contract.dead_letters import DeadLetter
 from streams.contract.documents import (
     Output,
 )
-from streams.contract.events import DocumentDeleted, ModelApplied, Origin
+from streams.contract.events import DocumentChanged, DocumentDeleted, ModelApplied, Origin
 from streams.contract.manifest import Manifest
 from streams.contract.pipeline import (
     Model,
@@ -39,6 +40,7 @@ def apply_model(
     one that the newest promotion leaves alone, unless the change is a live one.
     Without a version, or with one that was fitted on other features, the document awaits a model:
     while CLIP changes, vectors of either meet either projection, and the reconciler repeats them.
+    So it does where what is read was not made: why, is said at the model that did not make it.
     """
     outcomes = [_without_model(model, loaded, event) for event in events]
     todo = [i for i, outcome in enumerate(outcomes) if outcome is None]
@@ -56,17 +58,19 @@ def _without_model(model: Model, loaded: Loaded[M] | None, event: Input) -> Outc
     """Return the outcome if no model is needed for it, else None."""
     if isinstance(event, DocumentDeleted):
         return Ok(event=event, result=Result.DELETED)
-    if not isinstance(event, ModelApplied):
+    if isinstance(event, DeadLetter):
         return Failed(error=InvalidEvent(f"{model.name} got a {type(event).__name__}"))
-    if loaded is None or not _accepts(loaded.manifest, event):
+    # A change: it went past a model that made nothing, and carries nothing.
+    if isinstance(event, DocumentChanged) or loaded is None or not _accepts(loaded.manifest, event):
         return Ok(event=None, result=Result.AWAITING_MODEL)
+    version = output_version(model.declaration, loaded.version)
     problem = _mismatch(loaded.manifest, event)
     if problem is not None:
-        return Failed(error=FeatureMismatch(problem), version=loaded.version)
+        return Failed(error=FeatureMismatch(problem), version=version)
     stored = event.outputs.get(model.name)
     if stored is not None and is_good_enough(
         Recaption.ALL if event.origin is Origin.LIVE else loaded.recaption,
-        is_serving_version=stored.version == output_version(model.declaration, loaded.version),
+        is_serving_version=stored.version == version,
         is_of_current_features=dict(stored.features) == _lineage(loaded.manifest, event),
     ):
         return Ok(event=_applied(model, event, stored), result=Result.REUSED)
@@ -74,13 +78,14 @@ def _without_model(model: Model, loaded: Loaded[M] | None, event: Input) -> Outc
 
 
 def _made(model: Model, loaded: Loaded[M], event: ModelApplied, output: Output) -> Outcome:
+    version = output_version(model.declaration, loaded.version)
     numbers = output.value if isinstance(output.value, np.ndarray) else output.score
     if numbers is not None and not np.isfinite(numbers).all():
         error = ModelFailed(f"{model.name} {loaded.version} gave numbers that are not finite")
-        return Failed(error=error, version=loaded.version)
+        return Failed(error=error, version=version)
     made = replace(
         output,
-        version=output_version(model.declaration, loaded.version),
+        version=version,
         features=_lineage(loaded.manifest, event),
         inputs=_inputs(loaded.manifest, event),
     )
@@ -92,10 +97,12 @@ def _feature(manifest: Manifest) -> str:
 
 
 def _accepts(manifest: Manifest, event: ModelApplied) -> bool:
-    """Whether every vector is one that the model can read, as far as the event carries it."""
+    """Whether every output is there, and every vector is one that the model can read."""
     for name, wanted in manifest.features.items():
         made = event.outputs.get(name)
-        if made is None or not isinstance(made.value, np.ndarray) or made.version == wanted.version:
+        if made is None:
+            return False
+        if not isinstance(made.value, np.ndarray) or made.version == wanted.version:
             continue
         # A version that takes any CLIP still takes only those of its dimension.
         if wanted.version is not None or made.value.shape != (wanted.dimension,):
@@ -105,8 +112,8 @@ def _accepts(manifest: Manifest, event: ModelApplied) -> bool:
 
 def _mismatch(manifest: Manifest, event: ModelApplied) -> str | None:
     for name, wanted in manifest.features.items():
-        made = event.outputs.get(name)
-        if made is None or not isinstance(made.value, np.ndarray):
+        made = event.outputs[name]
+        if not isinstance(made.value, np.ndarray):
             return f"the event carries no vector of {name!r}"
         if made.value.shape != (wanted.dimension,):
             return f"{name!r} has shape {made.value.shape}, expected ({wanted.dimension},)"

@@ -1,4 +1,4 @@
-"""The step of `featurize`: from a changed document to its CLIP embedding.
+"""The step of a model that reads images: from a changed document to its CLIP embedding.
 
 Finds the images (they never travel on Kafka), decodes them side by side in processes of their own,
 encodes them as one batch. An image that cannot be decoded fails alone, also if it kills its
@@ -76,7 +76,7 @@ class Featurize:
         if isinstance(event, DocumentDeleted):
             return Ok(event=event, result=Result.DELETED)
         if not isinstance(event, DocumentChanged):
-            return Failed(error=InvalidEvent(f"featurize got a {type(event).__name__}"))
+            return Failed(error=InvalidEvent(f"{self._model.name} got a {type(event).__name__}"))
         image = found.get(document_key(event.document_id))
         if not isinstance(image, FoundImage):
             return self._without_image(image)

@@ -1,4 +1,4 @@
-"""Three models of a user's own, as a package outside of this repository. Nothing of ours is in it."""
+"""Three models of a user, as a package outside of this repository. Nothing of ours is in it."""
 
 from pathlib import Path
 

@@ -15,7 +15,7 @@ WINDOW, DOCUMENTS = 20, 300
 def test_publisher_stops_reading_while_the_broker_is_frozen(
     settings, client, documents, published, broker
 ):
-    """Fails without `is_full` in `Term._follow`: all changes would be held in memory."""
+    """Fails without `wait_for_room` in `Term._follow`: all changes would be held in memory."""
     broker.start()
     own = settings.kafka.model_copy(
         update={"bootstrap_servers": broker.bootstrap_servers, "request_timeout_seconds": 60.0}

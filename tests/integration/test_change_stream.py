@@ -12,7 +12,7 @@ from streams.contract.pipeline import compile_pipeline
 from streams.mongo.client import cluster_time
 from streams.mongo.leadership import Position
 from tests.integration.conftest import publishing
-from tests.integration.test_publisher import mark
+from tests.integration.test_publisher import fail_command, mark
 from tests.waiting import wait_until
 
 TITLED = compile_pipeline(
@@ -77,7 +77,7 @@ def seen(stream):
     def is_end():
         change = stream.next()
         if change is not None:
-            found.append((change["operationType"], change["documentKey"]["_id"]))
+            found.append((change.operation, change.event.document_id))
         return bool(found) and found[-1][1] == "end"
 
     wait_until(is_end, doing="the last change")
@@ -121,6 +121,31 @@ def test_update_that_says_nothing_passes(documents, description):
     }
     stages = [{"$documents": [change]}, *build_filter(documents.name, TITLED.watched)]
     assert len(list(documents.database.aggregate(stages))) == 1
+
+
+def test_token_refused_after_changes_that_were_dropped(client, documents, stream, mongo_client):
+    """The stream goes on behind them: the oplog may not reach back to the last one that passed.
+
+    Fails when `idle_position` forgets the time: what passed before them comes again.
+    """
+    documents.insert_one({"_id": 1})
+    began = cluster_time(client)
+    stream.open(Position(token=None, cluster_time=began, filter_hash=stream.hash))
+    documents.insert_one({"_id": 2})
+    found = []
+    wait_until(lambda: found.append(stream.next()) or found[-1] is None, doing="all that is there")
+    passed = found[-2].position.cluster_time
+    documents.update_one({"_id": 2}, {"$set": {"other": 1}})
+
+    def is_behind():
+        assert stream.next() is None
+        return stream.idle_position().cluster_time > passed
+
+    wait_until(is_behind, doing="a position behind the update")
+    fail_command(mongo_client, 280, errorLabels=["NonResumableChangeStreamError"])
+    assert stream.next() is None
+    documents.insert_one({"_id": "end"})
+    assert seen(stream) == []
 
 
 def test_change_of_a_second_field_is_published(settings, client, documents, published):

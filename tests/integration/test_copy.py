@@ -105,7 +105,7 @@ def test_finished_documents_are_left_out(settings, store, published, lease, copy
 
 
 def test_image_behind_a_url_counts_as_fetched(settings, store, published, lease, copy):
-    """Fails without `embedding_from_url`."""
+    """Fails without `output_from_url`."""
     url = "https://example.org/a.png"
     store.collection.insert_many([{"_id": number, "img": {"url": url}} for number in range(2)])
     for number, made_from in enumerate((url, "https://example.org/other.png")):

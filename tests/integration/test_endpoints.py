@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import pytest
 
 from streams import metrics
-from streams.endpoints import Check, serve_endpoints
+from streams.endpoints import Answers, Check, serve_endpoints
 from streams.errors import SettingsError
 from streams.settings import HttpSettings
 
@@ -17,9 +17,8 @@ from streams.settings import HttpSettings
 @pytest.fixture
 def served():
     checks = {"health": Check(is_ok=True), "ready": Check(is_ok=False, reason="loading")}
-    endpoints = serve_endpoints(
-        HttpSettings(), health=lambda: checks["health"], readiness=lambda: checks["ready"]
-    )
+    answers = Answers(health=lambda: checks["health"], readiness=lambda: checks["ready"])
+    endpoints = serve_endpoints(HttpSettings(), answers)
     yield endpoints, checks
     endpoints.close()
 
@@ -41,6 +40,22 @@ def test_checks_answer_200_or_503_with_the_reason(served):
     assert get(f"{endpoints.url}/healthz")[0] == 503
 
 
+def test_who_answers_is_replaced_as_the_process_comes_up():
+    """Fails when the server keeps the functions that it was started with."""
+    answers = Answers(
+        health=lambda: Check(is_ok=True),
+        readiness=lambda: Check(is_ok=False, reason="waits for MongoDB"),
+    )
+    endpoints = serve_endpoints(HttpSettings(), answers)
+    try:
+        assert "waits for MongoDB" in get(f"{endpoints.url}/readyz")[1]
+        answers.readiness = lambda: Check(is_ok=True)
+        answers.health = lambda: Check(is_ok=False, reason="broken")
+        assert [get(f"{endpoints.url}/{name}")[0] for name in ("readyz", "healthz")] == [200, 503]
+    finally:
+        endpoints.close()
+
+
 def test_metrics_are_served(served):
     metrics.DOCUMENTS.labels("sink", "done").inc(0)
     status, body = get(f"{served[0].url}/metrics")
@@ -56,7 +71,7 @@ def everywhere():
         def serve(**settings):
             settings = HttpSettings(host="0.0.0.0", **settings)  # noqa: S104 - a moment
             ok = Check(is_ok=True)
-            made = serve_endpoints(settings, health=lambda: ok, readiness=lambda: ok)
+            made = serve_endpoints(settings, Answers(health=lambda: ok, readiness=lambda: ok))
             opened.callback(made.close)
             return made.url
 
@@ -89,4 +104,4 @@ def test_other_paths_are_not_found(served):
 def test_taken_port_names_the_setting(served):
     port = int(served[0].url.rsplit(":", 1)[1])
     with pytest.raises(SettingsError, match="CAPTIONSTREAM_HTTP__PORT"):
-        serve_endpoints(HttpSettings(port=port), health=Check, readiness=Check)
+        serve_endpoints(HttpSettings(port=port), Answers(health=Check, readiness=Check))

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from streams.endpoints import Check, serve_endpoints
+from streams.endpoints import Answers, Check, serve_endpoints
 from streams.settings import HttpSettings
 from tests.integration.test_endpoints import get
 from tests.waiting import wait_until
@@ -29,9 +29,10 @@ HOSTILE = {
 
 @pytest.fixture(scope="module")
 def served():
-    endpoints = serve_endpoints(
-        HttpSettings(), health=lambda: Check(is_ok=True), readiness=lambda: Check(is_ok=True)
-    )
+    def ok():
+        return Check(is_ok=True)
+
+    endpoints = serve_endpoints(HttpSettings(), Answers(health=ok, readiness=ok))
     yield endpoints
     endpoints.close()
 

@@ -14,7 +14,7 @@ from tests.waiting import wait_until
 
 
 def test_lost_log_is_noticed_and_everything_is_copied(settings, client, documents, broker):
-    """By a term that begins, and by one that is idle. Fails without `is_cut` in `Term`."""
+    """By a term that begins, and by one that is idle. Fails without `has_lost_log` there."""
     kafka = settings.kafka.model_copy(update={"bootstrap_servers": broker.bootstrap_servers})
     settings = settings.model_copy(update={"kafka": kafka})
     published = Published(settings)

@@ -120,7 +120,7 @@ def test_restart_goes_on_without_a_gap(settings, client, documents, published):
 
 
 def test_clean_stop_repeats_nothing(settings, client, documents, published):
-    """Fails without step 4 of `Term.run`: nothing else commits here."""
+    """Fails without step 3 of `Term.run`: nothing else commits here."""
     seldom = PublisherSettings(
         commit_interval_seconds=600, heartbeat_interval_seconds=600, lease_seconds=3
     )
@@ -152,7 +152,7 @@ class LossyProducer(EventProducer):
 def test_lost_record_is_read_again_although_later_ones_were_acknowledged(
     settings, client, documents, published
 ):
-    """Fails without `fail` in `Sender.send`; what is safe then is shown in unit/capture."""
+    """Fails without `_error` in `Sender._finish`; what is safe then is shown in unit/capture."""
     has_lost = threading.Event()
     connect = partial(LossyProducer, settings.kafka, has_lost)
     with publishing(settings, client, connect_producer=connect):
@@ -213,7 +213,7 @@ def test_collection_dropped_renamed_and_created_again(settings, client, document
 
 
 def test_database_dropped_and_created_again(settings, client, documents, published):
-    """Fails without `_reopen_behind` for an `invalidate`."""
+    """Fails without `is_invalidate` in `Term._publish`."""
     with publishing(settings, client):
         mark(documents, published, 0)
         client.drop_database(settings.mongo.database)

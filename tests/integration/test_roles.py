@@ -37,7 +37,7 @@ def settings(tmp_path):
             root["captions"]["documents"].insert_one(document)
         yield Settings(
             mongo=mongo,
-            kafka=KafkaSettings(bootstrap_servers="127.0.0.1:1", request_timeout_seconds=0.5),
+            kafka=KafkaSettings(bootstrap_servers="127.0.0.1:1", request_timeout_seconds=1.0),
         )
 
 

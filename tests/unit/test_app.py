@@ -8,8 +8,10 @@ from streams.app import StageProcess
 from streams.endpoints import Endpoints
 from streams.kafka.faust.worker import StageWorker
 from streams.settings import Settings, StageSettings
-from streams.stages import SINK
 from streams.stages.stage import Stage
+from tests.pipelines import STAGES
+
+SINK = STAGES["sink"]
 
 
 class IdleStep:
@@ -106,10 +108,10 @@ def test_stage_without_partitions_broker_or_leader_is_not_ready(joined, monkeypa
     assert joined.readiness().is_ok
     monkeypatch.setattr(StageWorker, "has_broker", False)
     assert joined.readiness().reason == "waits for the Kafka broker"
-    partitions = ["captions.image.changed.v1[1]", "captions.image.changed.v1[3]"]
+    partitions = ["captions.changes[1]", "captions.changes[3]"]
     monkeypatch.setattr(StageWorker, "has_broker", True)
     monkeypatch.setattr(StageWorker, "leaderless", partitions)
-    expected = "waits for a broker that leads captions.image.changed.v1[1] and 1 more"
+    expected = "waits for a broker that leads captions.changes[1] and 1 more"
     assert joined.readiness().reason == expected
     joined._worker.has_assignment = False
     assert joined.readiness().reason == "joining the consumer group"

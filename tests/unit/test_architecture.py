@@ -32,8 +32,8 @@ ROOMS = {
     "streams.stages": (
         "backoff contract errors following images kafka metrics models mongo registry settings"
     ),
-    "streams.local": "backoff capture errors following kafka mongo settings stages",
-    "streams.app": "capture contract endpoints errors kafka mongo settings stages",
+    "streams.local": "backoff capture contract errors following kafka mongo settings stages",
+    "streams.app": "capture contract endpoints errors following kafka mongo settings stages",
     "streams.operate": (
         "app capture contract errors images kafka local logs models mongo reconcile registry"
         " settings stages"

@@ -156,7 +156,7 @@ def dead_letters_replay(
 ) -> None:
     """Send dead letters to their topic again.
 
-    Example: captionstream dead-letters replay --stage featurize
+    Example: captionstream dead-letters replay --stage clip
     """
     settings = settings_of(data_dir)
     wanted = _wanted(stage, reason, item)

@@ -1,6 +1,7 @@
 """Commands about the declared pipeline: show, plan, apply, activate, deactivate, forget."""
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +22,7 @@ from streams.operate.commands.context import (
     settings_of,
 )
 from streams.operate.forget import forget_model
-from streams.operate.pipeline import DeclaredPipeline, with_state
+from streams.operate.pipeline import DeclaredPipeline, wait_until_followed, with_state
 from streams.operate.pipeline_file import pipeline_yaml, read_pipeline_file
 from streams.operate.pipeline_view import (
     pipeline_json,
@@ -191,10 +192,15 @@ def _print(plan: Plan, settings: Settings) -> None:
 def _wait(
     stored: Stored, settings: Settings, client: MongoClient[dict[str, Any]], seconds: float
 ) -> None:
-    store = open_documents(settings, client, stored.pipeline)
+    """Wait until the processes have followed, and then until they are done."""
+    deadline = time.monotonic() + seconds
     _, state = open_state(settings)
     with err.status("waiting"):
-        is_settled = wait_until_settled(store, state, timeout_seconds=seconds)
-    if not is_settled:
+        is_done = wait_until_followed(stored.pipeline, state, timeout_seconds=seconds)
+        if is_done:
+            store = open_documents(settings, client, stored.pipeline)
+            left = deadline - time.monotonic()
+            is_done = wait_until_settled(store, state, timeout_seconds=left)
+    if not is_done:
         err.print("not done yet: see `captionstream status`")
         raise typer.Exit(1)

@@ -1,68 +1,117 @@
-"""The committed position is never ahead of a send that is not acknowledged."""
+"""The committed position is never ahead of an event that is not acknowledged."""
 
 import threading
 
+import pytest
+from bson.timestamp import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
+from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
 
-from streams.capture.sender import Window
+from streams.capture.sender import Sender
+from streams.contract.events import DocumentChanged
+from streams.errors import BrokerUnavailable
+from streams.mongo.leadership import Position
+from streams.settings import PublisherSettings, Settings
 
 
-def window(events=100, size=10_000):
-    return Window(max_events=events, max_bytes=size)
+class Producer:
+    """Leaves it to the test when, and in which order, an event is acknowledged."""
+
+    def __init__(self):
+        self.done = []
+
+    def send(self, _topic, _record, done):
+        self.done.append(done)
+
+    def check(self):
+        pass
+
+
+def position(number):
+    return Position(token=None, cluster_time=Timestamp(number, 1), filter_hash="x")
+
+
+def sending(count, **limits):
+    """Return a sender, and what acknowledges each of the events that it has sent."""
+    producer = Producer()
+    settings = Settings().model_copy(update={"publisher": PublisherSettings(**limits)})
+    sender = Sender(settings, producer)
+    for number in range(count):
+        event = DocumentChanged(document_id=number, source=Timestamp(number, 1))
+        sender.send(event, position(number))
+    return sender, producer.done
 
 
 @given(order=st.permutations(range(12)), stop_at=st.integers(min_value=0, max_value=12))
 def test_safe_position_is_the_end_of_the_contiguous_prefix(order, stop_at):
-    sends = window()
-    slots = [sends.add(number, 1) for number in range(12)]
-    acknowledged = set()
-    safe = -1
+    sender, done = sending(12)
     for number in order[:stop_at]:
-        sends.acknowledge(slots[number])
-        acknowledged.add(number)
-        safe = sends.take_safe() if set(range(safe + 2)) <= acknowledged else safe
-        while set(range(safe + 2)) <= acknowledged and safe < 11:
-            safe += 1
-        assert set(range(safe + 1)) <= acknowledged
-    assert sends.events == 12 - (safe + 1)
+        done[number](None)
+    acknowledged = {*order[:stop_at]}
+    safe = next(number for number in range(13) if number not in acknowledged)
+    assert sender.take_safe() == (position(safe - 1) if safe else None)
+    assert sender.events == 12 - safe
+    assert sender.published == stop_at
 
 
 def test_position_is_told_once():
-    sends = window()
-    sends.acknowledge(sends.add("a", 1))
-    assert sends.take_safe() == "a"
-    assert sends.take_safe() is None
+    sender, done = sending(1)
+    done[0](None)
+    assert sender.take_safe() == position(0)
+    assert sender.take_safe() is None
 
 
 def test_late_acknowledgement_of_the_first_frees_all():
-    sends = window()
-    slots = [sends.add(number, 5) for number in range(3)]
-    for slot in reversed(slots[1:]):
-        sends.acknowledge(slot)
-    assert (sends.take_safe(), sends.events, sends.bytes) == (None, 3, 15)
-    sends.acknowledge(slots[0])
-    assert (sends.take_safe(), sends.events, sends.bytes) == (2, 0, 0)
+    sender, done = sending(3)
+    size = sender.bytes
+    for acknowledge in reversed(done[1:]):
+        acknowledge(None)
+    assert (sender.take_safe(), sender.events, sender.bytes) == (None, 3, size)
+    assert size > 0
+    done[0](None)
+    assert (sender.take_safe(), sender.events, sender.bytes) == (position(2), 0, 0)
 
 
-def test_window_is_full_by_count_or_by_bytes():
-    by_count = window(events=1)
-    by_count.add("a", 1)
-    assert by_count.is_full
-    by_bytes = window(size=10)
-    by_bytes.add("a", 10)
-    assert by_bytes.is_full
+def test_position_that_is_skipped_waits_for_what_is_before_it():
+    sender, done = sending(1)
+    sender.skip(position(1))
+    assert sender.take_safe() is None
+    done[0](None)
+    assert sender.take_safe() == position(1)
 
 
-def test_lost_send_is_never_safe_and_wakes_the_reader():
-    sends = window(events=1)
-    sends.add("a", 1)
+@pytest.mark.parametrize("limits", [{"window_events": 1}, {"window_bytes": 1}])
+def test_window_is_full_by_count_or_by_bytes(limits):
+    sender, _ = sending(0, **limits)
+    assert sender.wait_for_room(0)
+    sender, done = sending(1, **limits)
+    assert not sender.wait_for_room(0)
+    done[0](None)
+    assert sender.wait_for_room(0)
+
+
+def test_event_that_is_lost_is_never_safe_and_wakes_the_reader():
+    sender, done = sending(2, window_events=2)
     woken = threading.Event()
-    reader = threading.Thread(target=lambda: (sends.wait_for_room(60), woken.set()))
+    reader = threading.Thread(target=lambda: (sender.wait_for_room(60), woken.set()))
     reader.start()
-    sends.fail(OSError("gone"))
+    done[0](KafkaTimeoutError("gone"))
     assert woken.wait(10)
     reader.join()
-    assert sends.take_safe() is None
-    assert isinstance(sends.error, OSError)
-    assert not sends.drain(0.01)
+    done[1](None)
+    assert sender.take_safe() is None
+    assert not sender.settle(0.01)
+    with pytest.raises(BrokerUnavailable, match="gone"):
+        sender.check()
+
+
+def test_event_that_is_too_large_holds_up_nothing_and_is_told_of_once():
+    sender, done = sending(2)
+    done[0](MessageSizeTooLargeError("large"))
+    done[1](None)
+    assert sender.take_safe() == position(1)
+    assert [event.document_id for event in sender.take_refused()] == [0]
+    assert sender.take_refused() == []
+    assert sender.published == 1
+    sender.check()

@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 from bson.binary import Binary
 from bson.timestamp import Timestamp
-from hypothesis import given
-from hypothesis import strategies as st
 
 from streams.contract.default_pipeline import DEFAULT
 from streams.contract.documents import (
@@ -16,7 +14,6 @@ from streams.contract.documents import (
     usable_captions,
 )
 from streams.contract.states import DocumentState, Serving, document_state
-from streams.contract.values import decode_vector, encode_vector
 from tests.pipelines import CLIP, CLIP_PROJECTION, CONDITIONAL_LM
 
 T1 = Timestamp(100, 1)
@@ -24,19 +21,6 @@ T1 = Timestamp(100, 1)
 
 def test_fingerprint_is_blake2b_of_16_bytes():
     assert fingerprint(b"") == "cae66941d9efbd404e4d88758ea67670"
-
-
-@given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=50))
-def test_vector_survives_bson(values):
-    vector = np.array(values, dtype=np.float32)
-    assert decode_vector(encode_vector(vector)).tolist() == vector.tolist()
-
-
-@pytest.mark.parametrize("value", ["no vector", Binary(b"", 9), Binary(b"'", 9)])
-def test_what_is_no_vector_is_refused(value):
-    """Fails without `struct.error` in `decode_vector`: MongoDB stores any bytes as a vector."""
-    with pytest.raises(ValueError, match="BSON vector"):
-        decode_vector(value)
 
 
 def test_only_texts_with_a_letter_are_captions():
@@ -52,44 +36,90 @@ def test_what_is_no_list_of_captions_is_counted_as_one(value, passed_over):
     assert usable_captions(value) == ((), passed_over)
 
 
-@pytest.mark.parametrize(("width", "stored"), [(1, None), (5, 5)])
-def test_beam_width_is_stored_unless_the_caption_is_greedy(width, stored):
-    output = Output(value="a cat", version="l1", score=-0.5, beam_width=width)
-    fields = output_fields(output, source=T1, input_fingerprint="ab")
-    assert fields.get("beam_width") == stored
-    document = {"_outputs": {"_base": {"conditional_lm": fields}}}
-    assert stored_output(document, CONDITIONAL_LM, "ab") == output
+def document_of(output, model=CONDITIONAL_LM):
+    return {"_outputs": {model.key: {model.name: output_fields(output, source=T1)}}}
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["a cat", None, True, 5, -0.5, [1, [], None], {"boxes": [{"x": 1.5}], "": ""}],
+    ids=repr,
+)
+def test_output_is_stored_and_read_as_it_was_made(value):
+    output = Output(
+        value=value,
+        version="l1+01234567",
+        features={"clip": "c1"},
+        inputs={"img": "ab"},
+        score=-0.5,
+        url="http://u",
+    )
+    assert stored_output(document_of(output), CONDITIONAL_LM, {"img": "ab"}) == output
+
+
+def test_what_an_output_does_not_have_is_not_stored():
+    fields = output_fields(Output(value="x", version="l1", inputs={"img": "ab"}), source=T1)
+    assert fields.keys() == {"value", "version", "features", "input", "source", "at"}
+    assert fields["input"] == {"img": "ab"}
 
 
 def test_stored_output_of_another_input_is_not_reused():
-    output = Output(value=np.ones(3, np.float32), version="v1")
-    document = {
-        "_outputs": {"img": {"clip": output_fields(output, source=T1, input_fingerprint="a")}}
-    }
-    assert stored_output(document, CLIP, "a") is not None
-    assert stored_output(document, CLIP, "b") is None
+    output = Output(value=np.ones(3, np.float32), version="v1", inputs={"img": "a"})
+    assert stored_output(document_of(output, CLIP), CLIP, {"img": "a"}) is not None
+    assert stored_output(document_of(output, CLIP), CLIP, {}) is not None
+    assert stored_output(document_of(output, CLIP), CLIP, {"title": "b"}) is not None
+    assert stored_output(document_of(output, CLIP), CLIP, {"img": "b"}) is None
 
 
 def test_score_and_url_of_another_type_are_ignored():
     """Fails without the checks in `stored_output`: they could not travel on a topic."""
-    stored = {"input": "a", "version": "v", "value": "x", "score": {1}, "url": b"u"}
-    found = stored_output({"_outputs": {"img": {"clip": stored}}}, CLIP, "a")
+    stored = {"input": {"img": "a"}, "version": "v", "value": "x", "score": {1}, "url": b"u"}
+    found = stored_output({"_outputs": {"img": {"clip": stored}}}, CLIP, {"img": "a"})
     assert (found.score, found.url) == (None, None)
 
 
-@pytest.mark.parametrize("features", [{"clip": T1}, {"clip": None}, {"$where": "x"}])
+@pytest.mark.parametrize("features", [{"clip": T1}, {"clip": None}, {"$where": "x"}, None, 5])
 def test_stored_output_with_features_of_no_model_is_not_reused(features):
     """Fails without the check in `stored_output`: they could not travel on a topic."""
-    stored = {"input": "a", "version": "v", "value": "x", "features": features}
-    assert stored_output({"_outputs": {"img": {"clip": stored}}}, CLIP, "a") is None
+    stored = {"input": {"img": "a"}, "version": "v", "value": "x", "features": features}
+    assert stored_output({"_outputs": {"img": {"clip": stored}}}, CLIP, {"img": "a"}) is None
+
+
+def test_stored_output_keeps_the_features_of_models_that_are_not_known_here():
+    """Fails when they are looked up in a pipeline: another one was declared then."""
+    stored = {"input": {"img": "a"}, "version": "v", "value": "x", "features": {"stranger": "s1"}}
+    found = stored_output({"_outputs": {"img": {"clip": stored}}}, CLIP, {"img": "a"})
+    assert found.features == {"stranger": "s1"}
+
+
+GOOD = {"input": {"img": "a"}, "version": "v", "value": "x"}
 
 
 @pytest.mark.parametrize(
     "outputs",
-    [None, 5, {"img": 5}, {"img": {"clip": {"input": "a", "version": 3, "value": "x"}}}],
+    [
+        None,
+        5,
+        {"img": 5},
+        *(
+            {"img": {"clip": {**GOOD, **change}}}
+            for change in (
+                {"version": 3},
+                {"version": None},
+                {"value": T1},
+                {"value": float("nan")},
+                {"value": Binary(b"'", 9)},
+                {"error": {"retryable": True}},
+                {"input": "a"},
+            )
+        ),
+        {"img": {"clip": {name: GOOD[name] for name in ("input", "version")}}},
+    ],
+    ids=repr,
 )
 def test_stored_output_of_any_shape_is_ignored(outputs):
-    assert stored_output({"_outputs": outputs}, CLIP, "a") is None
+    assert stored_output({"_outputs": {"img": {"clip": GOOD}}}, CLIP, {"img": "a"}) is not None
+    assert stored_output({"_outputs": outputs}, CLIP, {"img": "a"}) is None
 
 
 SERVING = Serving(

@@ -4,11 +4,11 @@ import math
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from streams.contract.declaration import Declaration, ModelState, parse_declarations
-from streams.contract.pipeline import compile_pipeline
+from streams.contract.pipeline import CHANGES, compile_pipeline, is_dead_letter_topic
 from streams.errors import InvalidPipeline
 
 
@@ -43,8 +43,8 @@ def test_the_chain_of_the_notebook():
 
 def test_fan_out_runs_the_root_once():
     pipeline = compile_pipeline([CLIP, model("a", "clip"), model("b", "clip"), model("c", "clip")])
-    assert pipeline.consumers(None) == ("clip",)
-    assert pipeline.consumers("clip") == ("a", "b", "c")
+    assert [each.name for each in pipeline.consumers(CHANGES)] == ["clip"]
+    assert [each.name for each in pipeline.consumers("clip")] == ["a", "b", "c"]
 
 
 def test_a_join_of_two_roots_lets_one_follow_the_other():
@@ -82,6 +82,8 @@ def test_an_inactive_model_takes_no_part():
             [CLIP.model_copy(update={"state": ModelState.INACTIVE}), PROJECTION],
             "projection reads 'clip', which is inactive",
         ),
+        ([], "no model is active: "),
+        ([CLIP.model_copy(update={"state": ModelState.INACTIVE})], "no model is active: "),
     ],
 )
 def test_what_is_no_pipeline_is_refused_with_the_names(declarations, says):
@@ -122,6 +124,35 @@ def test_a_wrong_declaration_is_refused_with_its_name_and_field(row, says):
     assert len(str(refused.value)) < 300
 
 
+def chain(length):
+    """Models of which each reads the one before: three fields of the state index each."""
+    return [model("m0"), *(model(f"m{i}", f"m{i - 1}") for i in range(1, length))]
+
+
+def test_the_state_index_takes_a_chain_of_ten_models_and_no_more():
+    """Fails without the limit: MongoDB refuses an index of more than 32 fields, `_id` included."""
+    fits = compile_pipeline([*chain(10), model("root")])
+    assert len(fits.state_paths) == len(set(fits.state_paths)) == 31
+    with pytest.raises(InvalidPipeline) as refused:
+        compile_pipeline(chain(11))
+    assert "11 active models need 32 fields in the state index" in str(refused.value)
+    assert "MongoDB allows 31: deactivate some" in str(refused.value)
+
+
+def test_an_inactive_model_takes_no_place_in_the_state_index():
+    last = model("last", "m9", state=ModelState.INACTIVE)
+    assert len(compile_pipeline([*chain(10), last]).state_paths) == 29
+
+
+def test_topics_are_the_changes_and_one_for_each_active_model_and_their_dead_letters():
+    resting = PROJECTION.model_copy(update={"state": ModelState.INACTIVE})
+    pipeline = compile_pipeline([CAPTION, resting, CLIP])
+    assert pipeline.topics == ("changes", "clip", "caption")
+    letters = ("changes.dlq", "clip.dlq", "caption.dlq")
+    assert pipeline.all_topics == (*pipeline.topics, *letters)
+    assert [*filter(is_dead_letter_topic, pipeline.all_topics)] == [*letters]
+
+
 @st.composite
 def pipelines(draw):
     """Any acyclic pipeline of up to nine models, declared in any order."""
@@ -133,6 +164,7 @@ def pipelines(draw):
     rows = [
         model(name, *some(names[:i]), after=tuple(some(names[:i]))) for i, name in enumerate(names)
     ]
+    assume(2 * len(rows) + sum(len(row.reads) for row in rows) <= 31)
     return draw(st.permutations(rows))
 
 

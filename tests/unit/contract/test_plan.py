@@ -65,13 +65,15 @@ AGAIN = (6, 90, 0, 4)
 
 def test_the_same_pipeline_changes_nothing():
     found = planned(CHAIN, CHAIN)
-    assert found.changes_nothing
+    assert found.is_same
+    assert set(actions(found).values()) == {"go on"}
     assert counts(found) == dict.fromkeys(("clip", "projection", "caption"), AS_IT_IS)
     assert found.new_topics + found.unused_topics + found.new_groups + found.unused_groups == ()
 
 
 def test_a_new_model_runs_for_every_document_and_the_others_go_on():
     found = planned(CHAIN, (*CHAIN, COLOUR), versions=_without("colour"))
+    assert not found.is_same
     assert actions(found)["colour"] == "start"
     assert counts(found)["colour"] == (100, 0, 0, 0)
     assert not found.models[-1].has_version
@@ -127,7 +129,10 @@ def test_a_new_ordering_edge_is_said_and_recomputes_nothing():
     assert found.added == (("colour", "clip"),)
     assert counts(found) == {"clip": (0, 0, 7, 0), "colour": (0, 0, 7, 0), "line": (7, 0, 0, 0)}
     assert actions(found) == {"clip": "restart", "colour": "restart", "line": "start"}
-    assert found.models[1].reason == "follows clip instead of changes"
+    assert [model.reason for model in found.models[:2]] == [
+        "other models stand behind it",
+        "follows clip instead of changes",
+    ]
 
 
 def test_a_model_that_stops_keeps_its_outputs():
@@ -152,14 +157,14 @@ def test_a_model_that_is_activated_again_makes_only_what_is_missing():
 
 def test_the_time_is_that_of_the_slowest_model():
     rates = {"clip": 3.0, "projection": 60.0, "caption": 2.0}
-    found = planned((), CHAIN, stored=[StoredOutputs(document={}, count=60)], rates=rates)
+    found = planned(CHAIN, CHAIN, stored=[StoredOutputs(document={}, count=60)], rates=rates)
     assert [model.seconds for model in found.models] == [20, 1, 30]
     assert found.seconds == 30
 
 
 def test_a_time_that_was_not_measured_is_not_known():
     rates = {"clip": 3.0, "projection": 0.0}
-    found = planned((), CHAIN, stored=[StoredOutputs(document={}, count=60)], rates=rates)
+    found = planned(CHAIN, CHAIN, stored=[StoredOutputs(document={}, count=60)], rates=rates)
     assert [model.seconds for model in found.models] == [20, None, None]
     assert found.seconds is None
-    assert planned((), CHAIN, stored=[]).seconds == 0
+    assert planned(CHAIN, CHAIN, stored=[]).seconds == 0

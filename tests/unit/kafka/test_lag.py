@@ -7,9 +7,11 @@ import pytest
 from streams.kafka.faust.lag import count_waiting
 from streams.kafka.faust.worker import StageWorker
 from streams.settings import KafkaSettings, StageSettings
-from streams.stages import SINK
 from streams.stages.stage import Stage
+from tests.pipelines import STAGES
 from tests.unit.test_app import IdleStep
+
+SINK = STAGES["sink"]
 
 
 class FakeConsumer:

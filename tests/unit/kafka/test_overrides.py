@@ -7,7 +7,7 @@ from aiokafka import AIOKafkaConsumer
 
 from streams.kafka.faust.application import build_app
 from streams.settings import KafkaSettings
-from streams.stages import FEATURIZE
+from tests.pipelines import STAGES
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_fetch_wait_of_the_settings_reaches_the_consumer(run):
 
     async def consumer():
         settings = KafkaSettings(bootstrap_servers="127.0.0.1:1", fetch_wait_seconds=0.25)
-        app = build_app(FEATURIZE, settings)
+        app = build_app(STAGES["clip"], settings)
         thread = app.consumer._thread
         thread.thread_loop.close()  # it is never started
         return await fetch_wait(thread._create_worker_consumer(app.transport))

@@ -7,19 +7,20 @@ import pytest
 from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError
 from faust.exceptions import ProducerSendError
 
-from streams.contract import events
 from streams.contract.events import Record
 from streams.kafka.faust.application import build_app
 from streams.kafka.faust.worker import StageWorker
 from streams.settings import KafkaSettings, StageSettings
-from streams.stages import FEATURIZE
 from streams.stages.held import Held
+from tests.pipelines import STAGES
+
+CLIP = STAGES["clip"]
 
 
 def test_start_leaves_the_working_directory_alone(tmp_path, monkeypatch):
     """Fails without `_create_directories`: a read-only directory would end the process."""
     monkeypatch.chdir(tmp_path)
-    asyncio.run(build_app(FEATURIZE, KafkaSettings()).on_first_start())
+    asyncio.run(build_app(CLIP, KafkaSettings()).on_first_start())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -51,13 +52,13 @@ def channel():
 
 @pytest.fixture
 def worker(channel):
-    made = StageWorker(FEATURIZE, KafkaSettings(), StageSettings(backoff_initial_seconds=0))
-    made._channels = {events.IMAGE_FEATURIZED: channel}
+    made = StageWorker(CLIP, KafkaSettings(), StageSettings(backoff_initial_seconds=0))
+    made._channels = {CLIP.output: channel}
     return made
 
 
 def deliver(worker, keys):
-    records = [(events.IMAGE_FEATURIZED, Record(key=key, value=b"", headers=[])) for key in keys]
+    records = [(CLIP.output, Record(key=key, value=b"", headers=[])) for key in keys]
     return asyncio.run(worker.deliver(records))
 
 

@@ -1,6 +1,6 @@
 """A process that is not ready says why, through `up`, to whoever started it."""
 
-from streams.endpoints import Check, serve_endpoints
+from streams.endpoints import Answers, Check, serve_endpoints
 from streams.local.probe import Health, Prober, _ask
 from streams.local.worker import Worker
 from streams.settings import HttpSettings, Settings
@@ -13,13 +13,13 @@ def test_reason_of_a_process_that_stays_not_ready_is_said_once(tmp_path):
     said = []
     prober = Prober()
     worker = Worker(
-        "featurize", [], Settings(), port=1, directory=tmp_path, prober=prober, say=said.append
+        "clip", [], Settings(), port=1, directory=tmp_path, prober=prober, say=said.append
     )
-    worker._health = health = prober.watch("featurize", "127.0.0.1", 1)
+    worker._health = health = prober.watch("clip", "127.0.0.1", 1)
     health.reason, health.reason_since = REASON, 100.0
     for now in (101.0, 106.0, 107.0):
         worker._say_why_it_waits(now)
-    assert said == [f"featurize is not ready: {REASON}"]
+    assert said == [f"clip is not ready: {REASON}"]
     health.reason = ""
     worker._say_why_it_waits(108.0)
     health.reason, health.reason_since = REASON, 109.0
@@ -29,9 +29,8 @@ def test_reason_of_a_process_that_stays_not_ready_is_said_once(tmp_path):
 
 def test_prober_hears_the_reason():
     ready = Check(is_ok=False, reason=REASON)
-    endpoints = serve_endpoints(
-        HttpSettings(port=0), health=lambda: Check(is_ok=True), readiness=lambda: ready
-    )
+    answers = Answers(health=lambda: Check(is_ok=True), readiness=lambda: ready)
+    endpoints = serve_endpoints(HttpSettings(port=0), answers)
     port = int(endpoints.url.rsplit(":", 1)[1])
     health = Health(host="127.0.0.1", port=port, started_at=0.0)
     _ask(health)

@@ -10,15 +10,17 @@ from bson.timestamp import Timestamp
 from streams.contract.documents import (
     Output,
 )
-from streams.contract.events import DocumentDeleted, ModelApplied, Origin
+from streams.contract.events import DocumentChanged, DocumentDeleted, ModelApplied, Origin
+from streams.contract.pipeline import compile_pipeline
 from streams.contract.states import Recaption
+from streams.contract.versions import output_version
 from streams.errors import FeatureMismatch, ModelFailed
 from streams.models import projection
 from streams.models.projection import orthogonal_projection
 from streams.registry.hot_model import Loaded
 from streams.stages.apply import apply_model
 from streams.stages.outcome import Failed, Ok, Result
-from tests.pipelines import CLIP_PROJECTION
+from tests.pipelines import CLIP_PROJECTION, DEFAULT
 
 
 def loaded(clip_version=None, seed=0):
@@ -28,18 +30,18 @@ def loaded(clip_version=None, seed=0):
 
 
 def event(document_id=1, dimension=4, **outputs):
-    clip = Output(value=np.arange(1, dimension + 1, dtype=np.float32), version="c1")
+    value = np.arange(1, dimension + 1, dtype=np.float32)
+    clip = Output(value=value, version="c1", inputs={"img": "ab"})
     return ModelApplied(
         document_id=document_id,
         source=Timestamp(1, 1),
         origin=Origin.LIVE,
-        input="ab",
         model="clip",
         outputs={"clip": clip, **outputs},
     )
 
 
-def run(serving, events, **options):
+def run(serving, events, model=CLIP_PROJECTION):
     calls = []
 
     def compute(vectors):
@@ -47,7 +49,7 @@ def run(serving, events, **options):
         rows = serving.model(torch.from_numpy(vectors)).numpy()
         return [Output(value=row, version=serving.version) for row in rows]
 
-    return apply_model(CLIP_PROJECTION, serving, events, compute, **options), calls
+    return apply_model(model, serving, events, compute), calls
 
 
 def test_batch_is_computed_at_once_and_carries_lineage():
@@ -57,13 +59,15 @@ def test_batch_is_computed_at_once_and_carries_lineage():
     for outcome in outcomes:
         made = outcome.event.outputs["clip_projection"]
         assert (made.version, dict(made.features)) == (serving.version, {"clip": "c1"})
+        assert made.inputs == {"img": "ab"}
         assert outcome.event.model == "clip_projection"
         assert "clip" in outcome.event.outputs
 
 
 def stored(version, clip="c1"):
     value = np.ones(2, np.float32)
-    return {"clip_projection": Output(value=value, version=version, features={"clip": clip})}
+    made = Output(value=value, version=version, features={"clip": clip}, inputs={"img": "ab"})
+    return {"clip_projection": made}
 
 
 def test_stored_output_of_the_same_versions_is_sent_on():
@@ -80,11 +84,48 @@ def test_stored_output_of_another_version_is_made_anew(version, clip):
     assert outcome.result is Result.DONE
 
 
-def test_stored_output_of_another_beam_width_is_made_anew():
-    """Fails when `_without_model` compares versions only."""
-    serving = loaded()
-    [outcome], _ = run(serving, [event(**stored(serving.version))], beam_width=5)
+def with_options(**options):
+    """The projection, declared with options."""
+    declarations = [
+        d.model_copy(update={"options": options}) if d.name == CLIP_PROJECTION.name else d
+        for d in DEFAULT.declarations
+    ]
+    return compile_pipeline(declarations).models[CLIP_PROJECTION.name]
+
+
+def test_stored_output_of_other_options_is_made_anew():
+    """Fails when `_without_model` compares the versions of the weights, or `_made` names them."""
+    serving, model = loaded(), with_options(beam_width=5)
+    [outcome], _ = run(serving, [event(**stored(serving.version))], model)
     assert outcome.result is Result.DONE
+    made = outcome.event.outputs["clip_projection"]
+    assert made.version == output_version(model.declaration, serving.version) != serving.version
+    [again], calls = run(serving, [outcome.event], model)
+    assert (again.result, calls) == (Result.REUSED, [])
+    [other], _ = run(serving, [outcome.event], with_options(beam_width=4))
+    assert other.result is Result.DONE
+
+
+@pytest.mark.parametrize("dimension", [4, 5], ids=["NaN", "another length"])
+def test_failure_names_the_version_that_an_output_would(dimension):
+    """Fails with the version of the weights: the error would be of a version that never serves.
+
+    So the document would be put through again and again.
+    """
+    model, serving = with_options(beam_width=5), loaded("c1")
+
+    def compute(vectors):
+        return [Output(value=np.full(2, np.nan, np.float32), version="p1")]
+
+    [failed] = apply_model(model, serving, [event(dimension=dimension)], compute)
+    assert isinstance(failed.error, ModelFailed | FeatureMismatch)
+    assert failed.version == output_version(model.declaration, serving.version)
+
+
+def test_outputs_of_models_that_are_not_known_are_carried_on():
+    stranger = Output(value={"a": 1}, version="s1", inputs={"title": "cd"})
+    [outcome], _ = run(loaded(), [event(stranger=stranger)])
+    assert outcome.event.outputs["stranger"] is stranger
 
 
 @pytest.mark.parametrize(
@@ -118,6 +159,17 @@ def test_version_fitted_on_another_clip_is_not_applied():
     [outcome], calls = run(loaded(clip_version="c0"), [event()])
     assert outcome.result is Result.AWAITING_MODEL
     assert calls == []
+
+
+@pytest.mark.parametrize("origin", list(Origin))
+@pytest.mark.parametrize("serving", [None, loaded()], ids=["no version", "a version"])
+def test_event_that_went_past_a_failed_upstream_is_no_failure_of_its_reader(origin, serving):
+    """As a change, or with outputs of others. Fails when it is: the error of CLIP says it all."""
+    change = DocumentChanged(document_id=1, source=Timestamp(1, 1), origin=origin)
+    others = Output(value="red", version="k1", inputs={"img": "ab"})
+    passed = replace(event(), origin=origin, model="colour", outputs={"colour": others})
+    outcomes = apply_model(CLIP_PROJECTION, serving, [change, passed], lambda _: [])
+    assert outcomes == [Ok(event=None, result=Result.AWAITING_MODEL)] * 2
 
 
 @pytest.mark.parametrize("clip_version", [None, "c0"])

@@ -7,17 +7,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from streams.contract import events
 from streams.contract.events import Origin
 from streams.contract.pipeline import CHANGES
 from streams.errors import FetchFailed
 from streams.kafka.faust.worker import StageWorker
 from streams.settings import KafkaSettings, StageSettings
-from streams.stages import FEATURIZE
 from streams.stages.isolate import Isolator
 from streams.stages.outcome import Failed, Ok, Result, Waiting
 from streams.stages.stage import Stage
-from tests.unit.stages.test_stage import TENANT, EchoStep, changed, message
+from tests.unit.stages.test_stage import CLIP, TENANT, EchoStep, changed, message
 from tests.waiting import DEADLINE_SECONDS
 
 
@@ -41,8 +39,8 @@ class Run:
     def __init__(self, step):
         self.acknowledged = []
         self.delivered = []
-        self.stage = Stage(FEATURIZE, step, StageSettings(), tenant=TENANT, deliver=self._deliver)
-        self.worker = StageWorker(FEATURIZE, KafkaSettings(), StageSettings())
+        self.stage = Stage(CLIP, step, StageSettings(), tenant=TENANT, deliver=self._deliver)
+        self.worker = StageWorker(CLIP, KafkaSettings(), StageSettings())
         self._batches = asyncio.Queue()
         self._offset = 0
 
@@ -105,7 +103,7 @@ def test_event_that_waits_holds_up_no_other_and_acknowledgements_stay_in_order()
             run.give("c", "slower")
             run.give("d")
             await run.until(lambda: len(run.delivered) == 4)
-            assert run.delivered == [(events.IMAGE_FEATURIZED, key(name)) for name in "abcd"]
+            assert run.delivered == [(CLIP.output, key(name)) for name in "abcd"]
             assert run.acknowledged == [0]
             assert run.stage.progress.in_flight == 2
             step.until["slow"].set_result(None)
@@ -115,8 +113,8 @@ def test_event_that_waits_holds_up_no_other_and_acknowledgements_stay_in_order()
             step.until["slower"].set_result(None)
             await run.until(lambda: len(run.acknowledged) == 6)
             assert run.delivered[4:] == [
-                (events.IMAGE_FEATURIZED, key("slow")),
-                (events.IMAGE_FEATURIZED, key("slower")),
+                (CLIP.output, key("slow")),
+                (CLIP.output, key("slower")),
             ]
             assert run.acknowledged == list(range(6))
             assert run.stage.progress.in_flight == len(run.worker._order) == 0
@@ -156,12 +154,12 @@ def test_what_is_put_back_is_the_same_record():
         def _one(self, event):
             return Ok(event=None, result=Result.POSTPONED)
 
-    stage = Stage(FEATURIZE, Later(), StageSettings(), tenant=TENANT, deliver=deliver)
+    stage = Stage(CLIP, Later(), StageSettings(), tenant=TENANT, deliver=deliver)
     assert asyncio.run(stage.handle([original])) == [original]
     [(topic, record)] = sent
     assert (topic, record.key, record.value) == (original.topic, original.key, original.value)
     assert record.headers == original.headers
-    assert topic in StageWorker(FEATURIZE, KafkaSettings(), StageSettings())._channels
+    assert topic in StageWorker(CLIP, KafkaSettings(), StageSettings())._channels
 
 
 def test_newer_event_of_the_document_takes_the_place_of_one_that_waited():
@@ -189,9 +187,7 @@ def test_url_whose_server_is_away_is_not_tried_again_while_others_wait():
         def _one(self, event):
             return Failed(error=FetchFailed("away"))
 
-    isolator = Isolator(
-        "featurize", Away(), StageSettings(), pause=pauses.append, beat=lambda: None
-    )
+    isolator = Isolator("clip", Away(), StageSettings(), pause=pauses.append, beat=lambda: None)
     [outcome] = isolator.apply([changed("a")])
     assert isinstance(outcome.error, FetchFailed)
     assert pauses == []

@@ -45,7 +45,7 @@ def isolator(step, pauses=None, stop_after=10**9):
         return len(pauses) > stop_after
 
     settings = StageSettings(max_attempts=3)
-    return Isolator("featurize", step, settings, pause=pause, beat=lambda: None)
+    return Isolator("clip", step, settings, pause=pause, beat=lambda: None)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, MemoryError, RecursionError])
@@ -91,7 +91,7 @@ def test_reason_of_waiting_is_told_and_forgotten():
 
     step = ScriptedStep(poison={0}, error=StoreUnavailable, times=1)
     settings = StageSettings()
-    held = Isolator("featurize", step, settings, pause=pause, beat=lambda: None)
+    held = Isolator("clip", step, settings, pause=pause, beat=lambda: None)
     held.apply(events(1))
     assert reasons == ["scripted"]
     assert held.waits_for == ""
@@ -128,7 +128,7 @@ def test_model_that_stays_broken_is_trouble_and_then_ends_the_process(make):
         return False
 
     step = make(poison=range(4), is_well=False)
-    held = Isolator("featurize", step, StageSettings(), pause=pause, beat=lambda: None)
+    held = Isolator("clip", step, StageSettings(), pause=pause, beat=lambda: None)
     with pytest.raises(ProcessBroken, match="failed its self-test 6 times in a row"):
         held.apply(events(4))
     assert [bool(trouble) for trouble in troubles] == [False] * 4 + [True] * 3

@@ -9,21 +9,23 @@ from bson import ObjectId
 from bson.timestamp import Timestamp
 
 from streams import metrics
-from streams.contract import events
 from streams.contract.dead_letters import dead_letter_record, parse_dead_letter, replay_mark
+from streams.contract.declaration import Declaration
 from streams.contract.documents import Output, OutputError
 from streams.contract.events import DocumentChanged, DocumentDeleted, ModelApplied, Origin
 from streams.contract.ids import document_key
-from streams.contract.pipeline import CHANGES
+from streams.contract.pipeline import CHANGES, compile_pipeline
 from streams.contract.wire import decode_event, encode_event
 from streams.errors import InvalidImage, ModelFailed, Unavailable
 from streams.settings import StageSettings
-from streams.stages import FEATURIZE, PROJECT, SINK
+from streams.stages import stages_of
 from streams.stages.outcome import Failed, Ok, Result
 from streams.stages.records import Message
 from streams.stages.stage import Stage, newest_by_document
+from tests.pipelines import STAGES
 
 TENANT = "captions.documents"
+CLIP, PROJECTION, CAPTION, SINK = STAGES.values()
 
 
 class EchoStep:
@@ -58,9 +60,8 @@ def applied(document_id, source=T1, model="clip"):
         document_id=document_id,
         source=source,
         origin=Origin.LIVE,
-        input="ab",
         model=model,
-        outputs={model: Output(value=np.ones(2, np.float32), version="c1")},
+        outputs={model: Output(value=np.ones(2, np.float32), version="c1", inputs={"img": "ab"})},
     )
 
 
@@ -80,7 +81,7 @@ def message(event, topic=CHANGES, offset=0):
     )
 
 
-def handle(messages, spec=FEATURIZE, step=None, *, is_too_large=lambda *_: False):
+def handle(messages, spec=CLIP, step=None, *, is_too_large=lambda *_: False):
     delivered = []
 
     async def deliver(records):
@@ -95,9 +96,9 @@ def handle(messages, spec=FEATURIZE, step=None, *, is_too_large=lambda *_: False
 def test_each_outcome_goes_to_its_topic():
     delivered = handle([message(changed("a")), message(changed("bad")), message(changed("c"))])
     assert [topic for topic, _ in delivered] == [
-        events.IMAGE_FEATURIZED,
+        CLIP.output,
         f"{CHANGES}.dlq",
-        events.IMAGE_FEATURIZED,
+        CLIP.output,
     ]
 
 
@@ -106,7 +107,7 @@ def test_dead_letter_keeps_the_record_and_says_why():
     [(_, record)] = handle([original])
     letter = parse_dead_letter(record.key, record.headers)
     assert (record.key, record.value) == (original.key, original.value)
-    assert (letter.stage, letter.model, letter.position) == ("featurize", "clip", "0:41")
+    assert (letter.stage, letter.model, letter.position) == ("clip", "clip", "0:41")
     assert (letter.error.type, letter.error.message) == ("InvalidImage", "broken image")
     assert letter.document_id == "bad"
     assert letter.source == Timestamp(1, 1)
@@ -117,7 +118,7 @@ def test_garbage_becomes_a_dead_letter_and_the_rest_goes_on(value):
     """Fails without `InvalidEvent` in `_decode`."""
     junk = Message(topic=CHANGES, partition=0, offset=0, key=b"?", value=value, headers=[])
     topics = [topic for topic, _ in handle([junk, message(changed("a"))])]
-    assert topics == [f"{CHANGES}.dlq", events.IMAGE_FEATURIZED]
+    assert topics == [f"{CHANGES}.dlq", CLIP.output]
 
 
 def test_of_several_changes_of_a_document_only_the_newest_is_processed():
@@ -131,7 +132,7 @@ def test_of_several_changes_of_a_document_only_the_newest_is_processed():
 def test_delete_drops_what_stands_before_it_and_travels_on():
     deleted = DocumentDeleted(document_id="a", source=Timestamp(2, 1))
     [(topic, record)] = handle([message(changed("a", 1)), message(deleted)])
-    assert topic == events.IMAGE_FEATURIZED
+    assert topic == CLIP.output
     again = decode_event(record.key, record.value, record.headers, tenant=TENANT)
     assert again == deleted
 
@@ -193,7 +194,7 @@ def test_dead_letter_that_was_sent_is_counted_once_and_keeps_its_reason(is_too_l
     delivered = handle([message(changed("bad"))], is_too_large=is_too_large)
     new = {labels: n - before.get(labels, 0) for labels, n in counted().items()}
     assert {labels: n for labels, n in new.items() if n} == (
-        {("featurize", "InvalidImage"): count} if count else {}
+        {("clip", "InvalidImage"): count} if count else {}
     )
     letters = [parse_dead_letter(record.key, record.headers) for _, record in delivered]
     assert {letter.error.type for letter in letters} == {"InvalidImage"}
@@ -214,19 +215,65 @@ def test_what_fails_on_the_way_or_awaits_a_version_does_not_stop_what_does_not_r
     """Fails without `_passed_on`: a document would wait for its caption for ever."""
     events_in = [applied("awaits"), applied("fails")]
     delivered = handle(
-        [message(event, topic=events.IMAGE_FEATURIZED) for event in events_in],
-        spec=PROJECT,
+        [message(event, topic=CLIP.output) for event in events_in],
+        spec=PROJECTION,
         step=NoProjection(),
     )
-    letter = f"{events.IMAGE_FEATURIZED}.dlq"
+    letter = f"{CLIP.output}.dlq"
     assert [topic for topic, _ in delivered] == [
-        events.IMAGE_PROJECTED,
-        events.IMAGE_PROJECTED,
+        PROJECTION.output,
+        PROJECTION.output,
         letter,
     ]
     for event, (_, record) in zip(events_in, delivered, strict=False):
         again = decode_event(record.key, record.value, record.headers, tenant=TENANT)
         assert (again.document_id, again.outputs.keys()) == (event.document_id, {"clip"})
+
+
+class NoRoot(EchoStep):
+    """A root that has no version, or fails."""
+
+    def _one(self, event):
+        if event.document_id == "awaits":
+            return Ok(event=None, result=Result.AWAITING_MODEL)
+        return Failed(error=InvalidImage("broken image"), version="c1")
+
+
+#: The model of colours reads the image itself, and follows CLIP only for the sake of the line.
+JOINED = stages_of(
+    compile_pipeline(
+        [
+            Declaration(name="clip", kind="clip", key="img"),
+            Declaration(name="colour", kind="colours:Colour", key="img"),
+            Declaration(
+                name="line", kind="lines:Line", features={"img": "clip", "colour": "colour"}
+            ),
+        ]
+    )
+)
+
+
+def test_change_goes_on_past_a_failed_root_to_a_model_that_reads_the_document_itself():
+    """Fails when only `ModelApplied` is passed on: colours would wait for a good image for ever."""
+    assert JOINED["colour"].inputs == ("clip",)
+    came = [changed("awaits"), changed("fails")]
+    delivered = handle([message(event) for event in came], spec=JOINED["clip"], step=NoRoot())
+    assert [topic for topic, _ in delivered] == ["clip", "clip", f"{CHANGES}.dlq"]
+    for event, (_, record) in zip(came, delivered, strict=False):
+        again = decode_event(record.key, record.value, record.headers, tenant=TENANT)
+        assert again == event
+
+
+def test_change_does_not_go_on_where_everything_behind_reads_the_root():
+    assert [topic for topic, _ in handle([message(changed("bad"))])] == [f"{CHANGES}.dlq"]
+
+
+def test_change_that_was_passed_on_reaches_the_next_stage_and_none_of_it_the_sink():
+    """It is an event like any other; to the sink it brings nothing."""
+    step, sink = EchoStep(), SinkStep()
+    handle([message(changed("a"), topic="clip")], spec=JOINED["colour"], step=step)
+    handle([message(changed("a"), topic="clip")], spec=JOINED["sink"], step=sink)
+    assert step.batches == sink.batches == [[changed("a")]]
 
 
 class ForeignStep(EchoStep):
@@ -244,9 +291,9 @@ def test_event_that_cannot_be_encoded_fails_alone():
     messages = [message(changed("a")), message(changed("bad")), message(changed("c"))]
     topics = [topic for topic, _ in handle(messages, step=ForeignStep())]
     assert topics == [
-        events.IMAGE_FEATURIZED,
+        CLIP.output,
         f"{CHANGES}.dlq",
-        events.IMAGE_FEATURIZED,
+        CLIP.output,
     ]
 
 
@@ -254,8 +301,8 @@ def test_dead_letter_of_another_collection_is_ignored():
     """Fails without `is_of` in `_decode`: its error would go into a document of ours."""
     own, foreign = (
         dead_letter_record(
-            encode_event(changed("a"), event_type=CHANGES, tenant=tenant),
-            stage="featurize",
+            encode_event(changed("a"), tenant=tenant),
+            stage="clip",
             topic=CHANGES,
             position="0:1",
             model="clip",
@@ -303,7 +350,7 @@ def test_delivery_that_fails_leaves_the_batch_in_flight():
         msg = "broker is gone"
         raise Unavailable(msg)
 
-    stage = Stage(FEATURIZE, EchoStep(), StageSettings(), tenant=TENANT, deliver=deliver)
+    stage = Stage(CLIP, EchoStep(), StageSettings(), tenant=TENANT, deliver=deliver)
     with pytest.raises(Unavailable, match="broker is gone"):
         asyncio.run(stage.handle([message(changed("a"))]))
     assert stage.progress.in_flight == 1
