@@ -3,6 +3,7 @@
 import logging
 import sys
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import structlog
@@ -27,6 +28,10 @@ class CommandLine:
         self._app = app
         self._monkeypatch = monkeypatch
         self._capsys = capsys
+        #: What is to be done when the command's process would end.
+        self._endings = []
+        endings = SimpleNamespace(register=self._endings.append)
+        monkeypatch.setattr("streams.operate.commands.context.atexit", endings)
         for name, value in child_environment(settings).items() if settings else ():
             if name.startswith(ENVIRONMENT_PREFIX):
                 monkeypatch.setenv(name, value)
@@ -44,5 +49,7 @@ class CommandLine:
         self._capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             run_app(self._app)
+        while self._endings:
+            self._endings.pop()()
         printed = self._capsys.readouterr()
         return Done(ended.value.code, printed.out, printed.err)

@@ -21,8 +21,8 @@ from streams.mongo.store import DocumentStore
 from streams.registry.versions import Registry
 from streams.settings import Settings
 
-#: Documents of one write: bounded work for the server, and little to do again after a crash.
-_BATCH: Final = 1000
+#: Documents of one write: even if all are as large as can be, it ends before a connection does.
+_BATCH: Final = 200
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,15 +113,16 @@ def forget_model(
 def _remove_outputs(
     collection: Collection[dict[str, Any]], paths: Sequence[str], watch: Callable[[int], None]
 ) -> int:
-    query = {"$or": [{path: {"$exists": True}} for path in paths]}
+    """Go through all documents by their `_id`: no index says which of them hold an output."""
+    holds = {"$or": [{path: {"$exists": True}} for path in paths]}
     removal = {"$unset": dict.fromkeys(paths, "")}
     done = 0
     with mongo_errors("removing outputs"):
-        rows = collection.find(query, {"_id": 1}, batch_size=_BATCH)
+        rows = collection.find({}, {"_id": 1}).sort("_id", 1)
         while batch := [row["_id"] for row in islice(rows, _BATCH)]:
             for ids in split_ids(batch):
-                collection.update_many({"_id": {"$in": ids}}, removal)
-            done += len(batch)
+                found = collection.update_many({"_id": {"$in": ids}, **holds}, removal)
+                done += found.modified_count
             watch(done)
     return done
 

@@ -1,6 +1,6 @@
 """How a pipeline, and what a change of it means, is shown to people and programs. No I/O."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -22,7 +22,8 @@ def pipeline_table(pipeline: Pipeline, versions: Mapping[str, str]) -> Table:
         versions: Version that serves of each model that has one.
     """
     table = Table(box=None, pad_edge=False)
-    for column in ("model", "kind", "reads", "state", "version"):
+    table.add_column("model", no_wrap=True)
+    for column in ("kind", "reads", "state", "version"):
         table.add_column(column, overflow="fold")
     table.add_row(CHANGES)
     for model, lead in _tree(pipeline, CHANGES, ""):
@@ -86,19 +87,19 @@ def _place(pipeline: Pipeline, name: str, kafka: KafkaSettings) -> dict[str, Any
 
 
 def plan_table(plan: Plan) -> Table:
-    """Return what happens to each model: its processes, its outputs, and how long that takes."""
+    """Return what happens to each model: its processes, its outputs, and how long that takes.
+
+    Outputs are counted in documents: those that get a first one, those where it is made again,
+    those where it stays, and those that get none because of an error.
+    """
     table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    table.add_column("model", overflow="fold")
-    for column in ("first outputs", "made again", "stay", "with errors"):
-        table.add_column(column, justify="right")
-    table.add_column("time", overflow="fold")
-    table.add_column("", overflow="fold")
+    for column in ("", "model"):
+        table.add_column(column, no_wrap=True)
+    for column in ("first", "again", "stay", "errors", "time"):
+        table.add_column(column, justify="right", no_wrap=True)
     for model in plan.models:
         counts = (model.missing, model.stale, model.reused, model.failed)
-        table.add_row(
-            model.action.value, model.name, *map(str, counts), _time(model), _remark(model)
-        )
+        table.add_row(model.action.value, model.name, *map(str, counts), _time(model))
     return table
 
 
@@ -108,20 +109,30 @@ def plan_lines(plan: Plan, kafka: KafkaSettings) -> Iterator[str]:
         yield "nothing is declared otherwise"
     else:
         yield "publisher and sink start again, too: they know all models"
-    for model, follows in plan.added:
-        yield f"{model} follows {follows}, so that an event carries all that its readers read"
-    for doing, topics in (("created", plan.new_topics), ("no longer used", plan.unused_topics)):
-        if topics:
-            yield f"topics {doing}: {', '.join(topic_name(topic, kafka) for topic in topics)}"
-    for doing, groups in (("created", plan.new_groups), ("no longer used", plan.unused_groups)):
-        if groups:
-            yield f"groups {doing}: {', '.join(group_name(group, kafka) for group in groups)}"
+    for model in plan.models:
+        if remark := _remark(model):
+            yield f"{model.name}: {remark}"
+    for name, follows in plan.added:
+        yield f"{name} follows {follows}, so that an event carries all that its readers read"
+    yield from _names("topics", (plan.new_topics, plan.unused_topics), topic_name, kafka)
+    yield from _names("groups", (plan.new_groups, plan.unused_groups), group_name, kafka)
     if not any(model.made for model in plan.models):
         yield "no output is made"
     elif plan.seconds is None:
         yield "time not known: not every model has finished documents in the last half minute"
     else:
         yield f"about {plan.seconds:.0f} s, models side by side, at the rates of now"
+
+
+def _names(
+    what: str,
+    new_and_unused: tuple[tuple[str, ...], tuple[str, ...]],
+    on_the_broker: Callable[[str, KafkaSettings], str],
+    kafka: KafkaSettings,
+) -> Iterator[str]:
+    for doing, names in zip(("created", "no longer used"), new_and_unused, strict=True):
+        if names:
+            yield f"{what} {doing}: {', '.join(on_the_broker(name, kafka) for name in names)}"
 
 
 def plan_json(plan: Plan, kafka: KafkaSettings) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The declared pipeline changes while documents flow."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from streams.contract.declaration import Declaration, ModelState
@@ -16,6 +16,8 @@ FOURTH: Final = Declaration(
     name="second_projection", kind="linear", key="img", features={"img": CLIP.name}
 )
 
+_SERVERS: Final = ("supervisor", "mongod", "broker")
+
 
 def change_pipeline(target: Target) -> str:
     """A model that nobody follows but for its place is declared, left out, or taken in again.
@@ -27,8 +29,7 @@ def change_pipeline(target: Target) -> str:
     is_active = chosen.name in target.pipeline.models
     state = ModelState.INACTIVE if is_active else ModelState.ACTIVE
     wanted = with_model(target.pipeline.declarations, chosen.model_copy(update={"state": state}))
-    database = state_database(target.stack.client, target.settings.mongo)
-    declared = Declarations(database, target.settings.mongo.tenant)
+    declared = _declarations(target)
     insist(lambda: target.note_declared(declare(declared, wanted)))
     return f"{chosen.name} is {state}"
 
@@ -46,3 +47,18 @@ def declare(declared: Declarations, wanted: Sequence[Declaration]) -> Pipeline:
         return stored.pipeline
     done = declared.replace(wanted, expected_revision=stored.revision, reason="soak")
     return done.pipeline
+
+
+def strays(target: Target) -> Iterator[str]:
+    """Yield what is declared, or runs, although the last strike left another pipeline."""
+    declared = _declarations(target).read()
+    if declared.pipeline != target.pipeline:
+        names = ", ".join(declared.pipeline.models)
+        yield f"revision {declared.revision} is declared, with {names}: no strike did that"
+    for name in sorted(target.stack.pids().keys() - {*target.processes, *_SERVERS}):
+        yield f"{name} runs, and is no process of the declared pipeline"
+
+
+def _declarations(target: Target) -> Declarations:
+    database = state_database(target.stack.client, target.settings.mongo)
+    return Declarations(database, target.settings.mongo.tenant)

@@ -35,6 +35,7 @@ from tests.faults.clock import JumpingClock
 from tests.faults.endings import endings, unasked
 from tests.faults.load import Load, picture, web
 from tests.faults.looks import SETTLE_SECONDS, is_good, look, verify, wrong_documents
+from tests.faults.pipeline_strikes import strays
 from tests.faults.programs import TEST_COMMANDS, write_mongod
 from tests.faults.progress import Writes, longest_gap
 from tests.faults.strikes import HEALERS, PROFILES, STRIKES
@@ -160,7 +161,7 @@ def soak(
         "active_models": list(target.pipeline.models),
         "errors_by_type": errors_by_type(stack, target.pipeline),
         "ends": {f"{name} {code}": count for (name, code), count in sorted(ends.items())},
-        "problems": [*target.problems, *unasked(said, target.asked)],
+        "problems": [*target.problems, *strays(target), *unasked(said, target.asked)],
         "embeddings_sent_twice": target.sent_twice,
         "guests_that_died_of_a_document": target.deadly,
         "outputs_written": len(writes.times),

@@ -51,6 +51,7 @@ def test_what_is_declared_twice_changes_nothing(pipeline):
         (lambda p: p.create_model("clip", "clip", key="photo"), "'clip' is declared otherwise"),
         (lambda p: p.create_model("a", "b:C", features={"img": "b"}), "a names 'b', which is no"),
         (lambda p: p.create_model("a", "b:C"), "a reads nothing"),
+        (lambda p: p.replace([], expected_revision=0, reason="away"), "no model is active"),
         (lambda p: p.set_state("clip", "inactive"), "reads 'clip', which is inactive"),
         (lambda p: p.set_state("colour", "active"), "no model 'colour' is declared"),
     ],
@@ -114,11 +115,3 @@ def test_documents_are_counted_by_what_they_hold(pipeline, settings, database, r
             clip, projection, _ = pipeline.plan(declarations)[1].models
             assert (counts(clip), clip.has_version) == ((4, 0, 3, 1), True)
             assert (counts(projection), projection.has_version) == ((7, 0, 0, 1), False)
-
-
-def test_a_pipeline_without_models_is_one(pipeline):
-    stored = pipeline.replace([], expected_revision=0, reason="all away")
-    assert pipeline.list_models() == []
-    _, plan = pipeline.plan(())
-    assert plan.models == ()
-    assert stored.revision == 1

@@ -54,19 +54,21 @@ def test_the_drawing_shows_who_follows_whom(captionstream, file, registry):
     registry.announce("clip", "c1", {})
     captionstream("pipeline", "apply", file(COLOUR, LINE), "--yes", "--reason", "a line")
     captionstream("pipeline", "deactivate", "line")
-    lines = captionstream("pipeline", "show").out.splitlines()
-    assert "revision 2" in lines[0]
-    assert lines[0].endswith(": line made inactive")
-    assert [line.split("  ")[0].rstrip() for line in lines[2:]] == [
+    head, columns, *lines = captionstream("pipeline", "show").out.splitlines()
+    assert "revision 2" in head
+    assert head.endswith(": line made inactive")
+    kind = columns.index("kind")
+    assert [line[:kind].rstrip() for line in lines] == [
         "changes",
         "├─ clip",
-        "│",
-        "│",
+        "│  └─ clip_projection",
+        "│     └─ conditional_lm",
         "└─ colour",
         "line",
     ]
-    assert lines[3].split()[2:] == ["clip", "img", "active", "c1"]
-    assert lines[-1].split()[2:] == ["img=clip,", "colour=colour", "inactive", "-"]
+    assert lines[1][kind:].split() == ["clip", "img", "active", "c1"]
+    reads = ["img=clip,", "colour=colour"]
+    assert lines[-1][kind:].split() == ["lines:Line", *reads, "inactive", "-"]
 
 
 def test_programs_get_all_that_follows(captionstream, file, settings):
@@ -74,7 +76,7 @@ def test_programs_get_all_that_follows(captionstream, file, settings):
     shown = json.loads(captionstream("pipeline", "show", "--json").out)
     prefix = settings.kafka.prefix
     models = {row["name"]: row for row in shown["models"]}
-    assert list(models) == ["clip", "colour", "line", "clip_projection", "conditional_lm"]
+    assert list(models) == ["clip", "clip_projection", "conditional_lm", "colour", "line"]
     assert shown["added"] == [["colour", "clip"]]
     assert models["line"]["consumes"] == f"{prefix}colour"
     assert models["line"]["topic"] == f"{prefix}line"
@@ -93,12 +95,12 @@ def test_plan_says_what_apply_does_and_changes_nothing(
     plan = captionstream("pipeline", "plan", path)
     assert plan.code == 0
     rows = [line.split() for line in plan.out.splitlines()]
-    assert ["start", "colour", "4", "0", "0", "0", "unknown"] == rows[2][:7]
+    assert ["start", "colour", "4", "0", "0", "0", "unknown"] in [row[:7] for row in rows]
     for said in (
         "colour follows clip, so that",
         f"topics created: {prefix}colour, {prefix}line, {prefix}colour.dlq, {prefix}line.dlq",
         f"groups created: {prefix}captionstream-colour, {prefix}captionstream-line",
-        "no version serves yet",
+        "colour: no version serves yet",
         "publisher and sink start again",
         "time not known",
     ):
@@ -163,7 +165,8 @@ def test_a_model_is_forgotten_when_the_answer_is_yes(captionstream, file, docume
     assert "colour" in documents.find_one()["_outputs"]["img"]
     answer("y")
     done = captionstream("pipeline", "forget", "colour")
-    assert (done.code, done.out) == (0, "colour is forgotten: 1 documents, 0 versions\n")
+    assert done.code == 0
+    assert done.out.endswith("colour is forgotten: 1 documents, 0 versions\n")
     assert documents.find_one()["_outputs"] == {"img": {}}
 
 

@@ -41,8 +41,8 @@ def with_limits(settings, **limits):
     return settings.model_copy(update={"reconciler": settings.reconciler.model_copy(update=limits)})
 
 
-def finish(store, document_id, clip="c1", projection="p1", image="ab", source=SOURCE):
-    made_of = {"value": np.ones(2, np.float32), "inputs": {"img": image}}
+def finish(store, document_id, clip="c1", projection="p1", image="ab", source=SOURCE, numbers=2):
+    made_of = {"value": np.ones(numbers, np.float32), "inputs": {"img": image}}
     results = {
         CLIP: Output(version=clip, **made_of),
         CLIP_PROJECTION: Output(version=projection, features={"clip": clip}, **made_of),
@@ -110,6 +110,18 @@ def test_repeat_carries_the_stored_source_and_never_a_newer_one(settings, client
         serving=lambda: SERVING,
     ).reconcile_now()
     assert [event.source for event in published.events()] == [SOURCE]
+
+
+def test_repeat_that_is_too_large_for_kafka_begins_at_the_beginning(
+    settings, client, store, published, behind_clip
+):
+    """Fails without `again` in `Repeater._publish`: the document would stay as it is for ever."""
+    store.collection.insert_one({"_id": 1, "img": b"x"})
+    finish(store, 1, projection="p0", numbers=600_000)
+    quick = with_limits(settings, chunk_timeout_seconds=0.1)
+    Reconciler(quick, client, DEFAULT, serving=lambda: SERVING).reconcile_now()
+    assert behind_clip.records() == []
+    assert published.of(1) == ["reconcile"]
 
 
 def test_publisher_that_is_deposed_publishes_nothing_more(settings, client, store, published):

@@ -11,6 +11,7 @@ from pymongo import MongoClient
 
 from streams.contract.declaration import Declaration, ModelState
 from streams.contract.plan import Plan
+from streams.mongo.client import state_database
 from streams.mongo.declarations import Stored
 from streams.operate.commands.context import (
     AsJson,
@@ -194,7 +195,7 @@ def _wait(
 ) -> None:
     """Wait until the processes have followed, and then until they are done."""
     deadline = time.monotonic() + seconds
-    _, state = open_state(settings)
+    state = state_database(client, settings.mongo)
     with err.status("waiting"):
         is_done = wait_until_followed(stored.pipeline, state, timeout_seconds=seconds)
         if is_done:
