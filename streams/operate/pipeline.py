@@ -14,6 +14,7 @@ from typing import Any, Final
 from pymongo import MongoClient
 from pymongo.database import Database
 
+from streams.capture.copies import CopyRequests
 from streams.contract.declaration import BASE, Declaration, ModelState, parse_declarations
 from streams.contract.pipeline import Pipeline, compile_pipeline
 from streams.contract.plan import Plan, plan
@@ -179,14 +180,23 @@ class DeclaredPipeline:
     ) -> Stored:
         """Declare a whole pipeline in place of the one that was looked at.
 
+        Outputs of a model that rested may be of fields that were changed meanwhile, which their
+        versions do not show: where one runs again, every document is compared with its fields.
+
         Raises:
             InvalidPipeline: The declarations make no pipeline.
             PointerConflict: The pipeline has another revision by now.
             StoreUnavailable: MongoDB does not answer.
         """
-        return self._declarations.replace(
+        rested = {
+            d.name for d in self.read().pipeline.declarations if d.state is ModelState.INACTIVE
+        }
+        stored = self._declarations.replace(
             declarations, expected_revision=expected_revision, reason=reason
         )
+        if rested & stored.pipeline.models.keys():
+            CopyRequests(self._state).ask()
+        return stored
 
     def serving(self) -> dict[str, str]:
         """Return the version that serves, of each model that has one, inactive ones included.

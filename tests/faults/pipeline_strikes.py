@@ -5,8 +5,7 @@ from typing import Final
 
 from streams.contract.declaration import Declaration, ModelState
 from streams.contract.pipeline import Pipeline
-from streams.mongo.client import state_database
-from streams.mongo.declarations import Declarations
+from streams.operate.pipeline import DeclaredPipeline
 from tests.faults.data_strikes import insist
 from tests.faults.target import Target
 from tests.pipelines import CLIP, CLIP_PROJECTION
@@ -22,14 +21,14 @@ _SERVERS: Final = ("supervisor", "mongod", "broker")
 def change_pipeline(target: Target) -> str:
     """A model that nobody follows but for its place is declared, left out, or taken in again.
 
-    Whatever of a document was on its way to somebody that now reads another topic stays where it
-    is: the reconciler makes what is missing. The captioner keeps its version all the time.
+    While it rests its outputs stay, of images that are changed meanwhile, too. Whoever follows it
+    reads another topic then.
     """
     chosen = target.random.choice([FOURTH, CLIP_PROJECTION.declaration])
     is_active = chosen.name in target.pipeline.models
     state = ModelState.INACTIVE if is_active else ModelState.ACTIVE
     wanted = with_model(target.pipeline.declarations, chosen.model_copy(update={"state": state}))
-    declared = _declarations(target)
+    declared = _declared(target)
     insist(lambda: target.note_declared(declare(declared, wanted)))
     return f"{chosen.name} is {state}"
 
@@ -40,18 +39,16 @@ def with_model(declarations: Sequence[Declaration], model: Declaration) -> list[
     return list(others.values())
 
 
-def declare(declared: Declarations, wanted: Sequence[Declaration]) -> Pipeline:
-    """Declare it, if an attempt that was not confirmed has not done so, and return it."""
+def declare(declared: DeclaredPipeline, wanted: Sequence[Declaration]) -> Pipeline:
+    """Declare it and return it; again, where an attempt has failed that may have done so."""
     stored = declared.read()
-    if list(stored.pipeline.declarations) == list(wanted):
-        return stored.pipeline
     done = declared.replace(wanted, expected_revision=stored.revision, reason="soak")
     return done.pipeline
 
 
 def strays(target: Target) -> Iterator[str]:
     """Yield what is declared, or runs, although the last strike left another pipeline."""
-    declared = _declarations(target).read()
+    declared = _declared(target).read()
     if declared.pipeline != target.pipeline:
         names = ", ".join(declared.pipeline.models)
         yield f"revision {declared.revision} is declared, with {names}: no strike did that"
@@ -59,6 +56,5 @@ def strays(target: Target) -> Iterator[str]:
         yield f"{name} runs, and is no process of the declared pipeline"
 
 
-def _declarations(target: Target) -> Declarations:
-    database = state_database(target.stack.client, target.settings.mongo)
-    return Declarations(database, target.settings.mongo.tenant)
+def _declared(target: Target) -> DeclaredPipeline:
+    return DeclaredPipeline(target.settings, target.stack.client)
