@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from structlog import get_logger
 
+from streams.contract.default_pipeline import CLIP, CONDITIONAL_LM
 from streams.contract.manifest import Bundle
 from streams.errors import TooLittleData
 from streams.models import conditional_lm
@@ -97,12 +98,14 @@ def bundle(model: ConditionalLM, manifest: SnapshotManifest, found: Mapping[str,
     """Return the version."""
     return conditional_lm.to_bundle(
         model,
-        clip_version=manifest.clip_version,
+        name=CONDITIONAL_LM.name,
+        feature=CLIP.name,
+        feature_version=manifest.clip_version,
         metrics=dict(found),
         snapshot_id=manifest.snapshot_id,
     )
 
 
 CAPTIONER: Plugs[ConditionalLM] = Plugs(
-    name=conditional_lm.NAME, task=make_task, objective=objective, metrics=metrics, bundle=bundle
+    name=CONDITIONAL_LM.name, task=make_task, objective=objective, metrics=metrics, bundle=bundle
 )

@@ -8,6 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
+from streams.contract.default_pipeline import CLIP, CLIP_PROJECTION
 from streams.contract.manifest import Bundle
 from streams.errors import TrainerError
 from streams.models import projection
@@ -103,7 +104,9 @@ def bundle(
     """Return the version."""
     return projection.to_bundle(
         model.projection.eval().requires_grad_(False),
-        clip_version=manifest.clip_version,
+        name=CLIP_PROJECTION.name,
+        feature=CLIP.name,
+        feature_version=manifest.clip_version,
         metrics=dict(found),
         snapshot_id=manifest.snapshot_id,
     )
@@ -134,5 +137,5 @@ def _encoded(material: Material) -> torch.Tensor:
 
 
 PROJECTOR: Plugs[SharedProjection] = Plugs(
-    name=projection.NAME, task=make_task, objective=objective, metrics=metrics, bundle=bundle
+    name=CLIP_PROJECTION.name, task=make_task, objective=objective, metrics=metrics, bundle=bundle
 )
