@@ -10,7 +10,6 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from streams.contract.default_pipeline import MODEL_BY_NAME
 from streams.contract.documents import is_caption
 from streams.contract.manifest import WEIGHTS, Bundle, parse_manifest
 from streams.errors import InvalidBundle, InvalidSnapshot, SettingsError
@@ -20,6 +19,7 @@ from streams.models.projection import orthogonal_projection
 from streams.operate.coco import read_annotations
 from tests.bundles import projection_bundle
 from tests.captioner import tiny_captioner
+from tests.pipelines import MODEL_BY_NAME
 from tests.unit.trainer.snapshots import colour_rows, write_snapshot
 from trainer.snapshot.files import DOCUMENTS, Snapshot
 from trainer.snapshot.files import MANIFEST as SNAPSHOT_MANIFEST

@@ -6,7 +6,6 @@ from typing import Final
 import numpy as np
 import torch
 
-from streams.contract.default_pipeline import CLIP_PROJECTION, CONDITIONAL_LM
 from streams.contract.documents import is_caption
 from streams.contract.kinds import GRU, LINEAR
 from streams.contract.manifest import Bundle, Manifest
@@ -84,7 +83,7 @@ def evaluate_captioner(
         SettingsError: No entry has a reference with a word.
     """
     entries = _scorable(validation_set)
-    vectors = _vectors(entries, model.n_condition, CONDITIONAL_LM.name)
+    vectors = _vectors(entries, model.n_condition, "conditional_lm")
     said = [
         caption
         for batch in torch.split(vectors, batch_size)
@@ -108,7 +107,7 @@ def evaluate_captioner(
         "empty_captions": sum(map(_is_empty, said)) / len(said),
         "n": len(captions),
     }
-    return _evaluation(CONDITIONAL_LM.name, validation_set, metrics, beam=beam, captions=captions)
+    return _evaluation("conditional_lm", validation_set, metrics, beam=beam, captions=captions)
 
 
 def evaluate_projection(
@@ -124,7 +123,7 @@ def evaluate_projection(
         SettingsError: No entry has a reference with a word.
     """
     entries = _scorable(validation_set)
-    vectors = _vectors(entries, model.dimension_in, CLIP_PROJECTION.name)
+    vectors = _vectors(entries, model.dimension_in, "clip_projection")
     with torch.inference_mode():
         images = model(vectors)  # (N, P)
         texts = model(encode_texts([_first_caption(entry) for entry in entries]).float())  # (N, P)
@@ -133,7 +132,7 @@ def evaluate_projection(
         ranks = (similarity >= similarity.diagonal().unsqueeze(1)).sum(dim=1)  # (N,)
     metrics = {f"recall{k}": float((ranks <= k).float().mean()) for k in _RECALLS}
     metrics |= {"median_rank": float(np.median(ranks.numpy())), "n": len(entries)}
-    return _evaluation(CLIP_PROJECTION.name, validation_set, metrics)
+    return _evaluation("clip_projection", validation_set, metrics)
 
 
 def _evaluation(

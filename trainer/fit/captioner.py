@@ -7,7 +7,6 @@ from functools import partial
 import torch
 from structlog import get_logger
 
-from streams.contract.default_pipeline import CLIP, CONDITIONAL_LM
 from streams.contract.manifest import Bundle
 from streams.errors import TooLittleData
 from streams.models import conditional_lm
@@ -98,8 +97,8 @@ def bundle(model: ConditionalLM, manifest: SnapshotManifest, found: Mapping[str,
     """Return the version."""
     return conditional_lm.to_bundle(
         model,
-        name=CONDITIONAL_LM.name,
-        feature=CLIP.name,
+        name="conditional_lm",
+        feature="clip",
         feature_version=manifest.clip_version,
         metrics=dict(found),
         snapshot_id=manifest.snapshot_id,
@@ -107,5 +106,5 @@ def bundle(model: ConditionalLM, manifest: SnapshotManifest, found: Mapping[str,
 
 
 CAPTIONER: Plugs[ConditionalLM] = Plugs(
-    name=CONDITIONAL_LM.name, task=make_task, objective=objective, metrics=metrics, bundle=bundle
+    name="conditional_lm", task=make_task, objective=objective, metrics=metrics, bundle=bundle
 )

@@ -8,7 +8,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from streams.contract.default_pipeline import CLIP, CLIP_PROJECTION
 from streams.contract.manifest import Bundle
 from streams.errors import TrainerError
 from streams.models import projection
@@ -104,8 +103,8 @@ def bundle(
     """Return the version."""
     return projection.to_bundle(
         model.projection.eval().requires_grad_(False),
-        name=CLIP_PROJECTION.name,
-        feature=CLIP.name,
+        name="clip_projection",
+        feature="clip",
         feature_version=manifest.clip_version,
         metrics=dict(found),
         snapshot_id=manifest.snapshot_id,
@@ -137,5 +136,5 @@ def _encoded(material: Material) -> torch.Tensor:
 
 
 PROJECTOR: Plugs[SharedProjection] = Plugs(
-    name=CLIP_PROJECTION.name, task=make_task, objective=objective, metrics=metrics, bundle=bundle
+    name="clip_projection", task=make_task, objective=objective, metrics=metrics, bundle=bundle
 )

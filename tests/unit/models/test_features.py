@@ -2,7 +2,6 @@
 
 import pytest
 
-from streams.contract.default_pipeline import MODEL_BY_NAME
 from streams.contract.manifest import Bundle, Feature
 from streams.errors import InvalidBundle
 from streams.models import conditional_lm, projection
@@ -13,6 +12,7 @@ from streams.models.vocabulary import UNKNOWN, Vocabulary
 from streams.models.words import Normalization
 from tests.bundles import captioner_bundle, projection_bundle
 from tests.captioner import tiny_captioner
+from tests.pipelines import MODEL_BY_NAME
 from tests.tiny import DIMENSION
 
 CLIP = {"clip": Feature(dimension=DIMENSION)}

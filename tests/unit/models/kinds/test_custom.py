@@ -332,7 +332,7 @@ def test_first_weights_of_other_options_are_those_that_the_options_begin_with():
     assert vector_of(wide, bundle).shape == (6,)
     fitted = changed(bundle, snapshot_id="s1", golden=None)
     assert vector_of(half, fitted).shape == (2,)
-    with pytest.raises(CodeMismatch, match="weights here are others.*its options"):
+    with pytest.raises(CodeMismatch, match=r"weights here are others.*its options"):
         load(wide, fitted)
 
 
