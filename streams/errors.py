@@ -16,6 +16,7 @@ CaptionstreamError
 ├── ModelError                a model version cannot serve
 │   ├── InvalidBundle         hashes, manifest, weights or golden output do not hold
 │   ├── ModelNotFound         no such model or version
+│   ├── CodeMismatch          the class here is not the one that a version was made with
 │   └── PointerConflict       somebody else moved the pointer, or changed the pipeline, first
 ├── CaptureError              the change stream cannot go on as it is
 │   ├── HistoryLost           the oplog no longer reaches back to the stored position
@@ -129,6 +130,13 @@ class InvalidBundle(ModelError):
 
 class ModelNotFound(ModelError):
     """There is no such model or no such version in the registry."""
+
+
+class CodeMismatch(ModelError):
+    """A user's class, as this process has it, is not what a version was made with.
+
+    It says nothing about the version: another process may have the right one.
+    """
 
 
 class PointerConflict(ModelError):

@@ -3,10 +3,10 @@
 import math
 
 from streams.contract.manifest import Bundle, Feature
-from streams.models import projection
 from streams.models.bundle import make_bundle, tensors_of
 from streams.models.projection import orthogonal_projection
 from streams.registry.versions import Registry
+from tests.bundles import projection_bundle
 from tests.captioner import tiny_captioner
 
 NAME = "conditional_lm"
@@ -49,7 +49,7 @@ def _flip_a_byte(registry: Registry, database, version: str) -> str:
 
 
 def _of_another_model(registry: Registry, database) -> str:
-    version = registry.publish(projection.to_bundle(orthogonal_projection(4, 2, seed=9)))
+    version = registry.publish(projection_bundle(orthogonal_projection(4, 2, seed=9)))
     row = database["model_versions"].find_one({"version": version})
     row |= {"_id": f"{NAME}/{version}", "name": NAME}
     database["model_versions"].replace_one({"_id": row["_id"]}, row, upsert=True)

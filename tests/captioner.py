@@ -4,11 +4,12 @@ import torch
 from pymongo import MongoClient
 
 from streams.contract.manifest import Bundle
-from streams.models.conditional_lm import ConditionalLM, to_bundle
+from streams.models.conditional_lm import ConditionalLM
 from streams.models.vocabulary import UNKNOWN, Vocabulary
 from streams.mongo.client import state_database
 from streams.registry.versions import Registry
 from streams.settings import MongoSettings
+from tests.bundles import captioner_bundle
 from tests.pipelines import CLIP, CONDITIONAL_LM
 from tests.tiny import DIMENSION
 
@@ -21,7 +22,7 @@ def tiny_captioner(*, seed: int = 0, clip_version: str | None = None) -> Bundle:
     model = ConditionalLM(Vocabulary(WORDS), n_condition=DIMENSION, n_hidden=8, max_length=6)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
-    return to_bundle(model.eval(), clip_version=clip_version, note="for tests")
+    return captioner_bundle(model.eval(), clip_version=clip_version, note="for tests")
 
 
 def serve_clip(registry: Registry, version: str, dimension: int = DIMENSION) -> None:

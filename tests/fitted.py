@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from streams.contract.manifest import Bundle
-from streams.models.conditional_lm import ConditionalLM, autoregressive_loss, to_bundle
+from streams.models.conditional_lm import ConditionalLM, autoregressive_loss
 from streams.models.vocabulary import Vocabulary
+from tests.bundles import captioner_bundle
 from tests.tiny import DIMENSION
 from trainer.scenes.scenes import make_scenes
 from trainer.snapshot.validation_set import Entry, ValidationSet
@@ -69,4 +70,6 @@ def mute_captioner() -> ConditionalLM:
 
 def fitted_bundle(steps: int, *, clip_version: str | None = CLIP_VERSION) -> Bundle:
     """Return its bundle; more steps make a better one."""
-    return to_bundle(captioner(steps), clip_version=clip_version, snapshot_id="0" * 16, note="test")
+    return captioner_bundle(
+        captioner(steps), clip_version=clip_version, snapshot_id="0" * 16, note="test"
+    )

@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from streams.errors import InvalidBundle
 
@@ -29,11 +29,11 @@ class Feature(_Part):
     """An upstream model whose output the model reads.
 
     Attributes:
-        dimension: Length of its vector.
+        dimension: Length of its vector; None when it makes none, or any length will do.
         version: The version it must come from; None when any will do.
     """
 
-    dimension: int = Field(ge=1)
+    dimension: int | None = Field(default=None, ge=1)
     version: str | None = None
 
 
@@ -47,6 +47,7 @@ class Golden(_Part):
         tokens: Expected token ids of each greedy caption, for a language model.
         scores: Expected mean log-probability of each, natural logarithm.
         texts: Expected texts.
+        values: Expected values of a user's class, each a vector's numbers, a text or JSON.
     """
 
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -55,6 +56,7 @@ class Golden(_Part):
     tokens: list[list[int]] | None = None
     scores: list[float] | None = None
     texts: list[str] | None = None
+    values: list[JsonValue] | None = None
 
 
 class Manifest(_Part):
@@ -63,7 +65,10 @@ class Manifest(_Part):
     Attributes:
         format_version: Layout of this manifest.
         name: Name of the model.
+        kind: Its algorithm, or the path of its class.
+        source: sha256 of the file in which a user's class stands; None for a built-in kind.
         config: Arguments of its class.
+        dimension: Length of the vectors that it makes; None when it makes none, or it is not known.
         features: What it reads, by name of the upstream model.
         vocabulary: Words of a language model, in the order of their ids.
         preprocessing: How each input was prepared, in words.
@@ -71,12 +76,15 @@ class Manifest(_Part):
         snapshot_id: The snapshot it was fitted on; None for a version that was not fitted.
         note: One line for people.
         parts: sha256 of each file, hexadecimal.
-        golden: An input with its output.
+        golden: An input with its output; None where no input can be made up.
     """
 
     format_version: int = FORMAT_VERSION
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
-    config: dict[str, int | float | str]
+    kind: str = Field(min_length=1, max_length=500)
+    source: str | None = None
+    config: dict[str, JsonValue]
+    dimension: int | None = Field(default=None, ge=1)
     features: dict[str, Feature]
     vocabulary: list[str] | None = None
     preprocessing: dict[str, str] = Field(default_factory=dict)
@@ -84,7 +92,7 @@ class Manifest(_Part):
     snapshot_id: str | None = None
     note: str = ""
     parts: dict[str, str]
-    golden: Golden
+    golden: Golden | None = None
 
     def canonical(self) -> bytes:
         """Return the one JSON text of this content."""

@@ -2,27 +2,30 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
 from streams.contract.declaration import Declaration
+from streams.contract.kinds import deciding_options
 from streams.contract.manifest import Manifest, parse_manifest
 from streams.errors import InvalidBundle
 
 _AND: Final = "+"
+_WITH_ADDED: Final = re.compile(r"(.+)\+[0-9a-f]{8}")
 
 
 def output_version(declaration: Declaration, version: str) -> str:
     """Return the version that outputs name: of the weights, and of what the declaration adds.
 
-    That is its options and further fields, and the fields that outputs stand for, where there is
-    more than one. So a change of them is another version, and what they decide is made again: of a
-    model that reads less than before nothing else that is stored would say so.
+    That is its options other than the usual ones, further fields, and the fields that outputs stand
+    for, where there is more than one. So a change of them is another version, and what they decide
+    is made again: of a model that reads less than before nothing else that is stored would say so.
     """
     features = dict(declaration.features) if len(declaration.features) > 1 else {}
-    added = {"options": dict(declaration.options), "fields": list(declaration.fields)}
+    added = {"options": deciding_options(declaration), "fields": list(declaration.fields)}
     added |= {"features": features} if features else {}
     if not any(added.values()):
         return version
@@ -32,7 +35,8 @@ def output_version(declaration: Declaration, version: str) -> str:
 
 def weights_version(version: str) -> str:
     """Return the version of the weights that an output's version names."""
-    return version.partition(_AND)[0]
+    found = _WITH_ADDED.fullmatch(version)
+    return found[1] if found else version
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +68,14 @@ class VersionInfo:
     def is_announced(self) -> bool:
         """Whether its weights live elsewhere: only processes that were started with it have it."""
         return self.manifest is None and self.problem is None
+
+    @property
+    def dimension(self) -> int | None:
+        """Length of the vectors that it makes; None when it makes none, or it is not known."""
+        if self.manifest is not None:
+            return self.manifest.dimension
+        dimension = self.details.get("dimension")
+        return dimension if isinstance(dimension, int) else None
 
     def as_json(self) -> dict[str, Any]:
         """Return what a person wants to see; long lists are left out."""

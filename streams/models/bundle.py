@@ -17,10 +17,9 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from streams.contract.declaration import Declaration
+from streams.contract.kinds import is_class
 from streams.contract.manifest import WEIGHTS, Bundle, Golden, Manifest, parse_manifest
-from streams.contract.pipeline import (
-    Model,
-)
 from streams.errors import InvalidBundle
 
 MANIFEST: Final = "manifest.json"
@@ -35,6 +34,8 @@ ModuleT = TypeVar("ModuleT", bound=torch.nn.Module)
 def tensors_of(bundle: Bundle) -> dict[str, torch.Tensor]:
     """Return the weights of a bundle, after checking them.
 
+    Those of a user's class may be of any type; ours are float32, which is computed with everywhere.
+
     Raises:
         InvalidBundle: A hash does not hold, the file is damaged, or a number is not finite.
     """
@@ -46,7 +47,7 @@ def tensors_of(bundle: Bundle) -> dict[str, torch.Tensor]:
         msg = f"{name}: {WEIGHTS} is damaged: {exc}"
         raise InvalidBundle(msg) from exc
     for key, tensor in tensors.items():
-        if tensor.dtype != torch.float32:  # others are not computed with, or not everywhere
+        if tensor.dtype != torch.float32 and not is_class(bundle.manifest.kind):
             msg = f"{name}: weight {key} is {tensor.dtype}, expected torch.float32"
             raise InvalidBundle(msg)
         if not torch.isfinite(tensor).all():
@@ -138,7 +139,8 @@ def sizes_of(manifest: Manifest, names: Sequence[str]) -> dict[str, int]:
         InvalidBundle: It has other names, or a value is no whole number from 1 to 1,000,000.
     """
     config = manifest.config
-    sizes = {name: value for name, value in config.items() if isinstance(value, int)}
+    # JSON's true is no size, although it is an int.
+    sizes = {name: n for name, n in config.items() if isinstance(n, int) and n is not True}
     are_sizes = all(1 <= value <= _MAX_SIZE for value in sizes.values())
     if set(sizes) != set(names) or len(sizes) != len(config) or not are_sizes:
         msg = f"{manifest.name}: config is {config}, expected a positive size for each of {names}"
@@ -146,25 +148,54 @@ def sizes_of(manifest: Manifest, names: Sequence[str]) -> dict[str, int]:
     return sizes
 
 
-def check_features(model: Model, manifest: Manifest, dimension: int) -> None:
-    """Make sure that a version reads one output that is made before it, of the right length.
+def check_manifest(declaration: Declaration, manifest: Manifest) -> None:
+    """Make sure that a version is one of this model: of its name and kind, reading what it reads.
 
     Raises:
-        InvalidBundle: It reads none, more than one, a later one, or another length.
+        InvalidBundle: It is another model's, of another kind, or reads other models' outputs.
     """
-    for name, feature in manifest.features.items():
-        if name not in model.reads:
-            msg = f"{model.name} reads {name!r}, which no stage makes before it"
+    for what in ("name", "kind"):
+        found, wanted = getattr(manifest, what), getattr(declaration, what)
+        if found != wanted:
+            msg = f"{declaration.name} is of {what} {wanted!r}, the version is of {found!r}"
             raise InvalidBundle(msg)
+    if manifest.features.keys() != {*declaration.reads}:
+        found, wanted = (
+            ", ".join(sorted(names)) or "none" for names in (manifest.features, declaration.reads)
+        )
+        msg = f"{declaration.name} reads the models {wanted}, the version was made for {found}"
+        raise InvalidBundle(msg)
+
+
+def check_feature(manifest: Manifest, dimension: int) -> None:
+    """Make sure that a version reads the vector of one model, of the length that its config says.
+
+    Raises:
+        InvalidBundle: It reads none, more than one, or another length.
+    """
+    if len(manifest.features) != 1:
+        found = ", ".join(sorted(manifest.features)) or "none"
+        msg = f"{manifest.name} reads the vector of one model, the version names {found}"
+        raise InvalidBundle(msg)
+    for name, feature in manifest.features.items():
         if feature.dimension != dimension:
             msg = (
-                f"{model.name}: feature {name!r} has dimension {feature.dimension},"
+                f"{manifest.name}: feature {name!r} has dimension {feature.dimension},"
                 f" the config reads {dimension}"
             )
             raise InvalidBundle(msg)
-    if len(manifest.features) != 1:
-        msg = f"{model.name} reads {len(manifest.features)} features, expected 1 of {model.reads}"
+
+
+def golden_of(manifest: Manifest) -> Golden:
+    """Return the golden output of a version that must have one.
+
+    Raises:
+        InvalidBundle: It has none.
+    """
+    if manifest.golden is None:
+        msg = f"{manifest.name}: the manifest has no golden output"
         raise InvalidBundle(msg)
+    return manifest.golden
 
 
 def build(make: Callable[[], ModuleT], bundle: Bundle) -> ModuleT:

@@ -12,14 +12,15 @@ from typing import Final
 import torch
 from torch.nn import functional
 
-from streams.contract.default_pipeline import DEFAULT
+from streams.contract.kinds import GRU
 from streams.contract.manifest import UNCHANGED, Bundle, Feature, Golden
 from streams.errors import InvalidBundle
 from streams.models.bundle import (
     build,
     check_close,
-    check_features,
+    check_feature,
     golden_input,
+    golden_of,
     make_bundle,
     sizes_of,
 )
@@ -28,7 +29,6 @@ from streams.models.stepping import Stepper
 from streams.models.vocabulary import Vocabulary
 from streams.models.words import Normalization
 
-NAME: Final = "conditional_lm"
 _GOLDEN_COUNT: Final = 2
 #: Where a manifest says what counts as a word.
 _CAPTIONS: Final = "captions"
@@ -159,8 +159,9 @@ def autoregressive_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Te
 def to_bundle(
     model: ConditionalLM,
     *,
-    clip_version: str | None,
-    feature: str = "clip",
+    name: str,
+    feature: str,
+    feature_version: str | None = None,
     metrics: dict[str, float] | None = None,
     snapshot_id: str | None = None,
     note: str = "",
@@ -169,8 +170,9 @@ def to_bundle(
 
     Args:
         model: The model, in evaluation mode.
-        clip_version: Version of the feature that it was fitted on; None if it takes any.
+        name: Name of the model that it is a version of.
         feature: Name of the model whose vector it reads.
+        feature_version: The version of that one it was fitted on; None if it takes any.
         metrics: What was measured on the frozen validation set.
         snapshot_id: The snapshot it was fitted on.
         note: One line for people.
@@ -179,13 +181,14 @@ def to_bundle(
     captions = model.generate(golden_input(golden, model.n_condition))
     return make_bundle(
         model.state_dict(),
-        name=NAME,
+        name=name,
+        kind=GRU,
         config={
             "n_condition": model.n_condition,
             "n_hidden": model.n_hidden,
             "max_length": model.max_length,
         },
-        features={feature: Feature(dimension=model.n_condition, version=clip_version)},
+        features={feature: Feature(dimension=model.n_condition, version=feature_version)},
         preprocessing={feature: UNCHANGED, _CAPTIONS: model.vocabulary.normalization.value},
         vocabulary=list(model.vocabulary.words),
         metrics=metrics or {},
@@ -216,7 +219,7 @@ def from_bundle(bundle: Bundle) -> ConditionalLM:
         msg = f"{manifest.name}: vocabulary is not valid: {exc}"
         raise InvalidBundle(msg) from exc
     sizes = sizes_of(manifest, ("n_condition", "n_hidden", "max_length"))
-    check_features(DEFAULT.models[NAME], manifest, sizes["n_condition"])
+    check_feature(manifest, sizes["n_condition"])
     try:
         model = build(lambda: ConditionalLM(vocabulary, **sizes), bundle)
     except ValueError as exc:
@@ -235,8 +238,8 @@ def check_golden(model: ConditionalLM, bundle: Bundle) -> None:
     Raises:
         InvalidBundle: They differ by more than processors do.
     """
-    golden, vocabulary = bundle.manifest.golden, model.vocabulary
-    images = golden_input(golden, model.n_condition)
+    name, golden, vocabulary = bundle.manifest.name, golden_of(bundle.manifest), model.vocabulary
+    images = golden_input(golden, model.n_condition).to(model.prediction.weight.device)
     captions = model.generate(images)
     tokens, scores = golden.tokens or [], [caption.score for caption in captions]
     longest = max(map(len, tokens), default=0)
@@ -249,6 +252,6 @@ def check_golden(model: ConditionalLM, bundle: Bundle) -> None:
         scores[row] = found.score if found is not None else math.nan
     if not is_promised or [vocabulary.decode(row) for row in tokens] != golden.texts:
         texts = [caption.text for caption in captions]
-        msg = f"{NAME}: golden input gives {texts}, the manifest promises {golden.texts}"
+        msg = f"{name}: golden input gives {texts}, the manifest promises {golden.texts}"
         raise InvalidBundle(msg)
-    check_close(NAME, scores, golden.scores)
+    check_close(name, scores, golden.scores)

@@ -5,18 +5,18 @@ from typing import Final
 import torch
 from torch.nn import functional
 
-from streams.contract.default_pipeline import DEFAULT
+from streams.contract.kinds import LINEAR
 from streams.contract.manifest import UNCHANGED, Bundle, Feature, Golden
 from streams.models.bundle import (
     build,
     check_close,
-    check_features,
+    check_feature,
     golden_input,
+    golden_of,
     make_bundle,
     sizes_of,
 )
 
-NAME: Final = "clip_projection"
 _GOLDEN_COUNT: Final = 2
 
 
@@ -59,7 +59,9 @@ def orthogonal_projection(dimension_in: int, dimension_out: int, *, seed: int) -
 def to_bundle(
     projection: Projection,
     *,
-    clip_version: str | None = None,
+    name: str,
+    feature: str,
+    feature_version: str | None = None,
     metrics: dict[str, float] | None = None,
     snapshot_id: str | None = None,
     note: str = "",
@@ -68,7 +70,9 @@ def to_bundle(
 
     Args:
         projection: The model.
-        clip_version: The CLIP version it was fitted on; None if it fits any of its dimension.
+        name: Name of the model that it is a version of.
+        feature: Name of the model whose vector it reads.
+        feature_version: The version of that one it was fitted on; None if any of its length fits.
         metrics: What was measured.
         snapshot_id: The snapshot it was fitted on; None if it was not fitted.
         note: One line for people.
@@ -77,13 +81,15 @@ def to_bundle(
     vectors = projection(golden_input(golden, projection.dimension_in))
     return make_bundle(
         projection.state_dict(),
-        name=NAME,
+        name=name,
+        kind=LINEAR,
         config={
             "dimension_in": projection.dimension_in,
             "dimension_out": projection.dimension_out,
         },
-        features={"clip": Feature(dimension=projection.dimension_in, version=clip_version)},
-        preprocessing={"clip": UNCHANGED},
+        dimension=projection.dimension_out,
+        features={feature: Feature(dimension=projection.dimension_in, version=feature_version)},
+        preprocessing={feature: UNCHANGED},
         metrics=metrics or {},
         snapshot_id=snapshot_id,
         note=note,
@@ -98,7 +104,7 @@ def from_bundle(bundle: Bundle) -> Projection:
         InvalidBundle: It is damaged or does not compute its golden output.
     """
     sizes = sizes_of(bundle.manifest, ("dimension_in", "dimension_out"))
-    check_features(DEFAULT.models[NAME], bundle.manifest, sizes["dimension_in"])
+    check_feature(bundle.manifest, sizes["dimension_in"])
     projection = build(lambda: Projection(**sizes), bundle)
     check_golden(projection, bundle)
     return projection
@@ -110,8 +116,9 @@ def check_golden(projection: Projection, bundle: Bundle) -> None:
     Raises:
         InvalidBundle: They differ.
     """
-    golden = bundle.manifest.golden
+    golden = golden_of(bundle.manifest)
+    vectors = golden_input(golden, projection.dimension_in)
     with torch.inference_mode():
-        found = projection(golden_input(golden, projection.dimension_in))
+        found = projection(vectors.to(projection.linear.weight.device))
     expected = [number for row in golden.vectors or [] for number in row]
-    check_close(NAME, found.flatten().tolist(), expected)
+    check_close(bundle.manifest.name, found.flatten().tolist(), expected)

@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any, Final
 
-import numpy as np
 import torch
 
 from streams.contract.documents import (
@@ -23,22 +22,18 @@ from streams.contract.documents import (
 from streams.contract.ids import document_key
 from streams.contract.pipeline import Model, Pipeline
 from streams.contract.states import Serving, pending_model
-from streams.contract.values import Value
 from streams.contract.versions import output_version, weights_version
-from streams.errors import InvalidImage, ModelError, WriteRejected
+from streams.errors import DocumentError, InvalidImage, ModelError, WriteRejected
 from streams.models.clip import ClipEncoder
+from streams.models.kinds.find import kind_of, load
+from streams.models.kinds.items import item_of
+from streams.models.kinds.kind import Made, Predictor
+from streams.models.kinds.results import difference
 from streams.mongo.client import Document
 from streams.operate.dead_letter_log import DeadLetterLog, Failure
-from streams.registry.computations import ALGORITHMS, Made, compute
 from streams.registry.versions import Registry
 from streams.settings import Settings
 
-#: Largest difference of two vectors, as a share of the largest number in them. Measured: 7e-7 of a
-#: projection from 1024 numbers, alone and among 64.
-_TOLERANCE: Final = 1e-5
-_CLIP_TOLERANCE: Final = 1e-3
-#: Largest difference of two scores.
-_SCORE_TOLERANCE: Final = 1e-4
 #: Errors that the publisher writes itself: there is no record that could become a dead letter.
 _WITHOUT_LETTER: Final = frozenset({"InvalidId"})
 #: What may keep an image without an embedding although it can be decoded.
@@ -56,7 +51,7 @@ class Recomputer:
         self._registry = registry
         self._pipeline = pipeline
         self._root = root_of(pipeline)
-        self._loaded: dict[tuple[str, str], Any] = {}
+        self._predictors: dict[tuple[str, str], Predictor] = {}
 
     @cached_property
     def encoder(self) -> ClipEncoder:
@@ -84,7 +79,7 @@ class Recomputer:
         expected = self.encoder.encode(torch.stack(list(pixels)))  # (B, D)
         version = self.encoder.version
         return [
-            _compare(self._root.name, output, row, _CLIP_TOLERANCE)
+            _compare(self._root, output, Made(value=row))
             if output.version == version
             else f"{self._root.name} is of {output.version}, the settings give {version}"
             for output, row in zip(stored, expected, strict=True)
@@ -109,10 +104,12 @@ class Recomputer:
         if output.version != output_version(model.declaration, weights_version(output.version)):
             return ""  # with options that are no longer declared
         try:
-            [(value, score)] = self._compute(model, output, np.asarray(feature.value)[np.newaxis])
+            predictor = self._predictor(model, output)
         except ModelError as exc:
             return f"{name} was made by a version that cannot be loaded: {exc}"
-        return _compare(name, output, value, _TOLERANCE) or _compare_scores(name, output, score)
+        fields = dict.fromkeys(model.declaration.features, feature.value)
+        [made] = predictor.predict([predictor.preprocess(item_of(model.declaration, fields))])
+        return _compare(model, output, made)
 
     def problem_of_outputs(self, document: Document) -> str:
         """Return what is wrong with a document's outputs, the embedding's numbers aside.
@@ -135,12 +132,11 @@ class Recomputer:
                 return problem
         return ""
 
-    def _compute(self, model: Model, output: Output, vectors: np.ndarray) -> Made:
+    def _predictor(self, model: Model, output: Output) -> Predictor:
         key = (model.name, weights_version(output.version))
-        if key not in self._loaded:
-            bundle = self._registry.fetch(*key)
-            self._loaded[key] = ALGORITHMS[model.declaration.kind].load(bundle)
-        return compute(model.declaration, self._loaded[key], vectors)
+        if key not in self._predictors:
+            self._predictors[key] = load(model.declaration, self._registry.fetch(*key))
+        return self._predictors[key]
 
 
 def unfinished(document: Document, serving: Serving) -> str:
@@ -211,24 +207,15 @@ def _is_reported(document: Document, model: Model, kind: str, letters: DeadLette
     return any(letters.reports(Failure(key, n, kind, source)) for n in (model.name, ""))
 
 
-def _compare(name: str, output: Output, expected: Value, tolerance: float) -> str:
-    if not isinstance(expected, np.ndarray) or not isinstance(output.value, np.ndarray):
-        are_vectors = isinstance(expected, np.ndarray) or isinstance(output.value, np.ndarray)
-        is_right = not are_vectors and output.value == expected
-        return "" if is_right else f"{name} is {output.value!r}, its version gives {expected!r}"
-    if output.value.shape != expected.shape:
-        return f"{name} has shape {output.value.shape}, its version gives {expected.shape}"
-    difference = float(np.abs(output.value - expected).max(initial=0))
-    largest = float(np.abs(expected).max(initial=0))
-    if not difference <= tolerance * largest:  # so that NaN is a difference, too
-        return f"{name} differs by up to {difference:.2g} from what its version gives"
-    return ""
-
-
-def _compare_scores(name: str, output: Output, expected: float | None) -> str:
-    found = output.score
-    if found is None or expected is None:
-        is_right = found is expected
-    else:
-        is_right = abs(found - expected) <= _SCORE_TOLERANCE
-    return "" if is_right else f"{name} has score {found}, its version gives {expected}"
+def _compare(model: Model, output: Output, made: Made | DocumentError) -> str:
+    if isinstance(made, DocumentError):
+        return f"{model.name} is there, and yet its version gives none: {made}"
+    tolerance = kind_of(model.declaration.kind).tolerance
+    problem = difference(output.value, made.value, tolerance)
+    if problem:
+        return f"{model.name} {problem} (compared with what its version gives)"
+    found, expected = output.score, made.score
+    is_right = found is expected
+    if found is not None and expected is not None:
+        is_right = abs(found - expected) <= tolerance.score
+    return "" if is_right else f"{model.name} has score {found}, its version gives {expected}"

@@ -23,16 +23,17 @@ from streams.contract.documents import (
 from streams.contract.ids import DocumentId
 from streams.contract.manifest import Feature
 from streams.contract.pipeline import IMAGE, OUTPUTS
-from streams.contract.values import Value
 from streams.contract.versions import output_version
 from streams.errors import DocumentError, FeatureMismatch, InvalidImage, ModelNotFound
 from streams.images.fetcher import Fetcher
 from streams.images.image import image_bytes
 from streams.images.pool import DecodePool
 from streams.models.clip import ClipEncoder
+from streams.models.kinds.find import load
+from streams.models.kinds.items import item_of
+from streams.models.kinds.kind import Made
 from streams.mongo.client import mongo_errors
 from streams.mongo.store import DocumentStore
-from streams.registry.computations import ALGORITHMS, compute
 from streams.registry.versions import Registry
 from streams.settings import Settings
 
@@ -86,7 +87,7 @@ class OnDemand:
         bundle = registry.fetch(name, self._choose(name, version))
         self.version = output_version(self._model.declaration, bundle.version)
         self._feature = bundle.manifest.features.get(self._root.name)
-        self._loaded = ALGORITHMS[self._model.declaration.kind].load(bundle)
+        self._predictor = load(self._model.declaration, bundle)
 
     def apply(self, inputs: Sequence[Path | DocumentId]) -> Iterator[Output | DocumentError]:
         """Yield what comes of each input, in order; one that fails, fails alone.
@@ -113,18 +114,20 @@ class OnDemand:
         if self._feature is None:
             return embeddings
         made = [item for item in embeddings if isinstance(item, Output)]
-        values = iter(self._compute([np.asarray(m.value) for m in made]) if made else ())
+        declaration, predict = self._model.declaration, self._predictor.predict
+        fields = declaration.features
+        items = [item_of(declaration, dict.fromkeys(fields, item.value)) for item in made]
+        results = iter(predict([self._predictor.preprocess(item) for item in items]))
         return [
-            self._output(item, *next(values)) if isinstance(item, Output) else item  # 3
+            self._output(item, next(results)) if isinstance(item, Output) else item  # 3
             for item in embeddings
         ]
 
-    def _compute(self, vectors: Sequence[np.ndarray]) -> Sequence[tuple[Value, float | None]]:
-        return compute(self._model.declaration, self._loaded, np.stack(vectors))
-
-    def _output(self, embedding: Output, value: Value, score: float | None) -> Output:
+    def _output(self, embedding: Output, made: Made | DocumentError) -> Output | DocumentError:
+        if isinstance(made, DocumentError):
+            return made
         features = {self._root.name: embedding.version}
-        return Output(value=value, version=self.version, features=features, score=score)
+        return Output(value=made.value, version=self.version, features=features, score=made.score)
 
     def _read(self, item: Path | DocumentId) -> Mapping[str, Any] | DocumentError:
         if isinstance(item, Path):

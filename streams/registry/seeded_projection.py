@@ -8,7 +8,7 @@ from structlog import get_logger
 from streams.contract.pipeline import Model
 from streams.contract.versions import VersionInfo
 from streams.errors import PointerConflict, StoreUnavailable
-from streams.models import projection
+from streams.models.kinds.linear import Linear
 from streams.registry.pointers import Pointer
 from streams.registry.versions import Registry
 
@@ -23,12 +23,12 @@ _FOR: Final = "fits clip "
 class SeededProjection:
     """Lets the projection serve that served last with this CLIP, or else a seeded one."""
 
-    def __init__(self, registry: Registry, model: Model, dimension: int) -> None:
-        """Keep the registry, which model it is, and the size of the seeded one's vectors."""
+    def __init__(self, registry: Registry, model: Model) -> None:
+        """Keep the registry, and which model it is."""
         self._registry = registry
+        self._declaration = model.declaration
         self._name = model.name
         self._upstream = model.reads[0]
-        self._dimension = dimension
         self._seen: _Seen | None = None
 
     def ensure(self) -> None:
@@ -64,8 +64,8 @@ class SeededProjection:
 
     def _publish_seeded(self, dimension: int, moves: Sequence[Pointer]) -> str | None:
         """Return the seeded projection; None if it was tried and refused."""
-        made = projection.orthogonal_projection(dimension, self._dimension, seed=0)
-        version = self._registry.publish(projection.to_bundle(made))
+        bundle = Linear().default_bundle(self._declaration, {self._upstream: dimension})
+        version = self._registry.publish(bundle)
         is_refused = any(m.version == version and m.refusal is not None for m in moves)
         return None if is_refused else version
 

@@ -57,7 +57,7 @@ def _requires(infos: Mapping[str, VersionInfo]) -> dict[str, dict[str, str]]:
 
 
 def _is_misfit(info: VersionInfo, infos: Mapping[str, VersionInfo]) -> bool:
-    """Whether a version reads vectors of another length than an announced model makes."""
+    """Whether a version reads vectors of another length than a model makes that serves."""
     features = info.manifest.features.items() if info.manifest is not None else ()
-    made = {name: infos[name].details.get("dimension") for name, _ in features if name in infos}
-    return any(made.get(name) not in (None, feature.dimension) for name, feature in features)
+    lengths = ((f.dimension, infos[name].dimension) for name, f in features if name in infos)
+    return any(None not in pair and pair[0] != pair[1] for pair in lengths)

@@ -8,7 +8,7 @@ import numpy as np
 from streams.contract.documents import Output
 from streams.contract.pipeline import Model
 from streams.contract.versions import output_version
-from streams.registry.computations import compute
+from streams.models.kinds.items import item_of
 from streams.registry.hot_model import HotModel
 from streams.stages.apply import apply_model
 from streams.stages.outcome import Input, Outcome
@@ -28,10 +28,12 @@ class Reader:
 
         def outputs(vectors: np.ndarray) -> list[Output]:
             assert loaded is not None  # noqa: S101 - `apply_model` computes with a version only
-            made = compute(self._model.declaration, loaded.model, vectors)
-            return [
-                Output(value=value, version=loaded.version, score=score) for value, score in made
-            ]
+            declaration, predictor = self._model.declaration, loaded.model
+            rows = (dict.fromkeys(declaration.features, row) for row in vectors)
+            made = predictor.predict(
+                [predictor.preprocess(item_of(declaration, row)) for row in rows]
+            )
+            return [Output(value=m.value, version=loaded.version, score=m.score) for m in made]
 
         return apply_model(self._model, loaded, events, outputs)
 

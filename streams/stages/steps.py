@@ -83,7 +83,7 @@ def _featurize(spec: StageSpec, model: Model, client: Client, settings: Settings
 def _read(spec: StageSpec, model: Model, client: Client, settings: Settings) -> Built:
     import torch
 
-    from streams.registry.computations import ALGORITHMS
+    from streams.models.kinds.find import load
     from streams.registry.hot_model import HotModel
     from streams.registry.seeded_projection import SeededProjection
     from streams.registry.versions import Registry
@@ -91,12 +91,12 @@ def _read(spec: StageSpec, model: Model, client: Client, settings: Settings) -> 
 
     torch.set_num_threads(settings.stage.torch_threads or 1)
     registry = Registry(state_database(client, settings.mongo))
-    algorithm = ALGORITHMS[model.declaration.kind]
-    seeded = SeededProjection(registry, model, settings.models.projection_dimension)
+    declaration = model.declaration
+    seeded = SeededProjection(registry, model)
     hot = HotModel(
         model.name,
-        algorithm.load,
-        algorithm.check,
+        lambda bundle: load(declaration, bundle),
+        lambda predictor, _: predictor.check(),
         registry,
         settings.models,
         prepare=seeded.ensure if model.declaration.kind == "linear" else lambda: None,

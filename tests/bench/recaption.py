@@ -33,7 +33,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from streams.contract.default_pipeline import DEFAULT
 from streams.contract.manifest import Bundle
-from streams.models.conditional_lm import ConditionalLM, to_bundle
+from streams.models.conditional_lm import ConditionalLM
 from streams.models.vocabulary import UNKNOWN, Vocabulary
 from streams.mongo.client import connect, state_database
 from streams.mongo.state_index import build_state_index, state_index
@@ -41,6 +41,7 @@ from streams.registry.versions import Registry
 from streams.settings import MongoSettings
 from tests.acceptance.stack import Stack, user_environment
 from tests.bench.photographs import SHARED, photographs
+from tests.bundles import captioner_bundle
 from tests.captioner import tiny_captioner
 from tests.pipelines import CLIP, CONDITIONAL_LM
 from tests.tiny import write_tiny_clip
@@ -99,7 +100,7 @@ def large_captioner(seed: int, clip_version: str) -> Bundle:
     torch.manual_seed(seed)
     vocabulary = Vocabulary([*sorted(words), UNKNOWN])
     model = ConditionalLM(vocabulary, n_condition=_RN50_NUMBERS, n_hidden=_HIDDEN, max_length=15)
-    return to_bundle(model.eval(), clip_version=clip_version, note="for a bench")
+    return captioner_bundle(model.eval(), clip_version=clip_version, note="for a bench")
 
 
 def promote(stack: Stack, material: Material, seed: int) -> str:

@@ -15,7 +15,7 @@ from streams.contract.default_pipeline import DEFAULT
 from streams.contract.documents import Output, fingerprint
 from streams.contract.writes import OutputWrite
 from streams.errors import ModelNotFound
-from streams.models import conditional_lm, projection
+from streams.models import conditional_lm
 from streams.models.clip import ClipEncoder
 from streams.models.projection import orthogonal_projection
 from streams.mongo.client import connect, state_database
@@ -23,6 +23,7 @@ from streams.mongo.store import DocumentStore
 from streams.operate.on_demand import OnDemand
 from streams.registry.versions import Registry
 from streams.settings import ClipSettings, child_environment
+from tests.bundles import projection_bundle
 from tests.captioner import tiny_captioner
 from tests.pipelines import CLIP, with_options
 from tests.tiny import DIMENSION, write_tiny_clip
@@ -164,7 +165,7 @@ def test_vector_of_another_version_or_image_is_not_used(
 def test_named_version_that_does_not_serve_is_applied(results, connected, encoder, captioner):
     registry, store = connected
     store.collection.insert_one({"_id": 1, "img": picture(10)})
-    small = projection.to_bundle(orthogonal_projection(DIMENSION, 4, seed=1))
+    small = projection_bundle(orthogonal_projection(DIMENSION, 4, seed=1))
     version = registry.publish(small)
     [found] = results("clip_projection", [1], version=version[:6])
     assert found.version == version

@@ -14,10 +14,11 @@ from streams.errors import (
     PointerConflict,
     SettingsError,
 )
-from streams.models.conditional_lm import from_bundle, to_bundle
+from streams.models.conditional_lm import from_bundle
 from streams.mongo.client import state_database
 from streams.registry.versions import Registry
 from streams.settings import MongoSettings
+from tests.bundles import captioner_bundle
 from tests.captioner import serve_clip, tiny_captioner
 from tests.fitted import CLIP_VERSION, fitted_bundle, mute_captioner, scene_set
 from trainer.evaluate.evaluate import evaluate_bundle
@@ -113,7 +114,7 @@ def test_force_promotes_what_is_worse_and_tells_the_reconciler(send, registry):
 
 def test_empty_captions_do_not_serve_even_if_forced(send, registry):
     """Fails without `empty_captions` in the gate: the first version served whatever it said."""
-    found = send(to_bundle(mute_captioner(), clip_version=CLIP_VERSION), is_forced=True)
+    found = send(captioner_bundle(mute_captioner(), clip_version=CLIP_VERSION), is_forced=True)
     assert found.candidate.metrics["empty_captions"] == 1
     assert registry.pointer(NAME) is None
     assert "100% of its captions are empty" in found.decision.reason

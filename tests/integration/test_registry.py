@@ -14,12 +14,13 @@ from streams.contract.default_pipeline import DEFAULT
 from streams.contract.manifest import Bundle, Feature
 from streams.contract.states import Recaption
 from streams.errors import InvalidBundle, ModelNotFound, PointerConflict, StoreUnavailable
-from streams.models import conditional_lm, projection
+from streams.models import conditional_lm
 from streams.models.bundle import make_bundle, tensors_of
 from streams.models.projection import orthogonal_projection
 from streams.registry.hot_model import HotModel
 from streams.registry.versions import Registry
 from streams.settings import ModelSettings
+from tests.bundles import projection_bundle
 from tests.captioner import tiny_captioner
 from tests.tiny import DIMENSION
 from tests.waiting import wait_until
@@ -245,7 +246,7 @@ def test_flipped_byte_in_the_store_is_refused(registry, hot, database):
 def test_bundle_of_another_model_is_refused(registry, hot, database):
     good = promote(registry, tiny_captioner(seed=1))
     hot.refresh()
-    bundle = projection.to_bundle(orthogonal_projection(4, 2, seed=0))
+    bundle = projection_bundle(orthogonal_projection(4, 2, seed=0))
     version = registry.publish(bundle)
     row = database["model_versions"].find_one({"version": version})
     database["model_versions"].insert_one({**row, "_id": f"{NAME}/{version}", "name": NAME})

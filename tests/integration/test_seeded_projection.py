@@ -16,8 +16,9 @@ from streams.registry.hot_model import HotModel
 from streams.registry.seeded_projection import SeededProjection
 from streams.stages.outcome import Result
 from streams.stages.reader import Reader
+from tests.bundles import projection_bundle
 from tests.captioner import serve_clip
-from tests.pipelines import CLIP_PROJECTION
+from tests.pipelines import CLIP_PROJECTION, with_options
 from tests.waiting import wait_until
 
 NAME = "clip_projection"
@@ -26,7 +27,7 @@ SIZE = 3
 
 @pytest.fixture
 def hot(registry, settings):
-    seeded = SeededProjection(registry, CLIP_PROJECTION, SIZE)
+    seeded = SeededProjection(registry, with_options(NAME, dimension=SIZE).models[NAME])
     model = HotModel(
         NAME,
         projection.from_bundle,
@@ -41,7 +42,7 @@ def hot(registry, settings):
 
 def trained(dimension, clip_version, seed=7):
     model = orthogonal_projection(dimension, SIZE, seed=seed)
-    return projection.to_bundle(model, clip_version=clip_version)
+    return projection_bundle(model, clip_version=clip_version)
 
 
 def promote(registry, bundle):

@@ -27,7 +27,7 @@ from streams.images.pool import DecodePool
 from streams.kafka.producer import publish_all
 from streams.kafka.topics import create_topics
 from streams.models.clip import ClipEncoder
-from streams.models.projection import orthogonal_projection, to_bundle
+from streams.models.projection import orthogonal_projection
 from streams.mongo.client import connect, state_database
 from streams.mongo.store import DocumentStore
 from streams.operate.on_demand import OnDemand
@@ -35,6 +35,7 @@ from streams.operate.verify import Verifier
 from streams.registry.versions import Registry
 from streams.settings import ClipSettings, ImageSettings
 from streams.stages import processes_of
+from tests.bundles import projection_bundle
 from tests.captioner import tiny_captioner
 from tests.command_line import CommandLine
 from tests.pipelines import CLIP, MODELS, with_options
@@ -64,7 +65,7 @@ class World:
         self.registry = Registry(state_database(client, settings.mongo))
         clip = ClipEncoder(settings.clip).version
         self.registry.announce(CLIP.name, clip, {"dimension": DIMENSION})
-        self.promote(to_bundle(orthogonal_projection(DIMENSION, 8, seed=0)))
+        self.promote(projection_bundle(orthogonal_projection(DIMENSION, 8, seed=0)))
         self.promote(tiny_captioner(seed=3, clip_version=clip))
         self.documents = self.store.collection
         self.documents.insert_many([{"_id": i, "img": picture(i)} for i in range(3)])

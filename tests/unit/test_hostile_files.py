@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 from streams.contract.documents import is_caption
 from streams.contract.manifest import WEIGHTS, Bundle, parse_manifest
 from streams.errors import InvalidBundle, InvalidSnapshot, SettingsError
-from streams.models import conditional_lm, projection
 from streams.models.bundle import MANIFEST, from_directory, to_directory
+from streams.models.kinds.find import load
+from streams.models.projection import orthogonal_projection
 from streams.operate.coco import read_annotations
+from tests.bundles import projection_bundle
 from tests.captioner import tiny_captioner
+from tests.pipelines import MODEL_BY_NAME
 from tests.unit.trainer.snapshots import colour_rows, write_snapshot
 from trainer.snapshot.files import DOCUMENTS, Snapshot
 from trainer.snapshot.files import MANIFEST as SNAPSHOT_MANIFEST
@@ -119,13 +122,13 @@ def test_link_that_leaves_the_image_directory_is_refused(tmp_path):
 def bundle(request):
     if request.param == "conditional_lm":
         return tiny_captioner()
-    return projection.to_bundle(projection.orthogonal_projection(8, 4, seed=0))
+    return projection_bundle(orthogonal_projection(8, 4, seed=0))
 
 
 def is_taken(bundle, manifest, weights):
-    build = {"conditional_lm": conditional_lm, "clip_projection": projection}[bundle.manifest.name]
+    declaration = MODEL_BY_NAME[bundle.manifest.name].declaration
     try:
-        build.from_bundle(Bundle(manifest=parse_manifest(manifest), weights=weights))
+        load(declaration, Bundle(manifest=parse_manifest(manifest), weights=weights))
     except InvalidBundle:
         return False
     return True
@@ -134,7 +137,7 @@ def is_taken(bundle, manifest, weights):
 def check_manifest(bundle, place, new):
     changed = json.dumps(replaced(json.loads(bundle.manifest.canonical()), place, new))
     if is_taken(bundle, changed, bundle.weights):  # words and notes may be others
-        assert place[0] not in ("config", "parts", "name")
+        assert place[0] not in ("config", "parts", "name", "kind")
 
 
 @fuzz

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from streams.contract.documents import is_caption
+from streams.contract.kinds import GRU, LINEAR
 from streams.contract.manifest import Bundle, Manifest
 from streams.errors import FeatureMismatch, SettingsError
 from streams.models import conditional_lm, projection
@@ -39,14 +40,14 @@ def evaluate_bundle(
         FeatureMismatch: It was fitted on vectors of another CLIP version than the set's.
         SettingsError: There is no evaluation for this model, or what it needs was not given.
     """
-    name = bundle.manifest.name
+    kind = bundle.manifest.kind
     check_clip_version(bundle.manifest, validation_set)
-    if name == conditional_lm.NAME:
+    if kind == GRU:
         captioner = conditional_lm.from_bundle(bundle)
         return evaluate_captioner(captioner, validation_set, batch_size=batch_size, beam=beam)
-    if name == projection.NAME and encode_texts is not None:
+    if kind == LINEAR and encode_texts is not None:
         return evaluate_projection(projection.from_bundle(bundle), validation_set, encode_texts)
-    msg = f"no evaluation of {name!r}; expected {conditional_lm.NAME} or {projection.NAME}"
+    msg = f"no evaluation of a {kind!r} model; expected {GRU}, or {LINEAR} with CLIP's text tower"
     raise SettingsError(msg)
 
 
@@ -82,7 +83,7 @@ def evaluate_captioner(
         SettingsError: No entry has a reference with a word.
     """
     entries = _scorable(validation_set)
-    vectors = _vectors(entries, model.n_condition, conditional_lm.NAME)
+    vectors = _vectors(entries, model.n_condition, "conditional_lm")
     said = [
         caption
         for batch in torch.split(vectors, batch_size)
@@ -106,7 +107,7 @@ def evaluate_captioner(
         "empty_captions": sum(map(_is_empty, said)) / len(said),
         "n": len(captions),
     }
-    return _evaluation(conditional_lm.NAME, validation_set, metrics, beam=beam, captions=captions)
+    return _evaluation("conditional_lm", validation_set, metrics, beam=beam, captions=captions)
 
 
 def evaluate_projection(
@@ -122,7 +123,7 @@ def evaluate_projection(
         SettingsError: No entry has a reference with a word.
     """
     entries = _scorable(validation_set)
-    vectors = _vectors(entries, model.dimension_in, projection.NAME)
+    vectors = _vectors(entries, model.dimension_in, "clip_projection")
     with torch.inference_mode():
         images = model(vectors)  # (N, P)
         texts = model(encode_texts([_first_caption(entry) for entry in entries]).float())  # (N, P)
@@ -131,7 +132,7 @@ def evaluate_projection(
         ranks = (similarity >= similarity.diagonal().unsqueeze(1)).sum(dim=1)  # (N,)
     metrics = {f"recall{k}": float((ranks <= k).float().mean()) for k in _RECALLS}
     metrics |= {"median_rank": float(np.median(ranks.numpy())), "n": len(entries)}
-    return _evaluation(projection.NAME, validation_set, metrics)
+    return _evaluation("clip_projection", validation_set, metrics)
 
 
 def _evaluation(

@@ -97,12 +97,14 @@ def bundle(model: ConditionalLM, manifest: SnapshotManifest, found: Mapping[str,
     """Return the version."""
     return conditional_lm.to_bundle(
         model,
-        clip_version=manifest.clip_version,
+        name="conditional_lm",
+        feature="clip",
+        feature_version=manifest.clip_version,
         metrics=dict(found),
         snapshot_id=manifest.snapshot_id,
     )
 
 
 CAPTIONER: Plugs[ConditionalLM] = Plugs(
-    name=conditional_lm.NAME, task=make_task, objective=objective, metrics=metrics, bundle=bundle
+    name="conditional_lm", task=make_task, objective=objective, metrics=metrics, bundle=bundle
 )

@@ -103,7 +103,9 @@ def bundle(
     """Return the version."""
     return projection.to_bundle(
         model.projection.eval().requires_grad_(False),
-        clip_version=manifest.clip_version,
+        name="clip_projection",
+        feature="clip",
+        feature_version=manifest.clip_version,
         metrics=dict(found),
         snapshot_id=manifest.snapshot_id,
     )
@@ -134,5 +136,5 @@ def _encoded(material: Material) -> torch.Tensor:
 
 
 PROJECTOR: Plugs[SharedProjection] = Plugs(
-    name=projection.NAME, task=make_task, objective=objective, metrics=metrics, bundle=bundle
+    name="clip_projection", task=make_task, objective=objective, metrics=metrics, bundle=bundle
 )

@@ -46,3 +46,25 @@ def test_the_order_of_options_and_what_does_not_decide_are_no_part_of_it():
     }
     other = LINE.model_copy(update=same)
     assert output_version(other, "v") == output_version(LINE, "v")
+
+
+def declared(kind, **options):
+    return Declaration(name="m", kind=kind, features={"img": "clip"}, options=options)
+
+
+def test_options_at_their_defaults_are_as_none_at_all():
+    """Fails when the options count as they are written."""
+    one, three = (output_version(declared("gru", beam_width=n), "v") for n in (1, 3))
+    assert one == "v"
+    assert weights_version(three) == "v" != three
+
+
+def test_an_option_that_the_bundle_holds_changes_no_version():
+    """Fails when any option counts: what a trained projection made would be made again."""
+    assert output_version(declared("linear", dimension=8), "v") == "v"
+
+
+def test_a_version_that_happens_to_have_a_plus_is_its_own():
+    """Fails when it is cut at the first plus: labels of CLIP come from names of files."""
+    assert weights_version("ViT-B+x-1") == "ViT-B+x-1"
+    assert weights_version(output_version(LINE, "ViT-B+x-1")) == "ViT-B+x-1"

@@ -14,10 +14,10 @@ from streams.models.conditional_lm import (
     autoregressive_loss,
     check_golden,
     from_bundle,
-    to_bundle,
 )
 from streams.models.decoding import decode_beam, decode_greedy, follow
 from streams.models.vocabulary import UNKNOWN, Vocabulary
+from tests.bundles import captioner_bundle
 
 VOCABULARY = Vocabulary(("a", "blue", "cat", "dog", "on", "red", UNKNOWN))
 D, H, LENGTH = 6, 8, 7
@@ -224,7 +224,7 @@ def test_empty_batch_gives_no_captions(model):
 
 
 def test_bundle_survives_and_checks_its_golden_output(model):
-    bundle = to_bundle(model, clip_version="c1", note="test")
+    bundle = captioner_bundle(model, clip_version="c1", note="test")
     again = from_bundle(bundle)
     images = torch.randn(3, D)
     assert again.generate(images) == model.generate(images)
@@ -257,7 +257,7 @@ def undecided(model):
 
 def test_last_digits_of_another_processor_refuse_no_captioner(undecided, monkeypatch):
     """Fails when tokens are compared: of two equally likely words it may take the other."""
-    bundle = to_bundle(undecided, clip_version=None)
+    bundle = captioner_bundle(undecided)
     other_processor(undecided, monkeypatch, 1e-5)
     images = golden_input(bundle.manifest.golden, D)
     tokens = [list(caption.tokens) for caption in undecided.generate(images)]
@@ -267,7 +267,7 @@ def test_last_digits_of_another_processor_refuse_no_captioner(undecided, monkeyp
 
 @pytest.mark.parametrize("noise", [0.1, math.nan])
 def test_numbers_that_are_really_others_refuse_a_captioner(undecided, monkeypatch, noise):
-    bundle = to_bundle(undecided, clip_version=None)
+    bundle = captioner_bundle(undecided)
     other_processor(undecided, monkeypatch, noise)
     with pytest.raises(InvalidBundle, match="golden"):
         check_golden(undecided, bundle)
@@ -275,7 +275,7 @@ def test_numbers_that_are_really_others_refuse_a_captioner(undecided, monkeypatc
 
 @pytest.mark.parametrize("row", [[], [99], [-1], [7, 0, 7], [8, 0], [0] * (LENGTH + 1)])
 def test_promised_tokens_that_no_caption_has_are_refused(model, row):
-    bundle = to_bundle(model, clip_version=None)
+    bundle = captioner_bundle(model)
     golden = bundle.manifest.golden
     texts = [VOCABULARY.decode(row), *golden.texts[1:]]
     wrong = golden.model_copy(update={"tokens": [row, *golden.tokens[1:]], "texts": texts})
@@ -285,7 +285,7 @@ def test_promised_tokens_that_no_caption_has_are_refused(model, row):
 
 def test_promised_sentence_that_is_not_the_likeliest_is_refused(model):
     """Fails when only its score is compared: the manifest's is that of this very sentence."""
-    bundle = to_bundle(model, clip_version=None)
+    bundle = captioner_bundle(model)
     golden = bundle.manifest.golden
     row = [1, VOCABULARY.stop]
     images = golden_input(golden, D)
@@ -305,7 +305,7 @@ def changed(bundle, **fields):
 
 
 def test_flipped_byte_is_refused(model):
-    bundle = to_bundle(model, clip_version=None)
+    bundle = captioner_bundle(model)
     weights = bytearray(bundle.weights)
     weights[-1] ^= 1
     with pytest.raises(InvalidBundle, match="sha256"):
@@ -313,13 +313,13 @@ def test_flipped_byte_is_refused(model):
 
 
 def test_vocabulary_of_another_size_is_refused_with_both_shapes(model):
-    bundle = to_bundle(model, clip_version=None)
+    bundle = captioner_bundle(model)
     with pytest.raises(InvalidBundle, match=r"\(9, 8\).*\(10, 8\)|\(10, 8\).*\(9, 8\)"):
         from_bundle(changed(bundle, vocabulary=[*VOCABULARY.words, "more"]))
 
 
 def test_other_words_of_the_same_number_are_refused(model):
-    bundle = to_bundle(model, clip_version=None)
+    bundle = captioner_bundle(model)
     words = ["a", "dog", "cat", "blue", "red", "on", UNKNOWN]
     with pytest.raises(InvalidBundle, match="golden"):
         from_bundle(changed(bundle, vocabulary=words))
@@ -344,11 +344,11 @@ GOOD = {"n_condition": D, "n_hidden": H, "max_length": LENGTH}
 )
 def test_wrong_config_is_refused_before_it_takes_memory(model, config):
     with pytest.raises(InvalidBundle):
-        from_bundle(changed(to_bundle(model, clip_version=None), config=config))
+        from_bundle(changed(captioner_bundle(model), config=config))
 
 
 def test_feature_of_another_dimension_is_refused_with_both_numbers(model):
-    bundle = to_bundle(model, clip_version=None)
+    bundle = captioner_bundle(model)
     features = {"clip": Feature(dimension=512)}
     with pytest.raises(InvalidBundle, match=f"'clip' has dimension 512, the config reads {D}"):
         from_bundle(changed(bundle, features=features))
@@ -356,18 +356,18 @@ def test_feature_of_another_dimension_is_refused_with_both_numbers(model):
 
 def test_metric_that_is_no_number_is_refused(model):
     with pytest.raises(InvalidBundle, match=r"manifest is not valid.*bleu"):
-        to_bundle(model, clip_version=None, metrics={"bleu": math.nan})
+        captioner_bundle(model, metrics={"bleu": math.nan})
 
 
 def test_diverged_model_makes_no_bundle(model):
     with torch.no_grad():
         model.prediction.weight.fill_(math.nan)
     with pytest.raises(InvalidBundle, match="scores"):
-        to_bundle(model, clip_version=None)
+        captioner_bundle(model)
 
 
 def test_loading_leaves_the_random_generator_alone(model):
-    bundle = to_bundle(model, clip_version=None)
+    bundle = captioner_bundle(model)
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
@@ -376,7 +376,7 @@ def test_loading_leaves_the_random_generator_alone(model):
 
 
 def test_weight_that_is_not_a_number_is_refused(model):
-    bundle = to_bundle(model, clip_version=None)
+    bundle = captioner_bundle(model)
     tensors = tensors_of(bundle)
     tensors["prediction.bias"][0] = math.nan
     fields = bundle.manifest.model_dump(exclude={"parts"})
@@ -386,14 +386,14 @@ def test_weight_that_is_not_a_number_is_refused(model):
 
 @pytest.mark.parametrize("key", ["prediction.bias", "rnn.weight_hh_l0", "embedding.weight"])
 def test_any_other_weight_is_another_version(model, key):
-    before = to_bundle(model, clip_version=None).version
+    before = captioner_bundle(model).version
     with torch.no_grad():
         model.state_dict()[key].view(-1)[-1] += 0.25
-    assert to_bundle(model, clip_version=None).version != before
+    assert captioner_bundle(model).version != before
 
 
 def test_other_vocabulary_is_another_version(model):
-    before = to_bundle(model, clip_version=None).version
+    before = captioner_bundle(model).version
     words = (*VOCABULARY.words[:-2], "green", UNKNOWN)
     model.vocabulary = Vocabulary(words)
-    assert to_bundle(model, clip_version=None).version != before
+    assert captioner_bundle(model).version != before

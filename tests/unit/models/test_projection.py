@@ -8,6 +8,7 @@ from streams.errors import InvalidBundle
 from streams.models import projection
 from streams.models.bundle import from_directory, to_directory
 from streams.models.projection import orthogonal_projection
+from tests.bundles import projection_bundle
 
 
 @pytest.mark.parametrize(("d", "p"), [(16, 4), (4, 16), (8, 8)])
@@ -27,7 +28,7 @@ def test_projected_vectors_have_length_one():
 
 
 def test_bundle_survives_a_directory(tmp_path):
-    bundle = projection.to_bundle(orthogonal_projection(16, 4, seed=0))
+    bundle = projection_bundle(orthogonal_projection(16, 4, seed=0))
     to_directory(bundle, tmp_path / "v0")
     again = from_directory(tmp_path / "v0")
     assert again.version == bundle.version
@@ -43,7 +44,7 @@ def test_bundle_survives_a_directory(tmp_path):
     ids=str,
 )
 def test_wrong_config_is_refused(config):
-    good = projection.to_bundle(orthogonal_projection(16, 4, seed=0))
+    good = projection_bundle(orthogonal_projection(16, 4, seed=0))
     manifest = good.manifest.model_copy(update={"config": config})
     with pytest.raises(InvalidBundle):
         projection.from_bundle(Bundle(manifest=manifest, weights=good.weights))
@@ -51,7 +52,7 @@ def test_wrong_config_is_refused(config):
 
 @pytest.mark.parametrize("name", ["manifest.json", "model.safetensors"])
 def test_damaged_directory_is_refused(tmp_path, name):
-    to_directory(projection.to_bundle(orthogonal_projection(16, 4, seed=0)), tmp_path / "v0")
+    to_directory(projection_bundle(orthogonal_projection(16, 4, seed=0)), tmp_path / "v0")
     path = tmp_path / "v0" / name
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(InvalidBundle):

@@ -15,17 +15,17 @@ from streams.contract.pipeline import compile_pipeline
 from streams.contract.states import Recaption
 from streams.contract.versions import output_version
 from streams.errors import FeatureMismatch, ModelFailed
-from streams.models import projection
 from streams.models.projection import orthogonal_projection
 from streams.registry.hot_model import Loaded
 from streams.stages.apply import apply_model
 from streams.stages.outcome import Failed, Ok, Result
+from tests.bundles import projection_bundle
 from tests.pipelines import CLIP_PROJECTION, DEFAULT
 
 
 def loaded(clip_version=None, seed=0):
     model = orthogonal_projection(4, 2, seed=seed)
-    bundle = projection.to_bundle(model, clip_version=clip_version)
+    bundle = projection_bundle(model, clip_version=clip_version)
     return Loaded(version=bundle.version, model=model, manifest=bundle.manifest)
 
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from streams.errors import FeatureMismatch, SettingsError
-from streams.models.projection import Projection, to_bundle
+from streams.models.projection import Projection
 from streams.models.vocabulary import UNKNOWN
 from streams.models.words import Normalization
+from tests.bundles import projection_bundle
 from tests.captioner import tiny_captioner
 from tests.fitted import (
     SCENES,
@@ -148,4 +149,4 @@ def test_projection_finds_images_by_texts():
 
 def test_projection_needs_texts():
     with pytest.raises(SettingsError, match="no evaluation"):
-        evaluate_bundle(to_bundle(identity()), scene_set())
+        evaluate_bundle(projection_bundle(identity()), scene_set())
