@@ -13,9 +13,12 @@ from streams.mongo.store import DocumentStore
 from streams.registry.versions import Registry
 from tests.captioner import serve_clip
 from tests.pipelines import CLIP
+from trainer.snapshot.columns import Reads
 
 CLIP_VERSION = "clip-test-1"
 SOURCE = Timestamp(100, 1)
+#: What the default pipeline reads.
+READS = Reads(pipeline=DEFAULT)
 
 
 def announce_clip(client, settings, version=CLIP_VERSION):
