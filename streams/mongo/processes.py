@@ -142,6 +142,15 @@ def is_loaded(versions: Mapping[str, str], reports: Sequence[Report]) -> bool:
     )
 
 
+def rates_of(reports: Sequence[Report]) -> dict[str, float]:
+    """Return the documents a second of each model that is at work, over all its processes."""
+    rates: dict[str, float] = {}
+    for report in reports:
+        for name in report.models:
+            rates[name] = rates.get(name, 0.0) + report.rate
+    return rates
+
+
 def read_reports(database: Database[dict[str, Any]]) -> list[Report]:
     """Return the report of every process that is alive, by the clock of the server.
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 from bson.timestamp import Timestamp
 from pymongo.database import Database
 
+from streams.contract.pipeline import Pipeline
 from streams.contract.states import DocumentState
 from streams.mongo.client import cluster_time
 from streams.mongo.leadership import position_time
@@ -155,6 +156,24 @@ def wait_for_progress(
             return found
         time.sleep(_PAUSE_SECONDS)
     return {}
+
+
+def wait_until_followed(
+    pipeline: Pipeline, state: Database[dict[str, Any]], *, timeout_seconds: float
+) -> bool:
+    """Wait until every model of a pipeline runs somewhere, and no other one; whether that is so.
+
+    Raises:
+        StoreUnavailable: MongoDB does not answer.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        running = {name for report in read_reports(state) for name in report.models}
+        if running == set(pipeline.models):
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_PAUSE_SECONDS)
 
 
 def wait_until_settled(

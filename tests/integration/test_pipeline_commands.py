@@ -12,8 +12,8 @@ from streams.mongo.declarations import Declarations
 from streams.mongo.processes import Report, Reporter, read_reports
 from tests.waiting import wait_until
 
-COLOUR = "- {name: colour, kind: 'colours:Colour', key: img}\n"
-LINE = "- {name: line, kind: 'lines:Line', features: {img: clip, colour: colour}}\n"
+COLOUR = "- {name: colour, kind: 'c:Colour', key: img}\n"
+LINE = "- {name: line, kind: 'l:Line', features: {img: clip, colour: colour}}\n"
 DOCUMENTS = 4
 
 
@@ -68,7 +68,7 @@ def test_the_drawing_shows_who_follows_whom(captionstream, file, registry):
     ]
     assert lines[1][kind:].split() == ["clip", "img", "active", "c1"]
     reads = ["img=clip,", "colour=colour"]
-    assert lines[-1][kind:].split() == ["lines:Line", *reads, "inactive", "-"]
+    assert lines[-1][kind:].split() == ["l:Line", *reads, "inactive", "-"]
 
 
 def test_programs_get_all_that_follows(captionstream, file, settings):
@@ -194,5 +194,5 @@ def running(database, *models):
 
 def test_declarations_of_a_file_are_those_that_are_stored(captionstream, file, declared):
     captionstream("pipeline", "apply", file(COLOUR), "--yes")
-    [colour] = parse_declarations([{"name": "colour", "kind": "colours:Colour", "key": "img"}])
+    [colour] = parse_declarations([{"name": "colour", "kind": "c:Colour", "key": "img"}])
     assert declared.read().pipeline.declarations == (*DEFAULT.declarations, colour)
