@@ -192,14 +192,16 @@ class DeclaredPipeline:
             PointerConflict: The pipeline has another revision by now.
             StoreUnavailable: MongoDB does not answer.
         """
-        rested = {
-            d.name for d in self.read().pipeline.declarations if d.state is ModelState.INACTIVE
-        }
+        resting = set(self.list_models(active=False))
+        runs_again = any(d.name in resting and d.state is ModelState.ACTIVE for d in declarations)
+        requests = CopyRequests(self._state)
+        if runs_again:
+            requests.ask()  # first, as nobody does it when this is cut off
         stored = self._declarations.replace(
             declarations, expected_revision=expected_revision, reason=reason
         )
-        if rested & stored.pipeline.models.keys():
-            CopyRequests(self._state).ask()
+        if runs_again:
+            requests.ask()  # again, as one may have begun with the pipeline of before
         return stored
 
     def serving(self) -> dict[str, str]:
