@@ -80,7 +80,7 @@ def test_what_cannot_be_learned_from_is_counted_by_reason(client, settings, docu
     DocumentStore(client, settings.mongo, DEFAULT).write_outputs(
         [
             clip_write("old", vector, version="clip-old"),
-            OutputWrite(document_id="bad", source=SOURCE, model=CLIP, input="", result=error),
+            OutputWrite(document_id="bad", source=SOURCE, model=CLIP, result=error),
             *(clip_write(i, vector) for i in ("held", "typo", "mute", "odd", "text", "mixed")),
             clip_write("long", np.ones(5)),
             clip_write("nan", np.full(4, np.nan)),

@@ -137,7 +137,7 @@ def test_what_will_never_have_a_new_vector_does_not_hold_a_refresh_up(client, se
     )
     DocumentStore(client, settings.mongo, DEFAULT).write_outputs(
         [
-            OutputWrite(document_id=failed, source=SOURCE, model=CLIP, input="", result=error),
+            OutputWrite(document_id=failed, source=SOURCE, model=CLIP, result=error),
             *(clip_write(i, [9, 9, 9, i], version="clip-test-2") for i in good),
         ]
     )

@@ -29,10 +29,8 @@ def announce_clip(client, settings, version=CLIP_VERSION):
 
 def clip_write(document_id, vector, *, version=CLIP_VERSION, source=SOURCE):
     """Return the write of a CLIP output."""
-    result = Output(value=np.asarray(vector, np.float32), version=version)
-    return OutputWrite(
-        document_id=document_id, source=source, model=CLIP, input="ab", result=result
-    )
+    result = Output(value=np.asarray(vector, np.float32), version=version, inputs={"img": "ab"})
+    return OutputWrite(document_id=document_id, source=source, model=CLIP, result=result)
 
 
 def seed_documents(client, settings, count, *, dimension=4, fold=None, first_id=0):
