@@ -13,16 +13,16 @@ import numpy as np
 import torch
 
 from streams.contract.declaration import Declaration
-from streams.contract.manifest import UNCHANGED, Bundle, Feature, Golden
+from streams.contract.manifest import UNCHANGED, Bundle, Feature, Golden, Manifest
 from streams.contract.pipeline import IMAGE
-from streams.errors import CodeMismatch, InvalidPipeline, ModelFailed
+from streams.errors import CodeMismatch, InvalidPipeline
 from streams.models.bundle import check_manifest, golden_input, make_bundle, tensors_of
 from streams.models.clip_golden import golden_images
 from streams.models.kinds.class_path import import_class
 from streams.models.kinds.custom_predictor import CustomPredictor
 from streams.models.kinds.items import item_of
 from streams.models.kinds.kind import Made, StoredKind, Tolerance
-from streams.models.kinds.results import as_json, made_of
+from streams.models.kinds.results import as_json
 
 _GOLDEN_COUNT: Final = 2
 
@@ -45,14 +45,13 @@ class Custom(StoredKind):
         self.name = path
         self._class, self._source = import_class(path)
 
+    def is_code_of(self, manifest: Manifest) -> bool:
+        """See `StoredKind.is_code_of`."""
+        return manifest.source == self._source
+
     def check(self, declaration: Declaration) -> None:
-        """See `Kind.check`: its constructor has to take the options, which are JSON."""
+        """See `Kind.check`: its constructor has to take the options."""
         who = f"{declaration.name}: options of {self.name}"
-        try:
-            made_of(dict(declaration.options), who)
-        except ModelFailed as exc:
-            msg = f"{who} are not plain JSON: write them as dict, list, str, int, float or bool"
-            raise InvalidPipeline(msg) from exc
         try:
             signature = inspect.signature(self._class)
         except ValueError:  # nobody knows what it takes; the constructor itself will say
@@ -78,7 +77,13 @@ class Custom(StoredKind):
         """
         check_manifest(declaration, bundle.manifest)  # 1
         weights = tensors_of(bundle)
-        self._check_source(declaration, bundle)  # 2
+        if not self.is_code_of(bundle.manifest):  # 2
+            msg = (
+                f"{declaration.name} {bundle.version} was made with another file of {self.name}:"
+                " install the release here that it was made with, or publish a version made with"
+                " this one; then start again"
+            )
+            raise CodeMismatch(msg)
         are_its_options = dict(declaration.options) == bundle.manifest.config
         try:  # 3
             made = self._construct(declaration.options)
@@ -160,15 +165,6 @@ class Custom(StoredKind):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return self._class(**copy.deepcopy(dict(options)))
-
-    def _check_source(self, declaration: Declaration, bundle: Bundle) -> None:
-        if bundle.manifest.source != self._source:
-            msg = (
-                f"{declaration.name} {bundle.version} was made with another file of {self.name}:"
-                " install the release here that it was made with, or publish a version made with"
-                " this one; then start again"
-            )
-            raise CodeMismatch(msg)
 
 
 def _golden_items(declaration: Declaration, features: Mapping[str, Feature]) -> list[Any] | None:

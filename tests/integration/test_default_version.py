@@ -10,12 +10,11 @@ from streams.contract.default_pipeline import DEFAULT
 from streams.contract.documents import Output
 from streams.contract.events import ModelApplied, Origin
 from streams.contract.manifest import Feature
-from streams.models import projection
+from streams.models.kinds.linear import Linear
 from streams.models.projection import orthogonal_projection
-from streams.registry.hot_model import HotModel
-from streams.registry.seeded_projection import SeededProjection
+from streams.stages.built_model import hot_model, ready_of
+from streams.stages.model_step import ModelStep
 from streams.stages.outcome import Result
-from streams.stages.reader import Reader
 from tests.bundles import projection_bundle
 from tests.captioner import serve_clip
 from tests.pipelines import CLIP_PROJECTION, with_options
@@ -27,15 +26,8 @@ SIZE = 3
 
 @pytest.fixture
 def hot(registry, settings):
-    seeded = SeededProjection(registry, with_options(NAME, dimension=SIZE).models[NAME])
-    model = HotModel(
-        NAME,
-        projection.from_bundle,
-        projection.check_golden,
-        registry,
-        settings.models,
-        prepare=seeded.ensure,
-    )
+    pipeline = with_options(NAME, dimension=SIZE)
+    model = hot_model(pipeline.models[NAME], pipeline, Linear(), registry, settings)
     yield model
     model.stop()
 
@@ -61,7 +53,10 @@ def clip_event(version, dimension):
 
 
 def results(hot, *events):
-    return [outcome.result for outcome in Reader(CLIP_PROJECTION, hot).run(list(events))]
+    step = ModelStep(
+        CLIP_PROJECTION, DEFAULT, lambda: ready_of(CLIP_PROJECTION, hot), hot.self_test
+    )
+    return [outcome.result for outcome in step.run(list(events))]
 
 
 def test_clip_of_another_dimension_gets_its_projection_while_its_process_runs(registry, hot):
@@ -73,7 +68,9 @@ def test_clip_of_another_dimension_gets_its_projection_while_its_process_runs(re
         Result.AWAITING_MODEL,
     ]
     serve_clip(registry, "c2", 8)
-    wait_until(lambda: hot.current().model.dimension_in == 8, doing="the projection of c2")
+    wait_until(
+        lambda: hot.current().manifest.features["clip"].dimension == 8, doing="the projection of c2"
+    )
     assert results(hot, clip_event("c2", 8), clip_event("c1", 4)) == [
         Result.DONE,
         Result.AWAITING_MODEL,
