@@ -18,6 +18,7 @@ from streams.contract.documents import (
     current_inputs,
     lookup,
     stored_output,
+    unread_format,
 )
 from streams.contract.ids import document_key
 from streams.contract.pipeline import Model, Pipeline
@@ -137,6 +138,11 @@ class Recomputer:
         if key not in self._predictors:
             self._predictors[key] = load(model.declaration, self._registry.fetch(*key))
         return self._predictors[key]
+
+
+def unreadable(document: Document, pipeline: Pipeline) -> str:
+    """Return which output or error is of another format, with the remedy; "" when none is."""
+    return next(filter(None, (unread_format(document, m) for m in pipeline.models.values())), "")
 
 
 def unfinished(document: Document, serving: Serving) -> str:

@@ -31,6 +31,7 @@ from streams.operate.checks import (
     problem_of_errors,
     root_of,
     unfinished,
+    unreadable,
 )
 from streams.operate.dead_letter_log import DeadLetterLog
 from streams.registry.versions import Registry
@@ -132,7 +133,9 @@ class Verifier:
         root = root_of(self._pipeline).name
         images = [self._pixels(document) for document in documents]
         problems = [  # 1
-            unfinished(document, serving) or self._problem(document, image, letters)
+            unreadable(document, self._pipeline)
+            or unfinished(document, serving)
+            or self._problem(document, image, letters)
             for document, image in zip(documents, images, strict=True)
         ]
         todo = {

@@ -161,10 +161,19 @@ def changed_vector(dimension):
         ({f"{LM}.version": "0000000000000000"}, "conditional_lm has to run"),
         ({f"{LM}.features.clip": "other"}, "conditional_lm has to run"),
         ({f"{LM}.input.img": "0" * 32}, "conditional_lm was made from another image"),
+        (
+            {f"{CLIP.path}.format": 2},
+            "clip is stored in format 2 and this release reads 1: upgrade this process",
+        ),
+        (
+            {f"{LM}.format": 0},
+            "conditional_lm is stored in format 0 and this release reads 1: `captionstream reco",
+        ),
     ],
 )
 def test_each_kind_of_wrong_is_found(world, change, problem):
-    """Fails without the comparison of `_outputs`, `problem_of_errors` or the recomputation."""
+    """Fails without the comparison of `_outputs`, `problem_of_errors`, the recomputation, or
+    `unreadable`."""
     world.documents.update_one({"_id": 1}, {"$set": change})
     found = world.findings()
     assert list(found) == [1]
