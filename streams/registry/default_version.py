@@ -87,14 +87,14 @@ class DefaultVersion:
 
         While a release is rolled out, processes with two files of one class run. Each file is let
         serve once, when it is new; a process with the one that served before waits, so they do not
-        take the pointer from each other. What was fitted is given up by people only.
+        take the pointer from each other. What was fitted or given is given up by people only.
         """
         manifest = infos[pointer.version].manifest if pointer and pointer.version in infos else None
         if manifest is None or manifest.kind != self._kind.name or self._kind.is_code_of(manifest):
             return False
         served = (infos[move.version].manifest for move in moves if move.version in infos)
         was_here = any(m is not None and self._kind.is_code_of(m) for m in served)
-        return was_here or manifest.snapshot_id is not None
+        return was_here or not manifest.is_initial
 
     def _default(self, reads: Mapping[str, Feature], moves: Iterable[Pointer]) -> str | None:
         """Return the default version; None if it was tried and refused."""

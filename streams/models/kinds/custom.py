@@ -72,8 +72,8 @@ class Custom(StoredKind):
         3. The class takes the weights and computes the golden output; where it does not, although
            its file is the same, something that it imports is another here.
 
-        The declared options hold, which may be others than the version was made with. Weights that
-        nobody has fitted are then those that these options begin with.
+        The declared options hold, which may be others than the version was made with. Initial
+        weights are then those that these options begin with.
         """
         check_manifest(declaration, bundle.manifest)  # 1
         weights = tensors_of(bundle)
@@ -87,7 +87,7 @@ class Custom(StoredKind):
         are_its_options = dict(declaration.options) == bundle.manifest.config
         try:  # 3
             made = self._construct(declaration.options)
-            if are_its_options or bundle.manifest.snapshot_id is not None:
+            if are_its_options or not bundle.manifest.is_initial:
                 _put_weights(made, weights, self.name)
         except Exception as exc:  # of somebody else's code
             msg = (
@@ -113,7 +113,7 @@ class Custom(StoredKind):
             )
             raise InvalidPipeline(msg) from exc
         features = {name: Feature(dimension=dimensions.get(name)) for name in declaration.reads}
-        return self.to_bundle(declaration, made, features)
+        return self.to_bundle(declaration, made, features, is_initial=True)
 
     def to_bundle(
         self,
@@ -123,6 +123,7 @@ class Custom(StoredKind):
         *,
         metrics: Mapping[str, float] | None = None,
         snapshot_id: str | None = None,
+        is_initial: bool = False,
         note: str = "",
     ) -> Bundle:
         """Return the bundle of an object of this class.
@@ -133,6 +134,7 @@ class Custom(StoredKind):
             features: What it reads, by name of the upstream model.
             metrics: What was measured on the frozen validation set.
             snapshot_id: The snapshot it was fitted on; None if it was not fitted.
+            is_initial: Whether its weights are those that its options begin with.
             note: One line for people.
 
         Raises:
@@ -148,6 +150,7 @@ class Custom(StoredKind):
             "preprocessing": dict.fromkeys(features, UNCHANGED),
             "metrics": dict(metrics or {}),
             "snapshot_id": snapshot_id,
+            "is_initial": is_initial,
             "note": note,
         }
         weights = _weights_of(made, self.name)
