@@ -101,7 +101,7 @@ def records(settings, *topics):
 
 @pytest.mark.timeout(900)
 def test_old_and_new_processes_work_side_by_side(fleet, pipeline, settings, registry, documents):
-    """Fails when the sink refuses the name of a model that it does not know."""
+    """Fails when the old sink refuses an event that names a model it does not know."""
     feed = Feed(documents)
     old = [fleet(name, is_old=True) for name in ("publisher", "clip", "sink")]
     feed.insert()
