@@ -307,7 +307,7 @@ def test_output_that_a_promotion_left_is_checked_with_its_own_version(world):
 
 
 def test_caption_is_checked_with_the_options_that_its_version_names(world):
-    """Fails without options in `output_version`, in `_caption`, or without the look at them."""
+    """Fails without options in `output_version`, in `_predictor`, or without the look at them."""
     clip = ClipEncoder(world.settings.clip).version
     world.promote(tiny_captioner(seed=4, clip_version=clip), recaption=Recaption.NONE)
     [greedy] = world.apply(MODELS[2].name, [1])

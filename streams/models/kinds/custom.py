@@ -15,14 +15,14 @@ import torch
 from streams.contract.declaration import Declaration
 from streams.contract.manifest import UNCHANGED, Bundle, Feature, Golden
 from streams.contract.pipeline import IMAGE
-from streams.errors import CodeMismatch, InvalidPipeline, ModelFailed
+from streams.errors import CodeMismatch, InvalidPipeline
 from streams.models.bundle import check_manifest, golden_input, make_bundle, tensors_of
 from streams.models.clip_golden import golden_images
 from streams.models.kinds.class_path import import_class
 from streams.models.kinds.custom_predictor import CustomPredictor
 from streams.models.kinds.items import item_of
 from streams.models.kinds.kind import Made, StoredKind, Tolerance
-from streams.models.kinds.results import as_json, made_of
+from streams.models.kinds.results import as_json
 
 _GOLDEN_COUNT: Final = 2
 
@@ -46,13 +46,7 @@ class Custom(StoredKind):
         self._class, self._source = import_class(path)
 
     def check(self, declaration: Declaration) -> None:
-        """See `Kind.check`: its constructor has to take the options, which are JSON."""
-        who = f"{declaration.name}: options of {self.name}"
-        try:
-            made_of(dict(declaration.options), who)
-        except ModelFailed as exc:
-            msg = f"{who} are not plain JSON: write them as dict, list, str, int, float or bool"
-            raise InvalidPipeline(msg) from exc
+        """See `Kind.check`: its constructor has to take the options."""
         try:
             signature = inspect.signature(self._class)
         except ValueError:  # nobody knows what it takes; the constructor itself will say
@@ -60,7 +54,7 @@ class Custom(StoredKind):
         try:
             signature.bind(**declaration.options)
         except TypeError as exc:
-            msg = f"{who}, which takes {signature}: {exc}"
+            msg = f"{declaration.name}: options of {self.name}, which takes {signature}: {exc}"
             raise InvalidPipeline(msg) from exc
 
     def load(

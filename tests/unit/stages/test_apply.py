@@ -85,9 +85,10 @@ def test_stored_output_of_another_version_is_made_anew(version, clip):
 
 
 def with_options(**options):
-    """The projection, declared with options."""
+    """The projection, declared as a user's class with options."""
+    own = {"kind": "own:Projection", "options": options}
     declarations = [
-        d.model_copy(update={"options": options}) if d.name == CLIP_PROJECTION.name else d
+        d.model_copy(update=own) if d.name == CLIP_PROJECTION.name else d
         for d in DEFAULT.declarations
     ]
     return compile_pipeline(declarations).models[CLIP_PROJECTION.name]
@@ -95,14 +96,14 @@ def with_options(**options):
 
 def test_stored_output_of_other_options_is_made_anew():
     """Fails when `_without_model` compares the versions of the weights, or `_made` names them."""
-    serving, model = loaded(), with_options(beam_width=5)
+    serving, model = loaded(), with_options(scale=5)
     [outcome], _ = run(serving, [event(**stored(serving.version))], model)
     assert outcome.result is Result.DONE
     made = outcome.event.outputs["clip_projection"]
     assert made.version == output_version(model.declaration, serving.version) != serving.version
     [again], calls = run(serving, [outcome.event], model)
     assert (again.result, calls) == (Result.REUSED, [])
-    [other], _ = run(serving, [outcome.event], with_options(beam_width=4))
+    [other], _ = run(serving, [outcome.event], with_options(scale=4))
     assert other.result is Result.DONE
 
 
@@ -112,7 +113,7 @@ def test_failure_names_the_version_that_an_output_would(dimension):
 
     So the document would be put through again and again.
     """
-    model, serving = with_options(beam_width=5), loaded("c1")
+    model, serving = with_options(scale=5), loaded("c1")
 
     def compute(vectors):
         return [Output(value=np.full(2, np.nan, np.float32), version="p1")]
