@@ -5,7 +5,6 @@
 What follows from a set of declarations is the matter of `pipeline.py`.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
@@ -13,6 +12,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from streams.contract.values import check_json
 from streams.errors import InvalidPipeline
 
 #: The whole document, as the key of a model.
@@ -78,19 +78,16 @@ def _kind(value: str) -> str:
     return value
 
 
-def _options(value: Mapping[str, Any]) -> Mapping[str, Any]:
+def _options(value: Mapping[str, Any]) -> dict[str, Any]:
     """Refuse what does not come out of a file or a database as it went in."""
     try:
-        text = json.dumps(value, allow_nan=False)
-        is_same = json.loads(text) == value
-    except (TypeError, ValueError, RecursionError):
-        is_same = False
-    if not is_same:
+        return check_json(dict(value))
+    except ValueError as exc:
         msg = (
-            "they are more than JSON: use texts, finite numbers, true, false, null, lists, objects"
+            f"they are more than JSON ({exc}): use texts, finite numbers, true, false, null, lists,"
+            " objects"
         )
-        raise ValueError(msg)
-    return value
+        raise ValueError(msg) from exc
 
 
 Name = Annotated[str, AfterValidator(_name)]

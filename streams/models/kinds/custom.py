@@ -51,7 +51,6 @@ class Custom(StoredKind):
 
     def check(self, declaration: Declaration) -> None:
         """See `Kind.check`: its constructor has to take the options."""
-        who = f"{declaration.name}: options of {self.name}"
         try:
             signature = inspect.signature(self._class)
         except ValueError:  # nobody knows what it takes; the constructor itself will say
@@ -59,7 +58,7 @@ class Custom(StoredKind):
         try:
             signature.bind(**declaration.options)
         except TypeError as exc:
-            msg = f"{who}, which takes {signature}: {exc}"
+            msg = f"{declaration.name}: options of {self.name}, which takes {signature}: {exc}"
             raise InvalidPipeline(msg) from exc
 
     def load(

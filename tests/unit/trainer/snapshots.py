@@ -5,6 +5,9 @@ from datetime import UTC, datetime
 import numpy as np
 
 from streams.contract.default_pipeline import DEFAULT
+from trainer.fit.dataset import read_fold
+from trainer.fit.kinds import options_of, plugs_of
+from trainer.fit.plugs import Material
 from trainer.snapshot.columns import Reads, feature_column, wanted_of
 from trainer.snapshot.files import DOCUMENTS, MANIFEST, Snapshot
 from trainer.snapshot.manifest import ClusterTime, SnapshotManifest, declared
@@ -53,3 +56,17 @@ def write_snapshot(directory, rows, *, clip_version="clip-test", reads=None, dim
     )
     (place / MANIFEST).write_text(manifest.model_dump_json())
     return Snapshot.open(place.rename(place.with_name(manifest.snapshot_id)))
+
+
+def material_of(snapshot, model, options, place):
+    """Return what a fit makes of a snapshot before it begins."""
+    return Material(
+        model=model,
+        manifest=snapshot.manifest,
+        train=read_fold(snapshot, "train", model),
+        valid=read_fold(snapshot, "valid", model),
+        options=options,
+        of_kind=options_of(plugs_of(model), model, options),
+        directory=place,
+        encode_texts=None,
+    )

@@ -32,6 +32,7 @@ from tests.unit.trainer.snapshots import (
     PROJECTION,
     WORDS,
     colour_rows,
+    material_of,
     write_snapshot,
 )
 from trainer.fit import captioner, projector
@@ -39,9 +40,9 @@ from trainer.fit.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from trainer.fit.dataset import Examples, read_fold
 from trainer.fit.fit import BUNDLE, fit
 from trainer.fit.fitting import HISTORY
-from trainer.fit.kinds import model_of, options_of, plugs_of
+from trainer.fit.kinds import model_of
 from trainer.fit.options import FitOptions
-from trainer.fit.plugs import Material, Means, Task
+from trainer.fit.plugs import Means, Task
 from trainer.fit.run_directory import RUN
 from trainer.fit.splitter import FIXED, batches, draw
 
@@ -231,19 +232,6 @@ def test_every_word_survives_training_in_any_language(tmp_path):
 
 
 COUNTS = (("train", 40), ("valid", 10))  # of each of two captions
-
-
-def material_of(snapshot, model, options, place):
-    return Material(
-        model=model,
-        manifest=snapshot.manifest,
-        train=read_fold(snapshot, "train", model),
-        valid=read_fold(snapshot, "valid", model),
-        options=options,
-        of_kind=options_of(plugs_of(model), model, options),
-        directory=place,
-        encode_texts=None,
-    )
 
 
 def test_captions_without_a_word_are_no_lesson_and_counted(tmp_path, monkeypatch):
