@@ -24,8 +24,10 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer.fetcher import FetchResult
 from aiokafka.errors import KafkaConnectionError
-from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Producer, Transport
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Producer, Transport
 from structlog import get_logger
+
+from streams.kafka.faust.lists import ListConsumer
 
 log = get_logger(__name__)
 
@@ -78,7 +80,7 @@ class _Thread(AIOKafkaConsumerThread):  # type: ignore[misc]
         return consumer
 
 
-class _Consumer(Consumer):  # type: ignore[misc]
+class _Consumer(ListConsumer):
     def _new_consumer_thread(self) -> _Thread:
         return _Thread(self, loop=self.loop, beacon=self.beacon)
 
