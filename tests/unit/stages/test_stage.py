@@ -328,6 +328,15 @@ class SinkStep(EchoStep):
         return Ok(event=None, result=Result.DONE)
 
 
+def test_what_is_stored_is_not_even_read_by_the_sink_but_by_all_others():
+    """Fails without the look at the headers in `_decode`."""
+    event = replace(applied("a"), stored=frozenset({"clip"}))
+    seen, other = SinkStep(), EchoStep()
+    assert handle([message(event, topic="clip")], spec=SINK, step=seen) == []
+    handle([message(event, topic="clip")], spec=PROJECTION, step=other)
+    assert ([*map(len, seen.batches)], [*map(len, other.batches)]) == ([0], [1])
+
+
 def test_replay_mark_is_ignored_by_the_sink():
     mark = replay_mark("0:41", document_key("a"))
     step = EchoStep()
