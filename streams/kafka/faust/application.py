@@ -37,7 +37,6 @@ def build_app(name: str, kafka: KafkaSettings) -> faust.App:
         broker_max_poll_records=256,
         consumer_max_fetch_size=1 << 20,
         consumer_auto_offset_reset="earliest",
-        stream_buffer_maxsize=128,
         stream_wait_empty=True,
         stream_publish_on_commit=False,
         stream_recovery_delay=0.0,

@@ -1,5 +1,6 @@
 """Where Faust and aiokafka must be bent, each with the reason; nothing else touches their insides.
 
+- Records are handed over in lists, see `lists.py`.
 - A fetch waits at the broker for as long as the settings say; Faust's own wait is 1.5 seconds. A
   broker that looks again only now and then (Tansu does twice in that time) would make every stage
   late.
