@@ -78,16 +78,17 @@ def _kind(value: str) -> str:
     return value
 
 
-def _options(value: Mapping[str, Any]) -> dict[str, Any]:
+def _options(value: Mapping[str, Any]) -> Mapping[str, Any]:
     """Refuse what does not come out of a file or a database as it went in."""
     try:
-        return check_json(dict(value))
+        check_json(dict(value))
     except ValueError as exc:
         msg = (
             f"they are more than JSON ({exc}): use texts, finite numbers, true, false, null, lists,"
             " objects"
         )
         raise ValueError(msg) from exc
+    return value
 
 
 Name = Annotated[str, AfterValidator(_name)]

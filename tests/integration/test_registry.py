@@ -15,24 +15,31 @@ from streams.contract.manifest import Bundle, Feature
 from streams.contract.states import Recaption
 from streams.errors import InvalidBundle, ModelNotFound, PointerConflict, StoreUnavailable
 from streams.models import conditional_lm
-from streams.models.bundle import make_bundle, tensors_of
+from streams.models.bundle import check_manifest, make_bundle, tensors_of
 from streams.models.projection import orthogonal_projection
 from streams.registry.hot_model import HotModel
 from streams.registry.versions import Registry
 from streams.settings import ModelSettings
 from tests.bundles import projection_bundle
 from tests.captioner import tiny_captioner
+from tests.pipelines import CONDITIONAL_LM
 from tests.tiny import DIMENSION
 from tests.waiting import wait_until
 
 NAME = "conditional_lm"
 
 
+def load(bundle):
+    """As the kind loads a version, but to the bare model."""
+    check_manifest(CONDITIONAL_LM.declaration, bundle.manifest)
+    return conditional_lm.from_bundle(bundle)
+
+
 @pytest.fixture
 def hot(registry):
     return HotModel(
         NAME,
-        conditional_lm.from_bundle,
+        load,
         conditional_lm.check_golden,
         registry,
         ModelSettings(poll_interval_seconds=0.05),
@@ -210,7 +217,10 @@ def other_words():
         (nan_bundle, "NaN"),
         (lambda: with_manifest(vocabulary=other_words()), "golden"),
         (lambda: with_manifest(vocabulary=["a", "<unk>"]), "differ from the manifest"),
-        (lambda: with_manifest(features={"depth": Feature(dimension=4)}), "which no stage makes"),
+        (
+            lambda: with_manifest(features={"depth": Feature(dimension=DIMENSION)}),
+            "reads the models clip, the version was made for depth",
+        ),
         (
             lambda: with_manifest(config={"n_condition": 5, "n_hidden": 8, "max_length": 6}),
             "has dimension 32, the config reads 5",
