@@ -24,7 +24,7 @@ from streams.contract.ids import document_key
 from streams.contract.pipeline import Model, Pipeline
 from streams.contract.states import Serving, pending_model
 from streams.contract.versions import output_version, weights_version
-from streams.errors import DocumentError, InvalidImage, ModelError, WriteRejected
+from streams.errors import DocumentError, InvalidImage, ModelError, UnknownFormat, WriteRejected
 from streams.models.clip import ClipEncoder
 from streams.models.kinds.find import kind_of, load
 from streams.models.kinds.items import item_of
@@ -106,7 +106,7 @@ class Recomputer:
             return ""  # with options that are no longer declared
         try:
             predictor = self._predictor(model, output)
-        except ModelError as exc:
+        except (ModelError, UnknownFormat) as exc:
             return f"{name} was made by a version that cannot be loaded: {exc}"
         fields = dict.fromkeys(model.declaration.features, feature.value)
         [made] = predictor.predict([predictor.preprocess(item_of(model.declaration, fields))])

@@ -39,10 +39,11 @@ class SeededProjection:
         with the CLIP that it was trained on; where there is none, the seeded orthogonal one.
 
         Raises:
+            UnknownFormat: One of them is of another format.
             StoreUnavailable: MongoDB does not answer, or no CLIP is announced yet.
         """
-        pointers = self._registry.pointers()
-        clip, pointer = pointers.get(self._upstream), pointers.get(self._name)
+        clip = self._registry.pointer(self._upstream)
+        pointer = self._registry.pointer(self._name)
         if clip is None:
             msg = (
                 f"no version of {self._upstream} is announced yet; start"
