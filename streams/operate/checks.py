@@ -17,7 +17,7 @@ from streams.contract.documents import (
 from streams.contract.pipeline import IMAGE, Model, Pipeline
 from streams.contract.states import Recaption, Serving, is_good_enough
 from streams.contract.versions import output_version, weights_version
-from streams.errors import InvalidImage, ModelError, WriteRejected
+from streams.errors import InvalidImage, ModelError, UnknownFormat, WriteRejected
 from streams.mongo.client import Document
 from streams.operate.computing import Computing, lineage
 from streams.operate.recomputed import Task, compare
@@ -181,7 +181,7 @@ class Recomputer:
             return None
         try:
             predictor = self._computing.predictor(model, version)
-        except ModelError as exc:
+        except (ModelError, UnknownFormat) as exc:
             if not is_output:
                 return None
             msg = f"{model.name} was made by a version that cannot be loaded: {exc}"
