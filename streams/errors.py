@@ -26,6 +26,7 @@ CaptionstreamError
 │   ├── InvalidSnapshot       a snapshot is missing or damaged
 │   ├── InvalidCheckpoint     a fit cannot go on from where an earlier one stood
 │   └── InvalidValidationSet  a validation set is missing, damaged or made for something else
+├── UnknownFormat             another release stored something, in a format of its own
 ├── ProcessBroken             this process cannot work any more; a restart is the remedy
 └── Unavailable               a neighbour is away; wait and go on              (retryable)
     ├── StoreUnavailable      MongoDB
@@ -173,6 +174,13 @@ class InvalidCheckpoint(TrainerError):
 
 class InvalidValidationSet(TrainerError):
     """A validation set is missing, damaged, or made with other options or another CLIP version."""
+
+
+class UnknownFormat(CaptionstreamError):
+    """Something is stored in a format that this release does not read.
+
+    It says nothing about what is stored: a process of another release may read it.
+    """
 
 
 class ProcessBroken(CaptionstreamError):

@@ -2,7 +2,8 @@
 
 A dead letter is the original record, unchanged, on `<topic>.dlq`, with `dl_*` headers that say
 which stage gave up, why, and after how many attempts. A replay sends the record to its topic again
-and leaves a mark beside the dead letter, so that it is listed only once.
+and leaves a mark beside the dead letter, so that it is listed only once. `dl_format` is the number
+of the layout of these headers; a mark has none, and means the same in every format.
 """
 
 from dataclasses import dataclass, replace
@@ -13,12 +14,16 @@ from bson.timestamp import Timestamp
 
 from streams.contract.documents import OutputError
 from streams.contract.events import DocumentDeleted, Headers, Origin, Record
+from streams.contract.formats import format_problem
 from streams.contract.ids import DocumentId, document_id_of
 from streams.contract.wire import decode_event, encode_event, parse_source
 from streams.errors import InvalidEvent, bounded
 
+#: Layout of the `dl_*` headers.
+FORMAT: Final = 1
 _PREFIX: Final = "dl_"
 _REPLAYED: Final = "dl_replayed"
+_AGAIN: Final = "`captionstream reconcile --all` publishes its document again"
 _MOST_ATTEMPTS: Final = 2**31
 
 
@@ -64,6 +69,7 @@ def dead_letter_record(
 ) -> Record:
     """Return the dead letter of a record."""
     details = {
+        "format": str(FORMAT),
         "stage": stage,
         "topic": topic,
         "position": position,
@@ -91,7 +97,7 @@ def parse_dead_letter(key: bytes | None, headers: Headers) -> DeadLetter:
     """Return what a dead letter's headers say.
 
     Raises:
-        InvalidEvent: The headers are not those of a dead letter.
+        InvalidEvent: The headers are not those of a dead letter, or of another format.
     """
     found = {
         name.removeprefix(_PREFIX): _decoded(value)
@@ -100,6 +106,9 @@ def parse_dead_letter(key: bytes | None, headers: Headers) -> DeadLetter:
     }
     plain = dict(original_headers(headers))
     try:
+        number = int(found["format"])
+        if problem := format_problem("the dead letter", number, reads=FORMAT, otherwise=_AGAIN):
+            raise InvalidEvent(problem)
         error = OutputError(
             type=found["error_type"],
             message=found["error_message"],

@@ -3,11 +3,12 @@
     { _id,
       img:      encoded image bytes, or {"url": ...}; a `data:` URL is the bytes it holds
       _outputs: { <key>: { <model>:
-                  {value, version, features, input, source, at, score?, url?} } } }
+                  {format, value, version, features, input, source, at, score?, url?} } } }
 
 `value` is a vector, a text or plain JSON; `version` covers weights and options; `features` holds
 the versions of what was read, `input` a fingerprint of each field of the document that the output
 depends on, `source` the clusterTime of the change. After a failure `error` stands there instead.
+`format` is the number of this layout; it and `source` mean the same in every format.
 
 Pure functions only; nothing here talks to a server. `_outputs` is the one field that this system
 writes, one whole sub-object for each model. Who may overwrite it is the matter of `writes.py`.
@@ -25,10 +26,14 @@ from bson import json_util
 from bson.timestamp import Timestamp
 
 from streams.contract.declaration import is_name
+from streams.contract.formats import format_problem
 from streams.contract.pipeline import IMAGE, Model, Pipeline
 from streams.contract.values import Value, decode_value, encode_value
 
 CAPTIONS: Final = "captions"
+
+#: Layout of what is stored for a model, an output or an error.
+FORMAT: Final = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,7 +177,7 @@ def stored_output(
         inputs: Fingerprint by field; of fields that are not named here any will do.
     """
     stored = lookup(document, model.path)
-    if not isinstance(stored, Mapping) or "error" in stored or "value" not in stored:
+    if not isinstance(stored, Mapping) or stored.get("format") != FORMAT or "error" in stored:
         return None
     version, made_of = stored.get("version"), _texts_by_name(stored.get("input"))
     features = _texts_by_name(stored.get("features", {}))
@@ -184,7 +189,7 @@ def stored_output(
         return None
     try:
         value = decode_value(stored["value"])
-    except ValueError:
+    except (KeyError, ValueError):
         return None
     score, url = stored.get("score"), stored.get("url")
     return Output(
@@ -194,6 +199,22 @@ def stored_output(
         inputs=made_of,
         score=score if isinstance(score, float) else None,
         url=url if isinstance(url, str) else None,
+    )
+
+
+def unread_format(document: Mapping[str, Any], model: Model) -> str:
+    """Return why what a document holds of a model cannot be read, with the remedy.
+
+    That is of its format alone; "" when it is of ours, or when nothing is there.
+    """
+    stored = lookup(document, model.path)
+    if not isinstance(stored, Mapping):
+        return ""
+    return format_problem(
+        model.name,
+        stored.get("format"),
+        reads=FORMAT,
+        otherwise="`captionstream reconcile --all` makes it again",
     )
 
 
@@ -213,6 +234,7 @@ def output_from_url(document: Mapping[str, Any], model: Model) -> Output | None:
 def output_fields(output: Output, *, source: Timestamp) -> dict[str, Any]:
     """Return the sub-object that is stored for an output."""
     fields: dict[str, Any] = {
+        "format": FORMAT,
         "value": encode_value(output.value),
         "version": output.version,
         "features": dict(output.features),
@@ -231,6 +253,7 @@ def error_fields(error: OutputError, *, source: Timestamp) -> dict[str, Any]:
     """Return the sub-object that is stored for a failure."""
     now = datetime.now(UTC)
     return {
+        "format": FORMAT,
         "error": {
             "type": error.type,
             "message": error.message,

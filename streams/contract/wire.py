@@ -82,6 +82,12 @@ def decode_event(key: bytes | None, value: bytes | None, headers: Headers, *, te
     if not is_of(tenant, headers):
         msg = f"record belongs to {attributes.get('ce_source')!r}, this stage serves '/{tenant}'"
         raise InvalidEvent(msg)
+    if event_type not in _TYPES.values():
+        msg = (
+            f"unknown event type or format {event_type!r:.80}: upgrade this process to the release"
+            " that wrote the record, then replay its dead letter"
+        )
+        raise InvalidEvent(msg)
     if key is None:
         msg = "record has no key"
         raise InvalidEvent(msg)
@@ -148,9 +154,6 @@ def _encode_data(event: Event) -> tuple[bytes | None, str]:
 def _decode_data(
     event_type: str, content_type: str, value: bytes, document_id: DocumentId, source: Timestamp
 ) -> DocumentChanged | ModelApplied:
-    if event_type not in (DOCUMENT_CHANGED, MODEL_APPLIED):
-        msg = f"unknown event type or format {event_type!r}; upgrade this process or replay"
-        raise InvalidEvent(msg)
     data = msgpack.unpackb(value) if content_type == _MSGPACK else json.loads(value)
     origin = Origin(data["origin"])
     if event_type == DOCUMENT_CHANGED:

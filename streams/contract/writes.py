@@ -10,6 +10,10 @@ written before that goes. An older one of another image is no hindrance: topics 
 each other, so what it was made of is still to be written. Nor is another version: that is seen in
 the state index, and made again.
 
+What another format holds is not compared. One of the same change is made again if its format is an
+earlier one, and left alone if it is a later one: during a rollout an old process takes nothing back
+that a new one wrote. One of an older change is outdated in any format.
+
 Therefore duplicates change nothing, an older result never beats a newer one, a deleted document is
 never brought back, and the records of a document end in the same outputs in any order.
 """
@@ -22,6 +26,7 @@ from bson.timestamp import Timestamp
 from pymongo import UpdateOne
 
 from streams.contract.documents import (
+    FORMAT,
     Output,
     OutputError,
     error_fields,
@@ -88,7 +93,7 @@ def update_of(write: OutputWrite, fields: Mapping[str, Any], pipeline: Pipeline)
     own = [
         {f"{path}.source": {"$not": {"$type": "timestamp"}}},
         {f"{path}.source": {"$lt": write.source}},
-        {f"{path}.source": write.source, "$or": _differs(write)},
+        {f"{path}.source": write.source, **_not_later(path), "$or": _differs(write)},
     ]
     guard: dict[str, Any] = {"_id": {"$eq": write.document_id}, "$or": own}
     if upstream := pipeline.ancestors(write.model):
@@ -126,16 +131,19 @@ def _differs(write: OutputWrite) -> list[dict[str, Any]]:
     An output: when the other is of another version or input, was made from other versions, or is an
     error. An error: when the other is of another version, and that of the error is known (not ""),
     or is an error of that version which could pass: so the document says when it was tried last,
-    and whether it can still pass.
+    and whether it can still pass. Both: when the other is of an earlier format.
     """
     path, result = write.model.path, write.result
+    other_format = {f"{path}.format": {"$ne": FORMAT}}
     if isinstance(result, OutputError):
         passing = {f"{path}.version": result.version, f"{path}.error.retryable": True}
         return [
+            other_format,
             passing,
             *([{f"{path}.version": {"$ne": result.version}}] if result.version else []),
         ]
     return [
+        other_format,
         {f"{path}.version": {"$ne": result.version}},
         *_is_of_other_inputs(path, write.model.inputs, result),
         {f"{path}.error": {"$exists": True}},
@@ -168,7 +176,7 @@ def _outdated(reader: Model, write: OutputWrite) -> list[dict[str, Any]]:
     """Match outputs and errors of `reader` that this output, or error, does not bear beside it."""
     path, result = reader.path, write.result
     older: dict[str, Any] = {f"{path}.source": {"$lt": write.source}}
-    same: dict[str, Any] = {f"{path}.source": write.source}
+    same: dict[str, Any] = {f"{path}.source": write.source, **_not_later(path)}
     if isinstance(result, OutputError):
         same |= {
             f"{path}.input": {"$ne": None},
@@ -178,6 +186,11 @@ def _outdated(reader: Model, write: OutputWrite) -> list[dict[str, Any]]:
     others = _is_of_other_inputs(path, write.model.inputs, result)
     # An error names no input, so one of the same change stays.
     return [older | {"$or": others}, same | {f"{path}.input": {"$ne": None}, "$or": others}]
+
+
+def _not_later(path: str) -> dict[str, Any]:
+    """Match what is of our format or an earlier one, or of none."""
+    return {f"{path}.format": {"$not": {"$gt": FORMAT}}}
 
 
 def _is_of_other_inputs(path: str, fields: Collection[str], result: Output) -> list[dict[str, Any]]:

@@ -50,6 +50,8 @@ class Report:
         refused: Documents, of those it had lately, in which MongoDB lets it store neither outputs
             nor errors.
         refusal: What MongoDB says of the latest of them, and the remedy.
+        revision: Latest revision of the declared pipeline by which it works: what was declared in
+            between has changed nothing for it.
         process: Id of this life of the process; set by its `Reporter`.
     """
 
@@ -65,6 +67,7 @@ class Report:
     in_flight: int = 0
     refused: int = 0
     refusal: str = ""
+    revision: int = 0
     process: str = ""
 
 

@@ -127,6 +127,8 @@ class DeadLetterLog:
         self._settings = settings
         self.topics = topics
         self._topics = {topic_name(dead_letter_topic(t), settings): t for t in topics}
+        #: How many records could not be read, and why the last of them.
+        self.unread = (0, "")
         #: Offset of the next record to read, by topic and partition on the broker.
         self._next: dict[tuple[str, int], int] = {}
         # Without a name it is a file that nobody sees, and that goes with the connection.
@@ -211,7 +213,8 @@ class DeadLetterLog:
             return
         try:
             letter = parse_dead_letter(message.key, headers)
-        except InvalidEvent:
+        except InvalidEvent as exc:
+            self.unread = (self.unread[0] + 1, str(exc))
             return
         document = _document(letter)
         error = letter.error

@@ -8,9 +8,9 @@ from typing import Any, Final
 from bson.timestamp import Timestamp
 from pymongo.database import Database
 
-from streams.contract.pipeline import Pipeline
 from streams.contract.states import DocumentState
 from streams.mongo.client import cluster_time
+from streams.mongo.declarations import Stored
 from streams.mongo.leadership import position_time
 from streams.mongo.processes import Report, read_reports
 from streams.mongo.store import DocumentStore
@@ -159,17 +159,21 @@ def wait_for_progress(
 
 
 def wait_until_followed(
-    pipeline: Pipeline, state: Database[dict[str, Any]], *, timeout_seconds: float
+    stored: Stored, state: Database[dict[str, Any]], *, timeout_seconds: float
 ) -> bool:
-    """Wait until every model of a pipeline runs somewhere, and no other one; whether that is so.
+    """Wait until all processes work by a declared pipeline; whether that is so.
+
+    Every model of it runs somewhere and no other one, and nobody works by a pipeline of before.
 
     Raises:
         StoreUnavailable: MongoDB does not answer.
     """
     deadline = time.monotonic() + timeout_seconds
     while True:
-        running = {name for report in read_reports(state) for name in report.models}
-        if running == set(pipeline.models):
+        reports = read_reports(state)
+        running = {name for report in reports for name in report.models}
+        is_behind = any(report.revision < stored.revision for report in reports)
+        if running == set(stored.pipeline.models) and not is_behind:
             return True
         if time.monotonic() > deadline:
             return False

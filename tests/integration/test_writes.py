@@ -140,6 +140,37 @@ def test_error_of_a_new_version_takes_what_was_made_of_the_version_before(store,
     assert outputs(store.collection.find_one({"_id": 1})) == {CLIP: (1, "", "v2")}
 
 
+def in_format(store, model, number):
+    store.collection.update_one({"_id": 1}, {"$set": {f"{model.path}.format": number}})
+
+
+@pytest.mark.parametrize("image", ["B", ""])
+def test_old_process_takes_nothing_back_that_a_new_one_wrote_in_a_later_format(store, image):
+    """Fails without `_not_later` in `update_of` or in `_outdated`; a newer change counts all the
+    same, and so does what is right in place of an earlier format."""
+    store.collection.insert_one({"_id": 1})
+    store.write_outputs([write(CLIP, 1, "A"), write(CONDITIONAL_LM, 1, "A")])
+    in_format(store, CONDITIONAL_LM, 2)
+    kept = lookup(store.collection.find_one(), CONDITIONAL_LM.path)
+    late = [write(CONDITIONAL_LM, 1, image, version="v2"), write(CLIP, 1, image, version="v2")]
+    assert store.write_outputs(late).kept_away == {0}
+    assert lookup(store.collection.find_one(), CONDITIONAL_LM.path) == kept
+    in_format(store, CLIP, 2)
+    newer = [write(CLIP, 2, image), write(CONDITIONAL_LM, 2, image)]
+    assert store.write_outputs(newer).written == 2
+
+
+@pytest.mark.parametrize("image", ["A", ""])
+@pytest.mark.parametrize("number", [0, None, "1"])
+def test_what_an_earlier_format_holds_is_made_again(store, number, image):
+    """Fails without the format in `_differs`: nobody reads what then stays."""
+    store.collection.insert_one({"_id": 1})
+    store.write_outputs([write(CLIP, 1, "A")])
+    in_format(store, CLIP, number)
+    assert store.write_outputs([write(CLIP, 1, image)]).written == 1
+    assert store.write_outputs([write(CLIP, 1, image)]).written == 0
+
+
 def test_only_what_was_stored_counts_as_written(store):
     """Fails without `_stored`: MongoDB tells how many of a bulk it wrote, not which."""
     store.collection.insert_many([{"_id": 1}, {"_id": 2}])

@@ -141,6 +141,9 @@ def dead_letters_list(
             text = json.dumps(row) if as_json else "  ".join(str(value) for value in row.values())
             typer.echo(text)
         counts = log.count(wanted)
+        unread, problem = log.unread
+    if unread:
+        err.print(f"{unread} records cannot be read, the last because {problem}", markup=False)
     if not as_json:
         summary = ", ".join(f"{n} x {s} {r}" for n, s, r in counts)
         total = sum(n for n, *_ in counts)

@@ -197,7 +197,7 @@ def _wait(
     deadline = time.monotonic() + seconds
     state = state_database(client, settings.mongo)
     with err.status("waiting"):
-        is_done = wait_until_followed(stored.pipeline, state, timeout_seconds=seconds)
+        is_done = wait_until_followed(stored, state, timeout_seconds=seconds)
         if is_done:
             store = open_documents(settings, client, stored.pipeline)
             left = deadline - time.monotonic()

@@ -59,7 +59,7 @@ def test_output_is_stored_and_read_as_it_was_made(value):
 
 def test_what_an_output_does_not_have_is_not_stored():
     fields = output_fields(Output(value="x", version="l1", inputs={"img": "ab"}), source=T1)
-    assert fields.keys() == {"value", "version", "features", "input", "source", "at"}
+    assert fields.keys() == {"format", "value", "version", "features", "input", "source", "at"}
     assert fields["input"] == {"img": "ab"}
 
 
@@ -71,9 +71,12 @@ def test_stored_output_of_another_input_is_not_reused():
     assert stored_output(document_of(output, CLIP), CLIP, {"img": "b"}) is None
 
 
+GOOD = {"format": 1, "input": {"img": "a"}, "version": "v", "value": "x"}
+
+
 def test_score_and_url_of_another_type_are_ignored():
     """Fails without the checks in `stored_output`: they could not travel on a topic."""
-    stored = {"input": {"img": "a"}, "version": "v", "value": "x", "score": {1}, "url": b"u"}
+    stored = {**GOOD, "score": {1}, "url": b"u"}
     found = stored_output({"_outputs": {"img": {"clip": stored}}}, CLIP, {"img": "a"})
     assert (found.score, found.url) == (None, None)
 
@@ -81,18 +84,15 @@ def test_score_and_url_of_another_type_are_ignored():
 @pytest.mark.parametrize("features", [{"clip": T1}, {"clip": None}, {"$where": "x"}, None, 5])
 def test_stored_output_with_features_of_no_model_is_not_reused(features):
     """Fails without the check in `stored_output`: they could not travel on a topic."""
-    stored = {"input": {"img": "a"}, "version": "v", "value": "x", "features": features}
+    stored = {**GOOD, "features": features}
     assert stored_output({"_outputs": {"img": {"clip": stored}}}, CLIP, {"img": "a"}) is None
 
 
 def test_stored_output_keeps_the_features_of_models_that_are_not_known_here():
     """Fails when they are looked up in a pipeline: another one was declared then."""
-    stored = {"input": {"img": "a"}, "version": "v", "value": "x", "features": {"stranger": "s1"}}
+    stored = {**GOOD, "features": {"stranger": "s1"}}
     found = stored_output({"_outputs": {"img": {"clip": stored}}}, CLIP, {"img": "a"})
     assert found.features == {"stranger": "s1"}
-
-
-GOOD = {"input": {"img": "a"}, "version": "v", "value": "x"}
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ GOOD = {"input": {"img": "a"}, "version": "v", "value": "x"}
                 {"input": "a"},
             )
         ),
-        {"img": {"clip": {name: GOOD[name] for name in ("input", "version")}}},
+        {"img": {"clip": {name: GOOD[name] for name in ("format", "input", "version")}}},
     ],
     ids=repr,
 )

@@ -59,8 +59,8 @@ def test_output_of_other_fields_than_its_model_reads_is_not_reused(made_of):
 
 
 def embedding(url, made_of="i9", **more):
-    fields = {"value": "x", "version": "c1", "input": {"img": made_of}, "url": url, **more}
-    return {"_outputs": {"img": {"clip": fields}}}
+    fields = {"format": 1, "value": "x", "version": "c1", "input": {"img": made_of}}
+    return {"_outputs": {"img": {"clip": {**fields, "url": url, **more}}}}
 
 
 NONE = field_fingerprint(None)
