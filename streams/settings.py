@@ -334,9 +334,14 @@ class ModelSettings(Section):
 class StageSettings(Section):
     """How a stage forms batches and what it does with failures."""
 
-    batch_size: int = Field(32, ge=1, description="Most events in one batch.")
+    batch_size: int = Field(
+        32, ge=1, description="Most events in one batch; four times as many while that is quick."
+    )
     batch_wait_seconds: float = Field(
-        0.05, gt=0, le=0.2, description="Longest wait for a batch to fill (longer delays SIGTERM)."
+        0.05,
+        gt=0,
+        le=0.2,
+        description="Longest wait for a batch to fill; four times as long while many events come.",
     )
     max_attempts: int = Field(3, ge=1, description="Attempts before a retryable failure is final.")
     backoff_initial_seconds: float = Field(0.2, ge=0, description="First pause between attempts.")

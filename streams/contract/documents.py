@@ -202,6 +202,12 @@ def stored_output(
     )
 
 
+def is_stored_for(document: Mapping[str, Any], model: Model, source: Timestamp) -> bool:
+    """Whether what stands in the place of an output is of this change, or a newer one."""
+    at = lookup(document, f"{model.path}.source")
+    return isinstance(at, Timestamp) and at >= source
+
+
 def unread_format(document: Mapping[str, Any], model: Model) -> str:
     """Return why what a document holds of a model cannot be read, with the remedy.
 

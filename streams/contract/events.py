@@ -82,6 +82,8 @@ class ModelApplied:
         outputs: Outputs made of this document so far that somebody behind may need, by name of the
             model; contains `model`. Those of models that a process does not know are carried along.
         changed_at: When that change was written, as in `DocumentChanged`.
+        stored: Names of those outputs that stand in the document as they are, for this change or a
+            newer one: there is nothing to write.
     """
 
     document_id: DocumentId
@@ -90,6 +92,7 @@ class ModelApplied:
     model: str
     outputs: Mapping[str, Output]
     changed_at: datetime | None = None
+    stored: frozenset[str] = frozenset()
 
 
 Event = DocumentChanged | DocumentDeleted | ModelApplied

@@ -5,11 +5,12 @@ refused here: in a query it would be a pattern or an operator, and so match othe
 fail the query of a whole batch.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import bson
-from bson import json_util
+from bson import ObjectId, json_util
 from bson.code import Code
 from bson.codec_options import DatetimeConversion
 from bson.dbref import DBRef
@@ -24,6 +25,8 @@ DocumentId = Any
 _KEY_JSON: Final = json_util.CANONICAL_JSON_OPTIONS.with_options(
     datetime_conversion=DatetimeConversion.DATETIME_AUTO
 )
+#: What nearly every `_id` is; all others need a parser of JSON.
+_OBJECT_ID: Final = re.compile(rb'\{"\$oid":"([0-9a-f]{24})"\}')
 #: MongoDB stores no document that is nested deeper, and fails queries that are a little deeper.
 _MAX_DEPTH: Final = 180
 #: Below the 16 MB that MongoDB takes as one query; a single id fits in any case.
@@ -32,6 +35,8 @@ _QUERY_BYTES: Final = 8 * 1024 * 1024
 
 def document_key(document_id: DocumentId) -> bytes:
     """Return the canonical extended JSON of an `_id`: the key of every record about it."""
+    if type(document_id) is ObjectId:
+        return b'{"$oid":"%s"}' % str(document_id).encode()
     text = json_util.dumps(document_id, json_options=_KEY_JSON, separators=(",", ":"))
     return text.encode()
 
@@ -42,6 +47,8 @@ def document_id_of(key: bytes) -> DocumentId:
     Raises:
         InvalidEvent: The key is not extended JSON, or of no value that MongoDB takes as `_id`.
     """
+    if usual := _OBJECT_ID.fullmatch(key):
+        return ObjectId(usual[1].decode())
     try:
         document_id = json_util.loads(key.decode(), json_options=_KEY_JSON)
         if isinstance(document_id, list | Regex):

@@ -5,21 +5,18 @@ vector travels. Then it is msgpack, with the numbers as raw little-endian float3
 tombstone: headers and no value. Knows nothing about brokers.
 """
 
+import itertools
 import json
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
-from types import UnionType
 from typing import Any, Final
 
 import msgpack
 import numpy as np
 from bson.timestamp import Timestamp
 
-from streams.contract.declaration import is_field, is_name
-from streams.contract.documents import Output
 from streams.contract.events import (
     DOCUMENT_CHANGED,
     DOCUMENT_DELETED,
@@ -32,13 +29,19 @@ from streams.contract.events import (
     Origin,
     Record,
 )
-from streams.contract.ids import DocumentId, document_id_of, document_key
-from streams.contract.values import check_json
+from streams.contract.ids import document_id_of, document_key
+from streams.contract.packing import name_of, pack, unpack
 from streams.errors import InvalidEvent
 
 #: A clusterTime further ahead than this cannot be; it would beat every later change for ever.
 _FUTURE_SECONDS: Final = 86_400
 
+#: With a number unique among all records.
+_PROCESS: Final = uuid.uuid4().hex.encode()
+_NUMBERS: Final = itertools.count()
+
+_STORED: Final = "ce_stored"
+_TRUE: Final = b"true"
 _JSON: Final = "application/json"
 _MSGPACK: Final = "application/msgpack"
 _TYPES: Final[Mapping[type, str]] = {
@@ -61,11 +64,13 @@ def encode_event(event: Event, *, tenant: str) -> Record:
         ("ce_specversion", b"1.0"),
         ("ce_type", event_type.encode()),
         ("ce_source", f"/{tenant}".encode()),
-        ("ce_id", uuid.uuid4().hex.encode()),
+        ("ce_id", b"%s-%d" % (_PROCESS, next(_NUMBERS))),
         ("ce_time", datetime.now(UTC).isoformat().encode()),
         ("ce_clustertime", format_source(event.source).encode()),
         ("content-type", content_type.encode()),
     ]
+    if isinstance(event, ModelApplied) and event.model in event.stored:
+        headers.append((_STORED, _TRUE))
     if not isinstance(event, DocumentDeleted) and event.changed_at is not None:
         headers.append(("ce_walltime", event.changed_at.isoformat().encode()))
     return Record(key=key, value=value, headers=headers)
@@ -77,10 +82,11 @@ def decode_event(key: bytes | None, value: bytes | None, headers: Headers, *, te
     Raises:
         InvalidEvent: The record is not ours, is damaged, or has an unknown format.
     """
-    attributes = {name: _text(raw) for name, raw in headers}
-    event_type = attributes.get("ce_type", "")
-    if not is_of(tenant, headers):
-        msg = f"record belongs to {attributes.get('ce_source')!r}, this stage serves '/{tenant}'"
+    attributes = dict(headers)
+    event_type = _text(attributes.get("ce_type"))
+    if attributes.get("ce_source") != f"/{tenant}".encode():
+        owner = _text(attributes.get("ce_source"))
+        msg = f"record belongs to {owner!r}, this stage serves '/{tenant}'"
         raise InvalidEvent(msg)
     if event_type not in _TYPES.values():
         msg = (
@@ -92,17 +98,17 @@ def decode_event(key: bytes | None, value: bytes | None, headers: Headers, *, te
         msg = "record has no key"
         raise InvalidEvent(msg)
     document_id = document_id_of(key)
-    source = parse_source(attributes.get("ce_clustertime", ""))
+    source = parse_source(_text(attributes.get("ce_clustertime")))
     if event_type == DOCUMENT_DELETED:
         return DocumentDeleted(document_id=document_id, source=source)
     if value is None:
         msg = f"record of type {event_type!r} has no value"
         raise InvalidEvent(msg)
-    changed_at = _time(attributes.get("ce_walltime"))
+    changed_at = _time(_text(attributes.get("ce_walltime")))
     try:
-        content_type = attributes.get("content-type", _JSON)
-        event = _decode_data(event_type, content_type, value, document_id, source)
-        return replace(event, changed_at=changed_at)
+        content_type = _text(attributes.get("content-type"))
+        about = {"document_id": document_id, "source": source, "changed_at": changed_at}
+        return _event(event_type, content_type, value, about)
     except InvalidEvent:
         raise
     except Exception as exc:  # a hostile value may break a decoder in any way
@@ -112,8 +118,12 @@ def decode_event(key: bytes | None, value: bytes | None, headers: Headers, *, te
 
 def is_of(tenant: str, headers: Headers) -> bool:
     """Whether a record is about documents of `tenant`, a `database.collection`."""
-    attributes = {name: _text(raw) for name, raw in headers}
-    return attributes.get("ce_source") == f"/{tenant}"
+    return dict(headers).get("ce_source") == f"/{tenant}".encode()
+
+
+def is_stored(headers: Headers) -> bool:
+    """Whether the output that a record brings stands in its document: see `ModelApplied.stored`."""
+    return (_STORED, _TRUE) in headers
 
 
 def format_source(source: Timestamp) -> str:
@@ -145,94 +155,42 @@ def _encode_data(event: Event) -> tuple[bytes | None, str]:
     data: dict[str, Any] = {"origin": event.origin.value}
     if isinstance(event, ModelApplied):
         data["model"] = event.model
-        data["outputs"] = {name: _pack(output) for name, output in event.outputs.items()}
+        data["outputs"] = {name: pack(output) for name, output in event.outputs.items()}
+        if event.stored:
+            data["stored"] = sorted(event.stored)
         if any(isinstance(output.value, np.ndarray) for output in event.outputs.values()):
             return msgpack.packb(data), _MSGPACK
     return json.dumps(data, ensure_ascii=False, allow_nan=False).encode(), _JSON
 
 
-def _decode_data(
-    event_type: str, content_type: str, value: bytes, document_id: DocumentId, source: Timestamp
+def _event(
+    event_type: str, content_type: str, value: bytes, about: Mapping[str, Any]
 ) -> DocumentChanged | ModelApplied:
     data = msgpack.unpackb(value) if content_type == _MSGPACK else json.loads(value)
     origin = Origin(data["origin"])
     if event_type == DOCUMENT_CHANGED:
-        return DocumentChanged(document_id=document_id, source=source, origin=origin)
-    outputs = {_name(name): _unpack(packed) for name, packed in data["outputs"].items()}
-    if data["model"] not in outputs:
-        msg = f"record says it carries an output of {data['model']!r}, but does not"
+        return DocumentChanged(origin=origin, **about)
+    outputs, model = {name_of(k): unpack(v) for k, v in data["outputs"].items()}, data["model"]
+    if model not in outputs:
+        msg = f"record says it carries an output of {model!r}, but does not"
         raise InvalidEvent(msg)
     return ModelApplied(
-        document_id=document_id, source=source, origin=origin, model=data["model"], outputs=outputs
+        **about,
+        origin=origin,
+        model=model,
+        outputs=outputs,
+        stored=frozenset(map(name_of, data.get("stored", ()))),
     )
 
 
-def _pack(output: Output) -> dict[str, Any]:
-    packed: dict[str, Any] = {
-        "version": output.version,
-        "features": dict(output.features),
-        "inputs": dict(output.inputs),
-    }
-    if isinstance(output.value, np.ndarray):
-        packed["float32"] = np.ascontiguousarray(output.value, dtype="<f4").tobytes()
-    else:
-        packed["value"] = check_json(output.value)
-    if output.score is not None:
-        packed["score"] = output.score
-    if output.url is not None:
-        packed["url"] = output.url
-    return packed
-
-
-def _unpack(packed: Mapping[str, Any]) -> Output:
-    if "float32" in packed:
-        value = np.frombuffer(packed["float32"], dtype="<f4")
-    else:
-        value = check_json(packed["value"])
-    return Output(
-        value=value,
-        version=_checked(packed["version"], str),
-        features={_name(k): _checked(v, str) for k, v in packed["features"].items()},
-        inputs={_field(k): _checked(v, str) for k, v in packed["inputs"].items()},
-        score=_checked(packed.get("score"), float | None),
-        url=_checked(packed.get("url"), str | None),
-    )
-
-
-def _name(value: Any) -> str:
-    """Return the name of a model, known here or not; another text may be an operator of MongoDB."""
-    if not isinstance(value, str) or not is_name(value):
-        msg = f"record names a model {value!r}"
-        raise InvalidEvent(msg)
-    return value
-
-
-def _field(value: Any) -> str:
-    if not isinstance(value, str) or not is_field(value):
-        msg = f"record names a field {value!r}"
-        raise InvalidEvent(msg)
-    return value
-
-
-def _checked(value: Any, kind: type | UnionType) -> Any:
-    if not isinstance(value, kind):
-        msg = f"expected {getattr(kind, '__name__', kind)}, got {type(value).__name__}"
-        raise InvalidEvent(msg)
-    if isinstance(value, str):
-        value.encode()  # half a surrogate pair can be written in JSON, but not be stored
-    return value
-
-
-def _time(text: str | None) -> datetime | None:
+def _time(text: str) -> datetime | None:
     """Return the time in a header; None where something else stands, or nothing."""
     try:
-        time_of_change = datetime.fromisoformat(text or "")
+        at = datetime.fromisoformat(text)
     except ValueError:
         return None
-    return time_of_change if time_of_change.tzinfo is not None else None
+    return at if at.tzinfo is not None else None
 
 
-def _text(raw: bytes | str | None) -> str:
-    if isinstance(raw, bytes):
-        return raw.decode("utf-8", errors="replace")
-    return raw or ""
+def _text(raw: bytes | None) -> str:
+    return raw.decode("utf-8", errors="replace") if raw else ""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from bson.timestamp import Timestamp
 
-from streams.contract.documents import Output, lookup, stored_output
+from streams.contract.documents import Output, is_stored_for, lookup, stored_output
 from streams.contract.events import DocumentChanged, ModelApplied, Origin
 from streams.contract.ids import DocumentId
 from streams.contract.pipeline import CHANGES, Model, Pipeline
@@ -46,6 +46,7 @@ def entry_of(document: Document, serving: Serving, before: Timestamp) -> Entry:
         origin=Origin.RECONCILE,
         model=made[-1],
         outputs=outputs,
+        stored=frozenset(n for n in outputs if is_stored_for(document, pipeline.models[n], source)),
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from bson.timestamp import Timestamp
 
-from streams.contract.documents import Output, lookup, stored_output
+from streams.contract.documents import Output, is_stored_for, lookup, stored_output
 from streams.contract.events import ModelApplied
 from streams.contract.manifest import Feature
 from streams.contract.pipeline import IMAGE, Model, Pipeline
@@ -85,24 +85,38 @@ def own_output(
 
 
 def applied(
-    model: Model, pipeline: Pipeline, event: Arrived, output: Output, found: FoundInputs | None
+    model: Model,
+    pipeline: Pipeline,
+    event: Arrived,
+    output: Output,
+    found: FoundInputs | None,
+    *,
+    is_reused: bool,
 ) -> ModelApplied:
-    """Return the event that carries an output on.
+    """Return the event that carries an output on, made now or before.
 
     The first model of a document adds what is stored downstream for the same inputs.
     """
+    source = _source(model, event, found)
     outputs = dict(outputs_of(event))
+    stored: frozenset[str] = frozenset()
+    if isinstance(event, ModelApplied) and source == event.source:
+        stored = event.stored
     if found is not None and not isinstance(event, ModelApplied):
         models = pipeline.models.items()
-        stored = {name: stored_output(found.document, m, output.inputs) for name, m in models}
-        outputs = {name: known for name, known in stored.items() if known is not None}
+        before = {name: stored_output(found.document, m, output.inputs) for name, m in models}
+        outputs = {name: known for name, known in before.items() if known is not None}
+        stored = frozenset(
+            name for name in outputs if is_stored_for(found.document, pipeline.models[name], source)
+        )
     return ModelApplied(
         document_id=event.document_id,
-        source=_source(model, event, found),
+        source=source,
         origin=event.origin,
         model=model.name,
         outputs={**outputs, model.name: output},
         changed_at=event.changed_at,
+        stored=stored if is_reused else stored - {model.name},
     )
 
 

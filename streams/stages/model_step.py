@@ -166,7 +166,7 @@ class ModelStep:
             return work
         if own is not None and own.url is not None:
             stored = replace(stored, url=own.url)
-        return Ok(event=self._applied(work, stored), result=Result.REUSED)
+        return Ok(event=self._applied(work, stored, is_reused=True), result=Result.REUSED)
 
     def _without_inputs(self, ready: Ready, instead: Found) -> Outcome:
         if isinstance(instead, Awaited):
@@ -236,7 +236,8 @@ class ModelStep:
             score=made.score,
             url=work.found.url if work.found is not None else None,
         )
-        return Ok(event=self._applied(work, output), result=Result.DONE)
+        return Ok(event=self._applied(work, output, is_reused=False), result=Result.DONE)
 
-    def _applied(self, work: _Work, output: Output) -> ModelApplied:
-        return applied(self._model, self._pipeline, work.event, output, work.found)
+    def _applied(self, work: _Work, output: Output, *, is_reused: bool) -> ModelApplied:
+        place = (self._model, self._pipeline)
+        return applied(*place, work.event, output, work.found, is_reused=is_reused)

@@ -82,6 +82,8 @@ class Quarantine:
 
     def standing(self, event: Input, versions: Mapping[str, str]) -> Standing:
         """Return what is known of an event, for these versions of the model."""
+        if not self._known:  # nearly always, so that nothing is hashed
+            return Standing.FREE
         return self._known.get(self._id(event, versions), Standing.FREE)
 
     def take(self, events: Sequence[Input], versions: Mapping[str, str]) -> None:

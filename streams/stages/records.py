@@ -6,7 +6,7 @@ from structlog import get_logger
 
 from streams.contract.dead_letters import dead_letter_record
 from streams.contract.documents import OutputError
-from streams.contract.events import DocumentDeleted, Event, Record
+from streams.contract.events import DocumentDeleted, Event, ModelApplied, Record
 from streams.contract.pipeline import dead_letter_topic, is_dead_letter_topic
 from streams.contract.wire import decode_event, encode_event
 from streams.errors import CaptionstreamError, InvalidEvent
@@ -24,6 +24,7 @@ class RecordMaker:
         """Keep which stage it is, and `database.collection`."""
         self._spec = spec
         self._tenant = tenant
+        self._has_readers = bool(spec.output and spec.pipeline.consumers(spec.output))
 
     def make(self, message: Message, outcome: Outcome) -> tuple[Outcome, Delivery]:
         """Return the records to send for an outcome, and the outcome.
@@ -49,10 +50,15 @@ class RecordMaker:
         return outcome, sent
 
     def _output(self, event: Event) -> Delivery:
-        if self._spec.output is None:
+        if self._spec.output is None or self._is_known(event):
             return []
         record = encode_event(event, tenant=self._tenant)
         return [(self._spec.output, record)]
+
+    def _is_known(self, event: Event) -> bool:
+        """Whether only the sink would get a record of it, with an output that is stored already."""
+        is_stored = isinstance(event, ModelApplied) and event.model in event.stored
+        return is_stored and not self._has_readers
 
     def _passed_on(self, message: Message) -> Delivery:
         if not self._spec.is_only_on_the_way:

@@ -126,8 +126,9 @@ def _refusal(write: OutputWrite, reason: str) -> OutputWrite:
 def _plan(event: Input, pipeline: Pipeline) -> OutputWrite | Outcome:
     """Return what to write. A change that no model had to run for brings nothing.
 
-    Nor does an output of a model that this process does not know: another pipeline is declared by
-    now, and whoever runs that one stores it.
+    Nor does an output that came out of its document, as the guard would keep it away, nor one of a
+    model that this process does not know: another pipeline is declared by now, and whoever runs
+    that one stores it.
     """
     if isinstance(event, DocumentDeleted):
         return Ok(event=None, result=Result.DELETED)
@@ -135,6 +136,8 @@ def _plan(event: Input, pipeline: Pipeline) -> OutputWrite | Outcome:
         return _plan_error(event, pipeline)
     if isinstance(event, DocumentChanged) or event.model not in pipeline.models:
         return Ok(event=None, result=Result.IGNORED)
+    if event.model in event.stored:
+        return Ok(event=None, result=Result.REUSED)
     model, result = pipeline.models[event.model], event.outputs[event.model]
     if set(result.inputs) != set(model.inputs):
         msg = f"{model.name} was made of {sorted(result.inputs)}, expected {list(model.inputs)}"

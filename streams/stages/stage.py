@@ -7,6 +7,7 @@ hands in batches, a way to deliver, and acknowledges when `handle` returns.
 import asyncio
 import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,7 +18,7 @@ from streams.contract.dead_letters import DeadLetter, is_replay_mark, parse_dead
 from streams.contract.events import Record
 from streams.contract.ids import document_key
 from streams.contract.pipeline import is_dead_letter_topic
-from streams.contract.wire import decode_event, is_of
+from streams.contract.wire import decode_event, is_of, is_stored
 from streams.errors import InvalidEvent
 from streams.kafka.records import Delivery, Message
 from streams.settings import StageSettings
@@ -60,6 +61,7 @@ class Stage:
         self.step = step
         self.progress = Progress(spec.name)
         self._tenant = tenant
+        self._is_last = spec.output is None
         self._records = RecordMaker(spec, tenant=tenant)
         self._deliver = deliver
         self._stopping = threading.Event()
@@ -145,26 +147,32 @@ class Stage:
         metrics.STEP_SECONDS.labels(self.spec.name).observe(time.monotonic() - started)
         metrics.BATCH_SIZE.labels(self.spec.name).observe(len(messages))
         outcomes = await self._deliver_all(messages, outcomes)  # 4
-        finished = []
+        finished, results = [], Counter[Result]()
         for message, outcome in zip(messages, outcomes, strict=True):
             if isinstance(outcome, Waiting):
                 self.held.add(message, outcome)  # 5
                 continue
-            result = outcome.result if isinstance(outcome, Ok) else Result.FAILED
-            metrics.DOCUMENTS.labels(self.spec.name, result.value).inc()  # 6
+            results[outcome.result if isinstance(outcome, Ok) else Result.FAILED] += 1
             finished.append(message)
+        for result, count in results.items():  # 6
+            metrics.DOCUMENTS.labels(self.spec.name, result.value).inc(count)
         self.progress.finish(len(finished), held=len(self.held))
         return finished
 
     def _decode(self, message: Message) -> Input | _Finished:
         try:
             if is_dead_letter_topic(message.topic):
-                if is_replay_mark(message.headers) or not is_of(self._tenant, message.headers):
+                if is_replay_mark(message.headers) or not self._is_ours(message):
                     return Ok(event=None, result=Result.IGNORED)
                 return parse_dead_letter(message.key, message.headers)
+            if self._is_last and is_stored(message.headers) and self._is_ours(message):
+                return Ok(event=None, result=Result.REUSED)
             return decode_event(message.key, message.value, message.headers, tenant=self._tenant)
         except InvalidEvent as exc:
             return Failed(error=exc)
+
+    def _is_ours(self, message: Message) -> bool:
+        return is_of(self._tenant, message.headers)
 
     async def _deliver_all(
         self, messages: Sequence[Message], outcomes: Sequence[Outcome]

@@ -180,6 +180,17 @@ def test_same_image_and_version_reuse_the_stored_output(step, store, source):
     assert model_calls() == before + 1
 
 
+def test_event_says_what_stands_in_the_document_for_its_change_or_a_newer_one(step, store, source):
+    """Fails when what is of an older change is marked: its source would stay behind."""
+    store.collection.insert_one({"_id": 1, "img": picture(10)})
+    [first] = step.run([changed(1, source)])
+    assert first.event.stored == frozenset()
+    store.write_outputs([write(1, CLIP, first.event, source)])
+    sources = [Timestamp(source.time, source.inc + n) for n in (-1, 0, 1)]
+    found = [step.run([changed(1, at)])[0].event.stored for at in sources]
+    assert found == [{"clip"}, {"clip"}, frozenset()]
+
+
 def test_image_whose_change_was_never_seen_wins_over_late_records_of_the_one_before(
     step, store, source
 ):

@@ -1,5 +1,6 @@
 """The Faust application of a stage: the settings that lost nothing under SIGKILL."""
 
+from collections.abc import Awaitable
 from typing import Any, Final
 
 import faust
@@ -32,11 +33,10 @@ def build_app(name: str, kafka: KafkaSettings) -> faust.App:
         broker_max_poll_interval=_NEVER_SECONDS,
         broker_request_timeout=max(kafka.request_timeout_seconds, kafka.session_timeout_seconds),
         broker_commit_interval=0.5,
-        broker_commit_every=64,
-        broker_max_poll_records=128,
+        broker_commit_every=512,  # else every interval; what is in between may come twice
+        broker_max_poll_records=256,
         consumer_max_fetch_size=1 << 20,
         consumer_auto_offset_reset="earliest",
-        stream_buffer_maxsize=128,
         stream_wait_empty=True,
         stream_publish_on_commit=False,
         stream_recovery_delay=0.0,
@@ -73,3 +73,20 @@ def credentials(kafka: KafkaSettings) -> Any:
             ssl_context=context,
         )
     return None if context is None else faust.SSLCredentials(context)
+
+
+class Topic:
+    """Where records are sent: straight to the client, as nothing of Faust's own way is needed."""
+
+    def __init__(self, app: faust.App, name: str) -> None:
+        """Keep the application, and the name on the broker."""
+        self._app = app
+        self._name = name
+
+    async def send(
+        self, *, key: bytes, value: bytes | None, headers: list[tuple[str, bytes]]
+    ) -> Awaitable[Any]:
+        """Return when the record waits for its turn; what is returned is done by the broker."""
+        producer = await self._app.maybe_start_producer()
+        sent: Awaitable[Any] = await producer.send(self._name, key, value, None, None, headers)
+        return sent

@@ -1,5 +1,6 @@
 """Where Faust and aiokafka must be bent, each with the reason; nothing else touches their insides.
 
+- Records are handed over in lists, see `lists.py`.
 - A fetch waits at the broker for as long as the settings say; Faust's own wait is 1.5 seconds. A
   broker that looks again only now and then (Tansu does twice in that time) would make every stage
   late.
@@ -24,8 +25,10 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer.fetcher import FetchResult
 from aiokafka.errors import KafkaConnectionError
-from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Producer, Transport
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Producer, Transport
 from structlog import get_logger
+
+from streams.kafka.faust.lists import ListConsumer
 
 log = get_logger(__name__)
 
@@ -78,7 +81,7 @@ class _Thread(AIOKafkaConsumerThread):  # type: ignore[misc]
         return consumer
 
 
-class _Consumer(Consumer):  # type: ignore[misc]
+class _Consumer(ListConsumer):
     def _new_consumer_thread(self) -> _Thread:
         return _Thread(self, loop=self.loop, beacon=self.beacon)
 

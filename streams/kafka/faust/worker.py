@@ -9,7 +9,7 @@ the process.
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
@@ -20,8 +20,9 @@ from streams import metrics
 from streams.contract.pipeline import dead_letter_topic, is_dead_letter_topic
 from streams.errors import BrokerUnavailable, ProcessBroken, Unavailable
 from streams.kafka.faust.ack_order import AckOrder
-from streams.kafka.faust.application import build_app
+from streams.kafka.faust.application import Topic, build_app
 from streams.kafka.faust.lag import Lag, count_waiting
+from streams.kafka.faust.lists import ListConsumer
 from streams.kafka.faust.overrides import Worker
 from streams.kafka.records import Delivery, Handler, Message, Route
 from streams.kafka.topics import shown, topic_name
@@ -31,6 +32,12 @@ log = get_logger(__name__)
 
 #: How long a batch of sends is repeated before the process ends and the batch is taken again.
 _DELIVERY_SECONDS: Final = 60.0
+#: Most of what a finished document costs is its share of a batch. So after a batch that was quick
+#: the next one may be larger, and is given more time to fill if many records come. Not much more:
+#: they may be documents that a slow model has to run for.
+_QUICK_SECONDS: Final = 0.25
+_MANY: Final = 8
+_GROWTH: Final = 4
 #: Most events taken and not acknowledged, most of them finished behind one that is held.
 _MOST_UNACKED: Final = 8192
 
@@ -44,7 +51,7 @@ class StageWorker:
         self._kafka = kafka
         self._settings = settings
         self.app = build_app(route.name, kafka)
-        self._channels = {name: self._topic(name) for name in _outputs(route)}
+        self._channels = {n: Topic(self.app, topic_name(n, kafka)) for n in _outputs(route)}
         self.has_assignment = False
         self.lag = Lag()
         self._next_offset: dict[Any, int] = {}
@@ -140,36 +147,39 @@ class StageWorker:
             value_serializer="raw",
         )
 
-        async def consume(stream: Any) -> None:
-            await self._consume(handler, stream)
+        async def consume(_: Any) -> None:  # the stream stays empty: records come in lists
+            await self._consume(handler, self.app.consumer)
 
         self.app.agent(inputs, concurrency=1, name=self._route.name)(consume)
 
-    async def _consume(self, handler: Handler, stream: Any) -> None:
-        """Handle batches for ever; acknowledge events in order, when finished, not before.
+    async def _consume(self, handler: Handler, source: ListConsumer) -> None:
+        """Handle batches for ever; acknowledge records in order, when finished, not before.
 
         Raises:
             Exception: A batch is not finished; the process is to end, so that it comes again.
         """
-        batches: AsyncIterator[Sequence[Any]] = stream.noack_take(
-            self._settings.batch_size, within=self._settings.batch_wait_seconds
-        )
+        size, wait = self._settings.batch_size, self._settings.batch_wait_seconds
+        most, within, clock = size, wait, asyncio.get_running_loop().time
         async with asyncio.TaskGroup() as tasks:
-            going_on = tasks.create_task(self._go_on(handler, stream))
-            async for events in batches:
-                await self._handle(handler, stream, events)
+            tasks.create_task(self._go_on(handler, source))
+            while True:
+                events = await source.take(most, within=within)
+                began = clock()
+                await self._handle(handler, source, events)
+                is_quick = clock() - began < _QUICK_SECONDS
+                most = size * (_GROWTH if is_quick and len(events) >= size else 1)
+                within = wait * (_GROWTH if is_quick and len(events) >= _MANY else 1)
                 async with self._turn:
                     await self._turn.wait_for(lambda: len(self._order) < _MOST_UNACKED)
-            going_on.cancel()
 
-    async def _go_on(self, handler: Handler, stream: Any) -> None:
+    async def _go_on(self, handler: Handler, source: ListConsumer) -> None:
         """Handle what was held as it becomes ready, also while no new event comes."""
         while True:
             await handler.until_ready()
             await asyncio.sleep(self._settings.batch_wait_seconds)  # others are ready soon
-            await self._handle(handler, stream, [])
+            await self._handle(handler, source, [])
 
-    async def _handle(self, handler: Handler, stream: Any, events: Sequence[Any]) -> None:
+    async def _handle(self, handler: Handler, source: ListConsumer, events: Sequence[Any]) -> None:
         async with self._turn:
             messages = [self._message(event) for event in events]
             for message, event in zip(messages, events, strict=True):
@@ -185,25 +195,19 @@ class StageWorker:
                 log.critical("this process ends to be restarted", reason=str(exc))
                 _end(exc.exit_code)
             for event in self._order.finish(finished):
-                await stream.ack(event)
-                self._next_offset[event.message.tp] = event.message.offset + 1
+                source.ack(event)
+                self._next_offset[event.tp] = event.offset + 1
             self._turn.notify_all()
 
     def _message(self, event: Any) -> Message:
-        message = event.message
-        self._next_offset.setdefault(message.tp, message.offset)
+        self._next_offset.setdefault(event.tp, event.offset)
         return Message(
-            topic=message.topic.removeprefix(self._kafka.prefix),
-            partition=message.partition,
-            offset=message.offset,
+            topic=event.topic.removeprefix(self._kafka.prefix),
+            partition=event.partition,
+            offset=event.offset,
             key=event.key,
             value=event.value,
-            headers=_header_list(message.headers),
-        )
-
-    def _topic(self, name: str) -> Any:
-        return self.app.topic(
-            topic_name(name, self._kafka), key_serializer="raw", value_serializer="raw"
+            headers=event.headers,
         )
 
     async def _on_assigned(self, *_: Any, **__: Any) -> None:
@@ -244,9 +248,3 @@ def _outputs(route: Route) -> list[str]:
     inputs = [name for name in route.inputs if not is_dead_letter_topic(name)]
     letters = [dead_letter_topic(name) for name in inputs]
     return [*([route.output] if route.output else []), *inputs, *letters]
-
-
-def _header_list(headers: Any) -> list[tuple[str, bytes]]:
-    if not headers:
-        return []
-    return list(headers.items()) if isinstance(headers, dict) else list(headers)

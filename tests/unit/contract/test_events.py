@@ -21,7 +21,7 @@ from streams.contract.events import (
     ModelApplied,
     Origin,
 )
-from streams.contract.wire import decode_event, encode_event, parse_source
+from streams.contract.wire import decode_event, encode_event, is_stored, parse_source
 from streams.errors import InvalidEvent
 
 TENANT = "captions.documents"
@@ -125,6 +125,18 @@ def test_vectors_and_lineage_survive():
     ]
     assert again.outputs["clip_projection"].version == "p1+01234567"
     assert (again.model, again.source) == (event.model, SOURCE)
+
+
+@pytest.mark.parametrize("stored", [{"clip"}, {"text"}, {"clip", "text"}, set()], ids=repr)
+def test_what_is_stored_survives_and_a_header_says_it_of_the_output_that_is_brought(stored):
+    event = replace(applied("text", text=Output(value="a", version="t1")), stored=frozenset(stored))
+    assert round_trip(event) == event
+    assert is_stored(encode_event(event, tenant=TENANT).headers) is ("text" in stored)
+
+
+def test_every_record_has_an_id_of_its_own():
+    ids = {dict(encode_event(applied(), tenant=TENANT).headers)["ce_id"] for _ in range(3)}
+    assert len(ids) == 3
 
 
 def test_vectors_are_raw_little_endian_float32_on_the_wire():

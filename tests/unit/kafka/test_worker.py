@@ -1,6 +1,7 @@
 """The shell around a stage: what is acknowledged, and what Faust does beside."""
 
 import asyncio
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -85,33 +86,34 @@ def test_fault_of_ours_while_sending_ends_the_process(worker, channel):
         deliver(worker, [b"a", b"b"])
 
 
-class FakeStream:
-    """Gives batches of offsets, and notes what is acknowledged."""
+class FakeSource:
+    """Gives batches of offsets, and notes what is acknowledged, and how many were asked for."""
 
     def __init__(self, batches):
-        self._batches = batches
+        self._batches = iter(batches)
         self.acknowledged = []
+        self.asked = []
 
-    async def noack_take(self, *_, within):
-        for batch in self._batches:
-            yield [fake_event(offset) for offset in batch]
+    async def take(self, most, *, within):
+        self.asked.append((most, round(within / StageSettings().batch_wait_seconds)))
+        return [fake_message(offset) for offset in next(self._batches)]
 
-    async def ack(self, event):
-        self.acknowledged.append(event.message.offset)
+    def ack(self, message):
+        self.acknowledged.append(message.offset)
 
 
-def fake_event(offset):
-    message = SimpleNamespace(topic="t", partition=0, offset=offset, tp=("t", 0), headers=None)
-    return SimpleNamespace(key=b"", value=b"", message=message)
+def fake_message(offset):
+    place = {"topic": "t", "partition": 0, "offset": offset, "tp": ("t", 0)}
+    return SimpleNamespace(**place, key=b"", value=b"", headers=())
 
 
 def test_batch_is_acknowledged_in_order_when_it_is_finished(worker):
     """Fails when a batch is acknowledged before `handle` returns, or although it raises."""
-    stream = FakeStream([[0, 1], [2], [3, 4]])
+    source = FakeSource([[0, 1], [2], [3, 4]])
     seen = []
 
     async def handle(messages):
-        seen.append(list(stream.acknowledged))
+        seen.append(list(source.acknowledged))
         if messages[0].offset == 3:
             msg = "scripted"
             raise RuntimeError(msg)
@@ -119,8 +121,27 @@ def test_batch_is_acknowledged_in_order_when_it_is_finished(worker):
 
     stage = SimpleNamespace(handle=handle, is_stopping=False, held=Held())
     with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="scripted")):
-        asyncio.run(worker._consume(stage, stream))
+        asyncio.run(worker._consume(stage, source))
     assert seen == [[], [0, 1], [0, 1, 2]]
-    assert stream.acknowledged == [0, 1, 2]
+    assert source.acknowledged == [0, 1, 2]
     assert worker._next_offset == {("t", 0): 3}
     assert worker.app.conf.agent_supervisor.__name__ == "CrashingSupervisor"
+
+
+@pytest.mark.parametrize(
+    ("quick_seconds", "asked"),
+    [(math.inf, [(2, 1), (8, 1), (8, 4), (2, 1), (8, 1)]), (0.0, [(2, 1)] * 5)],
+)
+def test_quick_batches_grow_and_get_time_to_fill(monkeypatch, quick_seconds, asked):
+    """Fails when they do not: what a batch costs is most of what a finished document costs."""
+    monkeypatch.setattr("streams.kafka.faust.worker._QUICK_SECONDS", quick_seconds)
+    worker = StageWorker(CLIP, KafkaSettings(), StageSettings(batch_size=2))
+    source = FakeSource([[0, 1], range(2, 10), [10], [11, 12]])  # 8 are many
+
+    async def handle(messages):
+        return messages
+
+    stage = SimpleNamespace(handle=handle, is_stopping=False, until_ready=Held().until_ready)
+    with pytest.RaisesGroup(RuntimeError):  # there are no more
+        asyncio.run(worker._consume(stage, source))
+    assert source.asked == asked

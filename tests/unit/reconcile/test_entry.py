@@ -67,6 +67,13 @@ def test_promotion_of_the_last_model_enters_before_it_and_reads_no_image():
     assert found[1].outputs["clip"].inputs == {"img": "i1"}
 
 
+def test_what_stands_there_for_the_newest_change_is_marked_as_stored():
+    """Fails when all is marked: the source of the older outputs would never be moved on."""
+    older = {"conditional_lm": Timestamp(90, 1)}
+    _, event = entry_of(document(sources=older), serving(clip_projection="p2"), BEFORE)
+    assert event.stored == {"clip", "clip_projection"}
+
+
 def test_promotion_of_a_model_on_the_way_enters_before_it():
     found = entry_of(document(), serving(clip_projection="p2"), BEFORE)
     assert carried(found) == ("clip", "clip", {*VERSIONS})

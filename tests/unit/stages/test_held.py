@@ -34,7 +34,7 @@ class SlowStep(EchoStep):
 
 
 class Run:
-    """A stage in its worker, with a stream of batches that a test gives one by one."""
+    """A stage in its worker, with batches that a test gives one by one."""
 
     def __init__(self, step):
         self.acknowledged = []
@@ -52,12 +52,11 @@ class Run:
         self._task.cancel()
         await asyncio.wait([self._task])
 
-    async def noack_take(self, *_, within):
-        while True:
-            yield await self._batches.get()
+    async def take(self, *_, within):
+        return await self._batches.get()
 
-    async def ack(self, event):
-        self.acknowledged.append(event.message.offset)
+    def ack(self, event):
+        self.acknowledged.append(event.offset)
 
     def give(self, *ids):
         batch = []
@@ -67,13 +66,11 @@ class Run:
                 SimpleNamespace(
                     key=made.key,
                     value=made.value,
-                    message=SimpleNamespace(
-                        topic=made.topic,
-                        partition=0,
-                        offset=self._offset,
-                        tp=("t", 0),
-                        headers=made.headers,
-                    ),
+                    topic=made.topic,
+                    partition=0,
+                    offset=self._offset,
+                    tp=("t", 0),
+                    headers=made.headers,
                 )
             )
             self._offset += 1

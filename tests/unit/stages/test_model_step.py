@@ -104,6 +104,17 @@ def test_stored_output_of_the_same_versions_is_sent_on():
     assert calls == []
 
 
+def test_output_that_was_just_made_is_not_said_to_be_stored():
+    """Fails when the mark of what was stored before stays: nobody would write the new output."""
+    serving = ready()
+    marked = frozenset({"clip", "clip_projection"})
+    kept, made = (
+        replace(event(**stored(version)), stored=marked) for version in (serving.version, "older")
+    )
+    outcomes, _ = run(serving, [kept, made])
+    assert [o.event.stored for o in outcomes] == [marked, {"clip"}]
+
+
 @pytest.mark.parametrize(("version", "clip"), [("older", "c1"), (None, "c0")])
 def test_stored_output_of_another_version_is_made_anew(version, clip):
     serving = ready()

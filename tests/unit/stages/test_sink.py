@@ -54,6 +54,13 @@ def test_output_is_written_in_the_place_of_its_model():
     )
 
 
+def test_output_that_stands_in_its_document_is_not_written_again():
+    """Fails without the look at `stored`: each finished document would cost a write per model."""
+    event = replace(applied(), stored=frozenset({"text"}))
+    assert planned(event) == Ok(event=None, result=Result.REUSED)
+    assert isinstance(planned(replace(event, stored=frozenset({"clip"}))), OutputWrite)
+
+
 @pytest.mark.parametrize(
     "inputs",
     [{"img": "i1"}, {"title": "t1"}, {"img": "i1", "title": "t1", "other": "o1"}, {"other": "o1"}],

@@ -328,6 +328,34 @@ class SinkStep(EchoStep):
         return Ok(event=None, result=Result.DONE)
 
 
+class KnownStep(EchoStep):
+    """Finds every output stored in its document."""
+
+    def __init__(self, model):
+        super().__init__()
+        self._model = model
+
+    def _one(self, event):
+        made = applied(event.document_id, model=self._model)
+        return Ok(event=replace(made, stored=frozenset({self._model})), result=Result.REUSED)
+
+
+def test_output_that_is_stored_is_sent_only_where_a_model_may_read_it():
+    """Fails without `_is_known`: the sink would get a record for each, and leave it."""
+    seen = [message(applied("a"), topic="clip")]
+    assert len(handle(seen, spec=PROJECTION, step=KnownStep("clip_projection"))) == 1
+    assert handle(seen, spec=CAPTION, step=KnownStep("conditional_lm")) == []
+
+
+def test_what_is_stored_is_not_even_read_by_the_sink_but_by_all_others():
+    """Fails without the look at the headers in `_decode`."""
+    event = replace(applied("a"), stored=frozenset({"clip"}))
+    seen, other = SinkStep(), EchoStep()
+    assert handle([message(event, topic="clip")], spec=SINK, step=seen) == []
+    handle([message(event, topic="clip")], spec=PROJECTION, step=other)
+    assert ([*map(len, seen.batches)], [*map(len, other.batches)]) == ([0], [1])
+
+
 def test_replay_mark_is_ignored_by_the_sink():
     mark = replay_mark("0:41", document_key("a"))
     step = EchoStep()
