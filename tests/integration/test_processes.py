@@ -30,6 +30,17 @@ def test_processes_of_one_host_and_number_are_told_apart(settings, mongo_client)
     assert read_reports(state) == []
 
 
+def test_report_of_another_format_is_not_seen(settings, mongo_client):
+    """Fails without the format in `read_reports`."""
+    state = state_database(mongo_client, settings.mongo)
+    reporter = Reporter(state, report)
+    reporter.start()
+    wait_until(lambda: read_reports(state), doing="the report")
+    state["processes"].insert_one({"format": 2, "at": datetime.now(UTC), "stage": ["sink"]})
+    assert [found.stage for found in read_reports(state)] == ["sink"]
+    reporter.stop()
+
+
 def test_report_that_cannot_be_made_once_is_made_again(settings, mongo_client):
     """Fails when an unexpected error ends the thread of the reporter."""
     state = state_database(mongo_client, settings.mongo)
