@@ -21,7 +21,7 @@ from streams.kafka.faust.worker import StageWorker
 from streams.kafka.offsets import reset_lost_offsets
 from streams.kafka.topics import group_name, topic_name
 from streams.mongo.client import connect, state_database
-from streams.mongo.declarations import Declarations
+from streams.mongo.declarations import Declarations, Stored
 from streams.mongo.processes import Rate, Report, Reporter
 from streams.settings import ModelSettings, Settings
 from streams.stages import PUBLISHER, StageSpec, is_same_process, processes_of, stages_of
@@ -60,19 +60,20 @@ def run_process(name: str, settings: Settings) -> None:
     client = connect(settings.mongo)
     declared = Declarations(state_database(client, settings.mongo), settings.mongo.tenant)
     try:
-        pipeline = wait_for(declared.read).pipeline  # 2
-        while reason := _why_not(name, pipeline):
+        stored = wait_for(declared.read)  # 2
+        while reason := _why_not(name, stored.pipeline):
             waits_for[0] = reason
             time.sleep(settings.models.poll_interval_seconds)
-            pipeline = wait_for(declared.read).pipeline
-        watch = PipelineWatch(name, pipeline, declared, settings.models)
+            stored = wait_for(declared.read)
+        watch = PipelineWatch(name, stored, declared, settings.models)
         watch.start()
         if name == PUBLISHER:  # 3
             from streams.capture.process import run_publisher  # noqa: PLC0415 - no stage needs it
 
-            run_publisher(settings, pipeline, endpoints, answers)
+            run_publisher(settings, stored.pipeline, endpoints, answers, revision=watch.revision)
         else:
-            StageProcess(stages_of(pipeline)[name], settings).run(endpoints, answers)
+            spec = stages_of(stored.pipeline)[name]
+            StageProcess(spec, settings, revision=watch.revision).run(endpoints, answers)
     finally:
         endpoints.close()
 
@@ -99,11 +100,12 @@ class PipelineWatch:
     """Ends the process in good order when it has something else to do in the declared pipeline."""
 
     def __init__(
-        self, name: str, pipeline: Pipeline, declared: Declarations, settings: ModelSettings
+        self, name: str, stored: Stored, declared: Declarations, settings: ModelSettings
     ) -> None:
         """Keep what is needed; nothing is read yet."""
         self._name = name
-        self._pipeline = pipeline
+        self._pipeline = stored.pipeline
+        self._revision = stored.revision
         self._declared = declared
         self._follower = Follower(
             self._look, name="pipeline", seconds=settings.poll_interval_seconds
@@ -113,9 +115,14 @@ class PipelineWatch:
         """Look again and again."""
         self._follower.start()
 
+    def revision(self) -> int:
+        """Return the latest revision in which the process has the same to do."""
+        return self._revision
+
     def _look(self) -> None:
         stored = self._declared.read()
         if is_same_process(self._name, self._pipeline, stored.pipeline):
+            self._revision = stored.revision
             return
         log.info("another pipeline is declared", process=self._name, revision=stored.revision)
         end_in_good_order()
@@ -125,8 +132,15 @@ class PipelineWatch:
 class StageProcess:
     """One process that runs one stage."""
 
-    def __init__(self, spec: StageSpec, settings: Settings) -> None:
-        """Keep what is needed; nothing is started."""
+    def __init__(self, spec: StageSpec, settings: Settings, *, revision: Callable[[], int]) -> None:
+        """Keep what is needed; nothing is started.
+
+        Args:
+            spec: The stage.
+            settings: All settings.
+            revision: Of the pipeline, for the report.
+        """
+        self._revision = revision
         self._spec = spec
         self._settings = settings
         self._stage: Stage | None = None
@@ -247,6 +261,7 @@ class StageProcess:
             in_flight=stage.progress.in_flight,
             refused=refused,
             refusal=refusal,
+            revision=self._revision(),
         )
 
 

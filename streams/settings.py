@@ -322,11 +322,12 @@ class FetchSettings(Section):
 
 
 class ModelSettings(Section):
-    """Reading model versions from the registry, and decoding captions."""
+    """Reading model versions from the registry, and where they compute."""
 
     poll_interval_seconds: float = Field(1.0, gt=0, description="How often pointers are read.")
-    projection_dimension: int = Field(
-        512, ge=1, description="Size of the projection that is made when none was trained."
+    device: str = Field(
+        "auto",
+        description="Where models other than CLIP compute: `auto`, `cpu`, `cuda`, `cuda:1`, ...",
     )
 
 

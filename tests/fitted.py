@@ -2,16 +2,21 @@
 
 import copy
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 
+from streams.contract.default_pipeline import DEFAULT
 from streams.contract.manifest import Bundle
 from streams.models.conditional_lm import ConditionalLM, autoregressive_loss
 from streams.models.vocabulary import Vocabulary
 from tests.bundles import captioner_bundle
 from tests.tiny import DIMENSION
+from trainer.evaluate.measuring import Measuring
+from trainer.fit.kinds import plugs_of
 from trainer.scenes.scenes import make_scenes
+from trainer.snapshot.columns import feature_column
 from trainer.snapshot.validation_set import Entry, ValidationSet
 
 CLIP_VERSION = "tiny-1"
@@ -29,13 +34,13 @@ def scene_set(*, clip_version: str = CLIP_VERSION, with_scenes: bool = True) -> 
         Entry(
             id=f'"scene-{number}"',
             captions=tuple(scene.captions()),
-            clip=vector_of(number),
+            values={feature_column("clip"): vector_of(number)},
             scene=scene.as_document() if with_scenes else None,
         )
         for number, scene in enumerate(SCENES)
     )
     return ValidationSet(
-        name="scenes", seed=0, clip_version=clip_version, digest="d" * 16, entries=entries
+        name="scenes", seed=0, versions={"clip": clip_version}, digest="d" * 16, entries=entries
     )
 
 
@@ -72,4 +77,14 @@ def fitted_bundle(steps: int, *, clip_version: str | None = CLIP_VERSION) -> Bun
     """Return its bundle; more steps make a better one."""
     return captioner_bundle(
         captioner(steps), clip_version=clip_version, snapshot_id="0" * 16, note="test"
+    )
+
+
+def measuring(
+    validation_set: ValidationSet | None = None, *, name: str = "conditional_lm", **others: Any
+) -> Measuring:
+    """Return what a version of a model of the default pipeline is measured with."""
+    model = DEFAULT.models[name]
+    return Measuring(
+        model=model, validation_set=validation_set or scene_set(), plugs=plugs_of(model), **others
     )

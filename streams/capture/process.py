@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 from structlog import get_logger
 
@@ -22,7 +23,12 @@ log = get_logger(__name__)
 
 
 def run_publisher(
-    settings: Settings, pipeline: Pipeline, endpoints: Endpoints, answers: Answers
+    settings: Settings,
+    pipeline: Pipeline,
+    endpoints: Endpoints,
+    answers: Answers,
+    *,
+    revision: Callable[[], int],
 ) -> None:
     """Publish and reconcile until SIGTERM or SIGINT. To be called in the main thread.
 
@@ -31,6 +37,7 @@ def run_publisher(
         pipeline: What is declared.
         endpoints: Serve already.
         answers: What they answer.
+        revision: Of the pipeline, for the report.
 
     Raises:
         SettingsError: A setting is wrong.
@@ -65,7 +72,8 @@ def run_publisher(
     answers.readiness = readiness
     answers.health = lambda: _health(publisher, reconciler, repeating, settings.stage.stall_seconds)
     rate = Rate()
-    reporter = Reporter(state, lambda: _report(publisher, endpoints.url, rate, readiness()))
+    report = partial(_report, publisher, endpoints.url, rate)
+    reporter = Reporter(state, lambda: report(readiness(), revision()))
     reporter.start()
     measure(publisher)
     repeating.start()
@@ -114,7 +122,7 @@ def _readiness(publisher: Publisher, slow_seconds: float) -> Check:
     return Check(is_ok=True, reason="leads" if publisher.is_leading else "stands by")
 
 
-def _report(publisher: Publisher, url: str, rate: Rate, ready: Check) -> Report:
+def _report(publisher: Publisher, url: str, rate: Rate, ready: Check, revision: int) -> Report:
     return Report(
         stage="publisher",
         url=url,
@@ -124,4 +132,5 @@ def _report(publisher: Publisher, url: str, rate: Rate, ready: Check) -> Report:
         documents=publisher.published,
         rate=rate.update(publisher.published),
         in_flight=publisher.in_flight,
+        revision=revision,
     )

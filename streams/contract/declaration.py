@@ -5,14 +5,14 @@
 What follows from a set of declarations is the matter of `pipeline.py`.
 """
 
-import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from streams.contract.values import check_json
 from streams.errors import InvalidPipeline
 
 #: The whole document, as the key of a model.
@@ -78,19 +78,18 @@ def _kind(value: str) -> str:
     return value
 
 
-def _options(value: Mapping[str, Any]) -> Mapping[str, Any]:
+def _options(value: Mapping[str, Any]) -> dict[str, Any]:
     """Refuse what does not come out of a file or a database as it went in."""
+    options = dict(value)
     try:
-        text = json.dumps(value, allow_nan=False)
-        is_same = json.loads(text) == value
-    except (TypeError, ValueError, RecursionError):
-        is_same = False
-    if not is_same:
+        check_json(options)
+    except ValueError as exc:
         msg = (
-            "they are more than JSON: use texts, finite numbers, true, false, null, lists, objects"
+            f"they are more than JSON ({exc}): use texts, finite numbers, true, false, null, lists,"
+            " objects"
         )
-        raise ValueError(msg)
-    return value
+        raise ValueError(msg) from exc
+    return options
 
 
 Name = Annotated[str, AfterValidator(_name)]
@@ -165,3 +164,36 @@ def _parse(row: Mapping[str, Any], position: int) -> Declaration:
         who = f"model {name[:80]!r}" if isinstance(name, str) else f"model {position}"
         msg = f"{who}: {place + ': ' if place else ''}{first['msg'].removeprefix('Value error, ')}"
         raise InvalidPipeline(msg) from exc
+
+
+def with_state(
+    declared: Sequence[Declaration], name: str, state: ModelState
+) -> tuple[Declaration, ...]:
+    """Return declarations with the state of one model changed.
+
+    Raises:
+        InvalidPipeline: There is no such model.
+    """
+    if all(declaration.name != name for declaration in declared):
+        known = ", ".join(sorted(declaration.name for declaration in declared))
+        msg = f"no model {name[:80]!r} is declared (there are: {known})"
+        raise InvalidPipeline(msg)
+    return tuple(d.model_copy(update={"state": state}) if d.name == name else d for d in declared)
+
+
+def with_model(
+    declared: Sequence[Declaration], declaration: Declaration
+) -> tuple[Declaration, ...]:
+    """Return declarations with one more, if it is not among them.
+
+    Raises:
+        InvalidPipeline: Another model has its name.
+    """
+    taken = next((other for other in declared if other.name == declaration.name), None)
+    if taken is not None and taken != declaration:
+        msg = (
+            f"a model {declaration.name!r} is declared otherwise: change it with `captionstream"
+            " pipeline apply`, forget it first, or choose another name"
+        )
+        raise InvalidPipeline(msg)
+    return tuple(declared) if taken else (*declared, declaration)

@@ -117,14 +117,14 @@ def deciding_options(declaration: Declaration) -> dict[str, Any]:
     """Return the declared options that decide what a version computes; empty for the usual ones.
 
     Those of a built-in kind count only where the bundle does not hold them and they are not at
-    their defaults. Of a user's class any does.
-
-    Raises:
-        InvalidPipeline: A built-in kind has no such option, or a value is wrong.
+    their defaults. Of a user's class, and of a release that has other options, any does.
     """
     known = OPTIONS.get(declaration.kind)
     if known is None:
         return dict(declaration.options)
-    given, default = parse_options(declaration, known), known()
+    try:
+        given, default = parse_options(declaration, known), known()
+    except InvalidPipeline:
+        return dict(declaration.options)
     chosen = {name: getattr(given, name) for name in known.beside_the_bundle}
     return {name: value for name, value in chosen.items() if value != getattr(default, name)}

@@ -76,6 +76,8 @@ class Manifest(_Part):
         preprocessing: How each input was prepared, in words.
         metrics: What was measured on the frozen validation set.
         snapshot_id: The snapshot it was fitted on; None for a version that was not fitted.
+        is_initial: Whether the weights of a user's class are those that its options begin with:
+            nobody has fitted them, nor given them.
         note: One line for people.
         parts: sha256 of each file, hexadecimal.
         golden: An input with its output; None where no input can be made up.
@@ -92,6 +94,7 @@ class Manifest(_Part):
     preprocessing: dict[str, str] = Field(default_factory=dict)
     metrics: dict[str, float] = Field(default_factory=dict)
     snapshot_id: str | None = None
+    is_initial: bool = False
     note: str = ""
     parts: dict[str, str]
     golden: Golden | None = None

@@ -7,8 +7,8 @@ from typing import Any, Final
 import numpy as np
 from bson.binary import Binary, BinaryVectorDtype
 
-Json = dict[str, Any] | list[Any] | int | float | bool | None
-Value = np.ndarray | str | Json
+Json = dict[str, Any] | list[Any] | str | int | float | bool | None
+Value = np.ndarray | Json
 """A float32 vector of shape (D,), a text, or plain JSON."""
 
 #: MongoDB stores documents of up to 100 levels, some of which are ours.

@@ -20,6 +20,7 @@ from streams.errors import InvalidImage, SettingsError
 from streams.images.image import DECODER, scale_to_centre
 from streams.models.clip_golden import golden_images
 from streams.models.clip_weights import check_weights, create_model, register_model
+from streams.models.device import device_of
 from streams.settings import ClipSettings
 
 #: Convolutions on a CPU run about a quarter faster in this layout; the numbers are the same.
@@ -41,7 +42,7 @@ class ClipEncoder:
         Raises:
             SettingsError: The model or the device is not known, or the weights cannot be had.
         """
-        self._device = _device(settings.device)
+        self._device = device_of(settings.device, "CAPTIONSTREAM_CLIP__DEVICE")
         self._settings = settings
         self._texts: _TextTower | None = None
         self._golden: np.ndarray | None = None
@@ -182,16 +183,3 @@ class _TextTower(torch.nn.Module):
         tokens = self._tokenizer(list(texts))  # (B, context)
         embeddings: torch.Tensor = self._model.encode_text(tokens.to(device))
         return embeddings
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as exc:  # unknown, or without its driver or build
-        reason = str(exc).split(". ")[0].split("\n")[0]
-        msg = f"torch cannot use device {name!r} (CAPTIONSTREAM_CLIP__DEVICE): {reason}"
-        raise SettingsError(msg) from exc
-    return device

@@ -52,6 +52,8 @@ class Report:
         refused: Documents, of those it had lately, in which MongoDB lets it store neither outputs
             nor errors.
         refusal: What MongoDB says of the latest of them, and the remedy.
+        revision: Latest revision of the declared pipeline by which it works: what was declared in
+            between has changed nothing for it.
         process: Id of this life of the process; set by its `Reporter`.
     """
 
@@ -67,6 +69,7 @@ class Report:
     in_flight: int = 0
     refused: int = 0
     refusal: str = ""
+    revision: int = 0
     process: str = ""
 
 
@@ -142,6 +145,15 @@ def is_loaded(versions: Mapping[str, str], reports: Sequence[Report]) -> bool:
         for report in reports
         for model in report.models
     )
+
+
+def rates_of(reports: Sequence[Report]) -> dict[str, float]:
+    """Return the documents a second of each model that is at work, over all its processes."""
+    rates: dict[str, float] = {}
+    for report in reports:
+        for name in report.models:
+            rates[name] = rates.get(name, 0.0) + report.rate
+    return rates
 
 
 def read_reports(database: Database[dict[str, Any]]) -> list[Report]:

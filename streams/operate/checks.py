@@ -1,227 +1,213 @@
-"""What is wrong with one document: outputs that are not what their models compute, false errors.
+"""What is wrong with documents: outputs that are not what their models compute, false errors."""
 
-Knows documents, models and dead letters; `verify` reads them.
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
 
-Equal means: texts letter by letter; vectors and scores but for their last digits, which depend on
-how many were computed together. CLIP is deep, so more digits of an embedding do.
-"""
-
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from functools import cached_property
-from typing import Any, Final
-
-import torch
+from PIL import Image
 
 from streams.contract.documents import (
     Output,
     current_inputs,
     lookup,
+    stored_image,
     stored_output,
-    unread_format,
+    url_of,
 )
-from streams.contract.ids import document_key
-from streams.contract.pipeline import Model, Pipeline
-from streams.contract.states import Serving, pending_model
+from streams.contract.pipeline import IMAGE, Model, Pipeline
+from streams.contract.states import Recaption, Serving, is_good_enough
 from streams.contract.versions import output_version, weights_version
-from streams.errors import DocumentError, InvalidImage, ModelError, UnknownFormat, WriteRejected
-from streams.models.clip import ClipEncoder
-from streams.models.kinds.find import kind_of, load
-from streams.models.kinds.items import item_of
-from streams.models.kinds.kind import Made, Predictor
-from streams.models.kinds.results import difference
+from streams.errors import InvalidImage, ModelError, UnknownFormat, WriteRejected
 from streams.mongo.client import Document
-from streams.operate.dead_letter_log import DeadLetterLog, Failure
-from streams.registry.versions import Registry
-from streams.settings import Settings
+from streams.operate.computing import Computing, lineage
+from streams.operate.recomputed import Task, compare
+from streams.operate.reported import WITHOUT_LETTER, errors_of
 
-#: Errors that the publisher writes itself: there is no record that could become a dead letter.
-_WITHOUT_LETTER: Final = frozenset({"InvalidId"})
-#: What may keep an image without an embedding although it can be decoded.
-_NOT_THE_IMAGE: Final = frozenset(
-    {"ModelFailed", "ModelHung", "ModelCrashed", "WriteRejected", *_WITHOUT_LETTER}
+#: Errors that do not say that the version can make nothing of what the document holds.
+_NOT_THE_DOCUMENT: Final = (
+    frozenset({"FeatureMismatch", "ModelFailed", "ModelHung", "ModelCrashed", "WriteRejected"})
+    | WITHOUT_LETTER
 )
+#: Errors that stand in a document whose image cannot be decoded.
+_OF_NO_IMAGE: Final = frozenset({InvalidImage.__name__, "FeatureMismatch"}) | WITHOUT_LETTER
+
+
+class _Wrong(Exception):
+    """What is wrong with a document."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Seen:
+    """What is known of one document.
+
+    Attributes:
+        document: The document.
+        inputs: Fingerprint of each field that models read, as it holds them now.
+        outputs: Outputs that were made of those.
+        errors: Type of each error, by model.
+        image: The image, or why there is none; None when it was not looked at.
+    """
+
+    document: Document
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, Output]
+    errors: Mapping[Model, str]
+    image: Image.Image | InvalidImage | None
 
 
 class Recomputer:
     """Computes outputs again and compares them with stored ones. One thread at a time."""
 
-    def __init__(self, settings: Settings, registry: Registry, pipeline: Pipeline) -> None:
-        """Keep what is needed; a version is loaded when it is asked for."""
-        self._settings = settings
-        self._registry = registry
+    def __init__(self, computing: Computing, pipeline: Pipeline) -> None:
+        """Keep what is needed."""
+        self._computing = computing
         self._pipeline = pipeline
-        self._root = root_of(pipeline)
-        self._predictors: dict[tuple[str, str], Predictor] = {}
 
-    @cached_property
-    def encoder(self) -> ClipEncoder:
-        """The CLIP of the settings.
+    def problems(self, documents: Sequence[Document], serving: Serving) -> list[str]:
+        """Return what is wrong with the outputs of each document; "" where they are right.
 
-        Raises:
-            SettingsError: It cannot be had.
-        """
-        return ClipEncoder(self._settings.clip)
+        Each is computed with the version that made it, of the fields and the stored outputs that it
+        was made of. One that was made of an output that is gone by now, or with options that are no
+        longer declared, cannot be computed again, and is right if a promotion said that it stays.
 
-    def compare_embeddings(
-        self, pixels: Sequence[torch.Tensor], stored: Sequence[Output]
-    ) -> list[str]:
-        """Return for each image what is wrong with its stored embedding; "" when it is right.
-
-        Args:
-            pixels: Preprocessed images, each of shape (3, H, W).
-            stored: The embedding that its document holds, for each.
+        1. Look at each document, and prepare what is to be computed; no decoded image is kept.
+        2. Compute and compare, one batch for each version.
 
         Raises:
-            SettingsError: CLIP cannot be had.
-        """
-        if not pixels:
-            return []
-        expected = self.encoder.encode(torch.stack(list(pixels)))  # (B, D)
-        version = self.encoder.version
-        return [
-            _compare(self._root, output, Made(value=row))
-            if output.version == version
-            else f"{self._root.name} is of {output.version}, the settings give {version}"
-            for output, row in zip(stored, expected, strict=True)
-        ]
-
-    def compare(self, model: Model, stored: Mapping[str, Output]) -> str:
-        """Return what is wrong with the stored output of another model; "" when it is right.
-
-        It is computed with the version that made it, from the stored output that it was made of.
-        One that was made of a feature that is gone by now cannot be computed again, and is right if
-        a promotion said that it stays: the caller knows that.
-
-        Raises:
+            SettingsError: CLIP or a user's class cannot be had.
             StoreUnavailable: MongoDB does not answer.
         """
-        name, [upstream] = model.name, model.reads
-        output, feature = stored[name], stored.get(upstream)
-        if feature is None:
-            return f"{name} is there without {upstream}"
-        if output.features.get(upstream) != feature.version:
-            return ""
-        if output.version != output_version(model.declaration, weights_version(output.version)):
-            return ""  # with options that are no longer declared
-        try:
-            predictor = self._predictor(model, output)
-        except (ModelError, UnknownFormat) as exc:
-            return f"{name} was made by a version that cannot be loaded: {exc}"
-        fields = dict.fromkeys(model.declaration.features, feature.value)
-        [made] = predictor.predict([predictor.preprocess(item_of(model.declaration, fields))])
-        return _compare(model, output, made)
-
-    def problem_of_outputs(self, document: Document) -> str:
-        """Return what is wrong with a document's outputs, the embedding's numbers aside.
-
-        Raises:
-            StoreUnavailable: MongoDB does not answer.
-        """
-        errors, root = errors_of(document, self._pipeline), self._root
-        # What was made of an embedding that finds no room is right, and cannot be computed again.
-        is_refused = errors.get(root) == WriteRejected.__name__
-        is_there = is_refused or root not in errors
-        outputs = current_outputs(document, self._pipeline) if is_there else {}
-        for model in self._pipeline.models.values():
-            if model in errors or lookup(document, model.path) is None:
+        problems = [""] * len(documents)
+        todo: dict[tuple[str, str], list[tuple[int, Task]]] = {}
+        for i, document in enumerate(documents):  # 1
+            try:
+                tasks = list(self._tasks(document, serving))
+            except _Wrong as exc:
+                problems[i] = str(exc)
                 continue
-            if model.name not in outputs:
-                return f"{model.name} was made from another image"
-            problem = model.reads and not is_refused and self.compare(model, outputs)
-            if problem:
-                return problem
-        return ""
+            for task in tasks:
+                todo.setdefault((task.model.name, task.version), []).append((i, task))
+        for tasks_of_version in todo.values():  # 2
+            first = tasks_of_version[0][1]
+            predictor = self._computing.predictor(first.model, first.version)
+            items = [task.item for _, task in tasks_of_version]
+            made = self._computing.compute(first.model, predictor, items)
+            for (i, task), result in zip(tasks_of_version, made, strict=True):
+                problems[i] = problems[i] or compare(task, result)
+        return problems
 
-    def _predictor(self, model: Model, output: Output) -> Predictor:
-        key = (model.name, weights_version(output.version))
-        if key not in self._predictors:
-            self._predictors[key] = load(model.declaration, self._registry.fetch(*key))
-        return self._predictors[key]
+    def _tasks(self, document: Document, serving: Serving) -> Iterator[Task]:
+        """Yield what is to be computed of a document.
 
+        Raises:
+            _Wrong: What it holds shows already that something is wrong.
+        """
+        seen = self._look(document)
+        for model in self._pipeline.models.values():
+            if lookup(document, model.path) is None:
+                continue
+            error = seen.errors.get(model)
+            if model.has_image and isinstance(seen.image, InvalidImage):
+                if error not in _OF_NO_IMAGE:
+                    msg = f"it has {error or 'outputs'}, and yet: {seen.image}"
+                    raise _Wrong(msg)
+                continue
+            expected = error or self._output(model, seen, serving)
+            if expected and (task := self._task(model, seen, expected, serving)):
+                yield task
 
-def unreadable(document: Document, pipeline: Pipeline) -> str:
-    """Return which output or error is of another format, with the remedy; "" when none is."""
-    return next(filter(None, (unread_format(document, m) for m in pipeline.models.values())), "")
+    def _look(self, document: Document) -> _Seen:
+        errors = errors_of(document, self._pipeline)
+        inputs = current_inputs(document, self._pipeline)
+        images = [model for model in self._pipeline.models.values() if model.has_image]
+        if url_of(document) is not None and all(model in errors for model in images):
+            inputs.pop(IMAGE, None)  # nobody can know it
+        found = {m.name: stored_output(document, m, inputs) for m in self._pipeline.models.values()}
+        return _Seen(
+            document=document,
+            inputs=inputs,
+            outputs={name: output for name, output in found.items() if output is not None},
+            errors=errors,
+            image=self._image(document) if images else None,
+        )
 
+    def _image(self, document: Document) -> Image.Image | InvalidImage | None:
+        """Return the image; None for one behind a URL, where other bytes may be by now."""
+        if url_of(document) is not None:
+            return None
+        try:
+            return self._computing.decode(stored_image(document))
+        except InvalidImage as exc:
+            return exc
 
-def unfinished(document: Document, serving: Serving) -> str:
-    """Return which model has to run yet; "" when none has."""
-    model = pending_model(document, serving)
-    return f"{model.name} has to run" if model is not None else ""
+    def _output(self, model: Model, seen: _Seen, serving: Serving) -> Output | None:
+        """Return a stored output that is to be computed again.
 
+        Raises:
+            _Wrong: It is not of what the document holds.
+        """
+        output = seen.outputs.get(model.name)
+        if output is None:
+            raise _Wrong(_why_not_current(model, seen))
+        missing = [name for name in model.reads if name not in seen.outputs]
+        if missing:
+            # What was made of an output that finds no room is right.
+            refused = {m.name for m, e in seen.errors.items() if e == WriteRejected.__name__}
+            if refused.intersection(model.ancestors):
+                return None
+            msg = f"{model.name} is there without {missing[0]}"
+            raise _Wrong(msg)
+        if dict(output.features) != lineage(model, seen.outputs):
+            if _has_to_be_of_now(model, seen, serving):
+                msg = f"{model.name} was made of what another version made"
+                raise _Wrong(msg)
+            return None
+        return output
 
-def root_of(pipeline: Pipeline) -> Model:
-    """Return the model that reads the image."""
-    return next(model for model in pipeline.models.values() if model.has_image)
-
-
-def current_outputs(document: Document, pipeline: Pipeline) -> dict[str, Output]:
-    """Return the outputs that were made from the fields that the document holds or names now."""
-    inputs = current_inputs(document, pipeline)
-    found = {m.name: stored_output(document, m, inputs) for m in pipeline.models.values()}
-    return {name: output for name, output in found.items() if output is not None}
-
-
-def errors_of(document: Mapping[str, Any], pipeline: Pipeline) -> dict[Model, str]:
-    """Return the type of the stored error of each model that failed."""
-    models = pipeline.models.values()
-    found = {model: lookup(document, f"{model.path}.error.type") for model in models}
-    return {model: str(error) for model, error in found.items() if error is not None}
-
-
-def problem_of_errors(
-    document: Document,
-    image: torch.Tensor | InvalidImage | None,
-    letters: DeadLetterLog,
-    pipeline: Pipeline,
-    *,
-    kept_hours: float,
-) -> str:
-    """Return what is wrong with the errors that a document carries, or does not carry.
-
-    Args:
-        document: The document with its outputs.
-        image: What came of decoding its image; None when nobody tried.
-        letters: The dead letters.
-        pipeline: What is declared.
-        kept_hours: How long dead letters are kept; of an older error there may be none.
-    """
-    errors = errors_of(document, pipeline)
-    error = errors.get(root_of(pipeline))
-    if isinstance(image, InvalidImage) and error not in (InvalidImage.__name__, *_WITHOUT_LETTER):
-        return f"it has {error or 'outputs'}, and yet: {image}"
-    if isinstance(image, torch.Tensor) and error is not None and error not in _NOT_THE_IMAGE:
-        return f"it carries {error}, and yet its image can be decoded"
-    oldest = datetime.now(UTC) - timedelta(hours=kept_hours)
-    for model, kind in errors.items():
-        at = lookup(document, f"{model.path}.at")
-        is_kept = isinstance(at, datetime) and at > oldest
-        if (
-            is_kept
-            and kind not in _WITHOUT_LETTER
-            and not _is_reported(document, model, kind, letters)
+    def _task(
+        self, model: Model, seen: _Seen, expected: Output | str, serving: Serving
+    ) -> Task | None:
+        """Return what is to be computed; None where nothing can be said of an error or output."""
+        is_output = isinstance(expected, Output)
+        stored = lookup(seen.document, f"{model.path}.version")
+        version = str(stored or serving.versions.get(model.name, ""))  # not every error names one
+        if version != output_version(model.declaration, weights_version(version)):
+            return None  # with options that are no longer declared
+        if model.has_image and seen.image is None:
+            return None
+        if not is_output and (
+            expected in _NOT_THE_DOCUMENT or not seen.outputs.keys() >= {*model.reads}
         ):
-            return f"{model.name} failed, and no dead letter says so"
-    return ""
+            return None
+        try:
+            predictor = self._computing.predictor(model, version)
+        except (ModelError, UnknownFormat) as exc:
+            if not is_output:
+                return None
+            msg = f"{model.name} was made by a version that cannot be loaded: {exc}"
+            raise _Wrong(msg) from exc
+        image = seen.image if isinstance(seen.image, Image.Image) else None
+        item = self._computing.prepare(model, predictor, seen.document, seen.outputs, image)
+        return Task(model=model, version=version, item=item, expected=expected)
 
 
-def _is_reported(document: Document, model: Model, kind: str, letters: DeadLetterLog) -> bool:
-    """Whether a dead letter is about this error; the sink's names no model."""
-    key = document_key(document["_id"]).decode()
-    source = lookup(document, f"{model.path}.source")
-    return any(letters.reports(Failure(key, n, kind, source)) for n in (model.name, ""))
+def _why_not_current(model: Model, seen: _Seen) -> str:
+    for name in model.inputs:
+        if lookup(seen.document, f"{model.path}.input.{name}") != seen.inputs.get(name):
+            return f"{model.name} was made from another {'image' if name == IMAGE else name}"
+    return f"{model.name} holds something that is no output"
 
 
-def _compare(model: Model, output: Output, made: Made | DocumentError) -> str:
-    if isinstance(made, DocumentError):
-        return f"{model.name} is there, and yet its version gives none: {made}"
-    tolerance = kind_of(model.declaration.kind).tolerance
-    problem = difference(output.value, made.value, tolerance)
-    if problem:
-        return f"{model.name} {problem} (compared with what its version gives)"
-    found, expected = output.score, made.score
-    is_right = found is expected
-    if found is not None and expected is not None:
-        is_right = abs(found - expected) <= tolerance.score
-    return "" if is_right else f"{model.name} has score {found}, its version gives {expected}"
+def _has_to_be_of_now(model: Model, seen: _Seen, serving: Serving) -> bool:
+    """Whether an output has to be made again if something far upstream was.
+
+    Of what the model reads itself, `unfinished` has said so before.
+    """
+    output = seen.outputs[model.name]
+    if any(output.features.get(name) != seen.outputs[name].version for name in model.reads):
+        return False
+    return serving.can_run(model) and not is_good_enough(
+        serving.recaption.get(model.name, Recaption.ALL),
+        is_serving_version=output.version == serving.versions[model.name],
+        is_of_current_features=False,
+    )

@@ -16,10 +16,11 @@ from streams.errors import BrokerUnavailable, InvalidPipeline
 from streams.kafka.topics import delete_topics
 from streams.mongo.client import mongo_errors, state_database
 from streams.mongo.declarations import Declarations, Stored
-from streams.mongo.processes import read_reports
+from streams.mongo.processes import Report, read_reports
 from streams.mongo.store import DocumentStore
 from streams.registry.versions import Registry
 from streams.settings import Settings
+from streams.stages import PUBLISHER, SINK
 
 #: Documents of one write: even if all are as large as can be, it ends before a connection does.
 _BATCH: Final = 200
@@ -46,8 +47,9 @@ def check_forgettable(name: str, declared: Declarations, state: Database[dict[st
     """Return the pipeline of now, if nobody needs the model.
 
     Raises:
-        InvalidPipeline: It is active, a process of it runs, another model reads or follows it, or
-            there never was one. The message names the remedy.
+        InvalidPipeline: It is active, a process of it runs, a publisher or sink still works by a
+            pipeline in which it was active, another model reads or follows it, or there never was
+            one. The message names the remedy.
         StoreUnavailable: MongoDB does not answer.
     """
     stored = declared.read()
@@ -60,10 +62,24 @@ def check_forgettable(name: str, declared: Declarations, state: Database[dict[st
     if not _declarations_of(name, declared):
         known = ", ".join(d.name for d in stored.pipeline.declarations)
         _refuse(f"no model {name[:80]!r} was ever declared (there are: {known})")
-    running = [report.stage for report in read_reports(state) if name in report.models]
-    if running:
-        _refuse(f"a process of {name} still runs: wait until `captionstream status` shows none")
+    _check_processes(name, declared, read_reports(state))
     return stored
+
+
+def _check_processes(name: str, declared: Declarations, reports: Sequence[Report]) -> None:
+    """A sink of before would store outputs that are still on their way, a publisher ask for them.
+
+    Both know all models; any other process carries what it does not know.
+    """
+    if any(name in report.models for report in reports):
+        _refuse(f"a process of {name} still runs: wait until `captionstream status` shows none")
+    active = max((s.revision for s in declared.history() if name in s.pipeline.models), default=-1)
+    for report in reports:
+        if report.stage in (PUBLISHER, SINK) and report.revision <= active:
+            _refuse(
+                f"a {report.stage} works by revision {report.revision}, in which {name} may be"
+                " active: try again when it has followed, or restart it"
+            )
 
 
 def forget_model(

@@ -1,41 +1,59 @@
 """Outputs of one model version on demand, for documents and image files. Writes nothing, anywhere.
 
-Knows neither topics nor stages. A document's stored features are used where they are those that the
-version reads; else, and for a file, they are computed from the image.
+Knows neither topics nor stages. What a document holds of upstream models is used where it is what
+their versions would make now; else, and for a file, it is computed first.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from streams.contract.documents import (
     Output,
+    current_inputs,
     fingerprint,
-    output_from_url,
     stored_image,
     stored_output,
     url_of,
 )
 from streams.contract.ids import DocumentId
-from streams.contract.manifest import Feature
-from streams.contract.pipeline import IMAGE, OUTPUTS
-from streams.contract.versions import output_version
-from streams.errors import DocumentError, FeatureMismatch, InvalidImage, ModelNotFound
+from streams.contract.pipeline import IMAGE, Model
+from streams.errors import DocumentError, InvalidImage, ModelNotFound
 from streams.images.fetcher import Fetcher
 from streams.images.image import image_bytes
 from streams.images.pool import DecodePool
-from streams.models.clip import ClipEncoder
-from streams.models.kinds.find import load
-from streams.models.kinds.items import item_of
-from streams.models.kinds.kind import Made
-from streams.mongo.client import mongo_errors
+from streams.models.kinds.kind import Predictor
+from streams.mongo.client import Document, mongo_errors
 from streams.mongo.store import DocumentStore
+from streams.operate.computing import Computing, lineage
+from streams.operate.versions_wanted import WantedVersions
 from streams.registry.versions import Registry
 from streams.settings import Settings
+
+
+@dataclass(kw_only=True, slots=True)
+class _Case:
+    """One input on its way through the chain.
+
+    Attributes:
+        document: The document, or a file as one.
+        inputs: Fingerprint of each field that models read.
+        content: The encoded image, if one has to be read.
+        url: Where that was fetched.
+        todo: Models that have to be computed.
+        outputs: What is stored and right, and what was computed.
+        error: Why nothing more comes of it.
+    """
+
+    document: Document
+    inputs: dict[str, str]
+    content: bytes = b""
+    url: str | None = None
+    todo: frozenset[str] = frozenset()
+    outputs: dict[str, Output] = field(default_factory=dict)
+    error: DocumentError | None = None
 
 
 class OnDemand:
@@ -51,7 +69,7 @@ class OnDemand:
         *,
         decoders: DecodePool,
     ) -> None:
-        """Load the version. CLIP is loaded when an image has to be encoded.
+        """Load the version. What it reads of other models is loaded when it has to be computed.
 
         Args:
             name: Name of the model.
@@ -62,9 +80,9 @@ class OnDemand:
             decoders: Decode images, whatever these do to them.
 
         Raises:
-            ModelNotFound: There is no such model or version.
-            InvalidBundle: The version is damaged.
-            SettingsError: CLIP cannot be had.
+            ModelNotFound: There is no such model or version, or one that it reads has none.
+            ModelError: The version is damaged, or cannot be loaded here.
+            SettingsError: CLIP, or a user's class, cannot be had.
             StoreUnavailable: MongoDB does not answer.
         """
         models = store.pipeline.models
@@ -72,22 +90,13 @@ class OnDemand:
             msg = f"no active model is called {name!r}; choose one of {', '.join(models)}"
             raise ModelNotFound(msg)
         self._model = models[name]
-        self._root = models[(*self._model.ancestors, name)[0]]
+        self._way = (*store.pipeline.ancestors(self._model), self._model)
         self._settings = settings
-        self._registry = registry
         self._store = store
-        self._decoders = decoders
-        self._feature: Feature | None = None
-        if self._model is self._root:
-            self.version = self._encoder.version
-            if version is not None and not self.version.startswith(version):
-                msg = f"clip {version} is not the one of these settings, which is {self.version}"
-                raise ModelNotFound(msg)
-            return
-        bundle = registry.fetch(name, self._choose(name, version))
-        self.version = output_version(self._model.declaration, bundle.version)
-        self._feature = bundle.manifest.features.get(self._root.name)
-        self._predictor = load(self._model.declaration, bundle)
+        self._computing = Computing(settings, registry, decoders)
+        self._wanted = WantedVersions(self._way, version, registry, self._computing)
+        self.version = self._wanted.versions[name]
+        self._computing.predictor(self._model, self.version)
 
     def apply(self, inputs: Sequence[Path | DocumentId]) -> Iterator[Output | DocumentError]:
         """Yield what comes of each input, in order; one that fails, fails alone.
@@ -96,7 +105,8 @@ class OnDemand:
             inputs: Image files, and ids of documents.
 
         Raises:
-            SettingsError: CLIP cannot be had.
+            ModelError: A version that has to compute what is read cannot be loaded here.
+            SettingsError: CLIP, or a user's class, cannot be had.
             StoreUnavailable: MongoDB does not answer.
         """
         size = self._settings.stage.batch_size
@@ -104,126 +114,122 @@ class OnDemand:
             yield from self._apply_batch(inputs[start : start + size])
 
     def _apply_batch(self, inputs: Sequence[Path | DocumentId]) -> list[Output | DocumentError]:
-        """Apply to one batch.
-
-        1. Read the documents and files.
-        2. Find or compute the embedding of each.
-        3. Apply the model to those that have one.
-        """
-        embeddings = self._embed([self._read(item) for item in inputs])  # 1, 2
-        if self._feature is None:
-            return embeddings
-        made = [item for item in embeddings if isinstance(item, Output)]
-        declaration, predict = self._model.declaration, self._predictor.predict
-        fields = declaration.features
-        items = [item_of(declaration, dict.fromkeys(fields, item.value)) for item in made]
-        results = iter(predict([self._predictor.preprocess(item) for item in items]))
+        """Apply to one batch: find what is there already, then compute the rest, upstream first."""
+        cases = [self._case(item) for item in inputs]
+        found = [case for case in cases if isinstance(case, _Case)]
+        for model in self._way:
+            chosen = [case for case in found if model.name in case.todo and case.error is None]
+            if chosen:
+                self._run(model, chosen)
         return [
-            self._output(item, next(results)) if isinstance(item, Output) else item  # 3
-            for item in embeddings
+            case
+            if isinstance(case, DocumentError)
+            else case.error or case.outputs[self._model.name]
+            for case in cases
         ]
 
-    def _output(self, embedding: Output, made: Made | DocumentError) -> Output | DocumentError:
-        if isinstance(made, DocumentError):
-            return made
-        features = {self._root.name: embedding.version}
-        return Output(value=made.value, version=self.version, features=features, score=made.score)
-
-    def _read(self, item: Path | DocumentId) -> Mapping[str, Any] | DocumentError:
-        if isinstance(item, Path):
-            return self._read_file(item)
-        with mongo_errors("reading a document"):
-            document = self._store.collection.find_one(
-                {"_id": {"$eq": item}}, {IMAGE: 1, OUTPUTS: 1}
-            )
-        if document is None:
-            return InvalidImage(f"there is neither a file nor a document {item}")
-        return document
-
-    def _read_file(self, path: Path) -> Mapping[str, Any] | DocumentError:
+    def _case(self, item: Path | DocumentId) -> _Case | DocumentError:
+        """Return an input with what is known of it; an image is fetched if it has to be read."""
         try:
-            if path.stat().st_size > self._settings.image.max_bytes:
-                return InvalidImage(f"{path} is larger than CAPTIONSTREAM_IMAGE__MAX_BYTES")
-            return {IMAGE: path.read_bytes()}
-        except OSError as exc:
-            return InvalidImage(f"cannot read {path}: {exc.strerror}")
-
-    def _embed(
-        self, documents: Sequence[Mapping[str, Any] | DocumentError]
-    ) -> list[Output | DocumentError]:
-        """Return the embedding of each document: the stored one if it is right, else a new one."""
-        found = [
-            item if isinstance(item, DocumentError) else self._stored_or_pixels(item)
-            for item in documents
-        ]
-        todo = [item for item in found if isinstance(item, torch.Tensor)]
-        rows = iter(self._encoder.encode(torch.stack(todo)) if todo else ())
-        return [
-            self._checked(Output(value=next(rows), version=self._encoder.version))
-            if isinstance(item, torch.Tensor)
-            else item
-            for item in found
-        ]
-
-    def _stored_or_pixels(
-        self, document: Mapping[str, Any]
-    ) -> Output | torch.Tensor | DocumentError:
-        """Return the stored embedding if it is right, also of a URL that is dead by now."""
-        url, stored = url_of(document), output_from_url(document, self._root)
-        try:
-            if stored is not None and self._reads(stored):
-                return self._checked(stored)
-            image = stored_image(document) if url is None else self._fetcher.fetch(url)
-            data = image_bytes(image, self._settings.image)
-            stored = stored_output(document, self._root, {IMAGE: fingerprint(data)})
-            if stored is not None and self._reads(stored):
-                return self._checked(stored)
-            return self._encoder.preprocess(self._decoders.decode(data))
+            document = self._read_file(item) if isinstance(item, Path) else self._read(item)
+            inputs = current_inputs(document, self._store.pipeline)
+            case = self._planned(_Case(document=document, inputs=inputs))
+            if any(model.has_image and model.name in case.todo for model in self._way):
+                self._read_image(case)
         except DocumentError as exc:
             return exc
+        return case
 
-    def _reads(self, embedding: Output) -> bool:
-        """Whether the version reads embeddings of that CLIP; CLIP itself reads none."""
-        if self._feature is None:
-            return False
-        return embedding.version == (self._feature.version or self._serving_clip)
+    def _planned(self, case: _Case) -> _Case:
+        """Decide what has to be computed: the model itself, and what of its way is not there."""
+        needed, todo, outputs = {self._model.name}, set(), {}
+        for model in reversed(self._way):
+            if model.name not in needed:
+                continue
+            stored = None if model is self._model else self._stored(model, case)
+            if stored is not None:
+                outputs[model.name] = stored
+            else:
+                todo.add(model.name)
+                needed.update(model.reads)
+        case.todo, case.outputs = frozenset(todo), outputs
+        return case
 
-    def _checked(self, embedding: Output) -> Output | DocumentError:
-        """Return the embedding if the version reads such ones."""
-        feature, value = self._feature, np.asarray(embedding.value)
-        if not np.isfinite(value).all():
-            return FeatureMismatch(f"clip {embedding.version} gives numbers that are not finite")
-        if feature is None:
-            return embedding
-        if feature.version not in (None, embedding.version):
-            msg = (
-                f"{self.version} was fitted on clip {feature.version}, the settings give"
-                f" {embedding.version}; set CAPTIONSTREAM_CLIP__MODEL and __PRETRAINED"
+    def _stored(self, model: Model, case: _Case) -> Output | None:
+        """Return the stored output if the version that is wanted has made it of what is wanted."""
+        output = stored_output(case.document, model, case.inputs)
+        versions = self._wanted.versions
+        if output is None or output.version != versions.get(model.name):
+            return None
+        made_of = {name: versions.get(name) for name in model.ancestors}
+        return output if dict(output.features) == made_of else None
+
+    def _read_image(self, case: _Case) -> None:
+        """Read the image; what is stored counts only if it was made of the same one.
+
+        Raises:
+            DocumentError: There is none.
+        """
+        case.url = url_of(case.document)
+        image = self._fetcher.fetch(case.url) if case.url else stored_image(case.document)
+        case.content = image_bytes(image, self._settings.image)
+        case.inputs[IMAGE] = fingerprint(case.content)
+        self._planned(case)
+
+    def _read(self, document_id: DocumentId) -> Document:
+        with mongo_errors("reading a document"):
+            document = self._store.collection.find_one(
+                {"_id": {"$eq": document_id}}, self._store.read_fields
             )
-            return FeatureMismatch(msg)
-        if value.shape != (feature.dimension,):
-            msg = f"clip has shape {value.shape}, {self.version} reads ({feature.dimension},)"
-            return FeatureMismatch(msg)
-        return embedding
+        if document is None:
+            msg = f"there is neither a file nor a document {document_id}"
+            raise InvalidImage(msg)
+        return document
+
+    def _read_file(self, path: Path) -> Document:
+        others = [name for name in self._model.inputs if name != IMAGE]
+        if others:
+            msg = (
+                f"{path}: {self._model.name} depends on the field {others[0]!r}, which a file does"
+                " not have: insert a document, and name its id"
+            )
+            raise DocumentError(msg)
+        try:
+            if path.stat().st_size > self._settings.image.max_bytes:
+                msg = f"{path} is larger than CAPTIONSTREAM_IMAGE__MAX_BYTES"
+                raise InvalidImage(msg)
+            return {IMAGE: path.read_bytes()}
+        except OSError as exc:
+            msg = f"cannot read {path}: {exc.strerror}"
+            raise InvalidImage(msg) from exc
+
+    def _run(self, model: Model, cases: Sequence[_Case]) -> None:
+        """Let a model compute a batch; what fails gets its error."""
+        version = self._wanted.version_to_compute(model)
+        predictor = self._computing.predictor(model, version)
+        prepared = [self._prepared(model, predictor, case) for case in cases]
+        made_of_all = self._computing.compute(model, predictor, prepared)
+        for case, made in zip(cases, made_of_all, strict=True):
+            if isinstance(made, DocumentError):
+                case.error = made
+                continue
+            case.outputs[model.name] = Output(
+                value=made.value,
+                version=version,
+                features=lineage(model, case.outputs),
+                inputs={name: case.inputs[name] for name in model.inputs},
+                score=made.score,
+                url=case.url if model.has_image else None,
+            )
+
+    def _prepared(self, model: Model, predictor: Predictor, case: _Case) -> Any:
+        try:
+            self._wanted.check(model, case.outputs)
+            image = self._computing.decode(case.content) if model.has_image else None
+        except DocumentError as exc:
+            return exc
+        return self._computing.prepare(model, predictor, case.document, case.outputs, image)
 
     @cached_property
     def _fetcher(self) -> Fetcher:
         return Fetcher(self._settings.fetch, max_bytes=self._settings.image.max_bytes)
-
-    @cached_property
-    def _encoder(self) -> ClipEncoder:
-        return ClipEncoder(self._settings.clip)
-
-    @cached_property
-    def _serving_clip(self) -> str | None:
-        pointer = self._registry.pointer(self._root.name)
-        return pointer.serving if pointer else None
-
-    def _choose(self, name: str, version: str | None) -> str:
-        if version is not None:
-            return self._registry.describe(name, version).version
-        pointer = self._registry.pointer(name)
-        if pointer is None or pointer.serving is None:
-            msg = f"no version of {name} serves; name one with --version"
-            raise ModelNotFound(msg)
-        return pointer.serving

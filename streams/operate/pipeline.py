@@ -6,25 +6,31 @@
 Running processes follow what is declared here; nothing else has to be told.
 """
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
 from pymongo import MongoClient
-from pymongo.database import Database
 
 from streams.capture.copies import CopyRequests
-from streams.contract.declaration import BASE, Declaration, ModelState, parse_declarations
-from streams.contract.pipeline import Pipeline, compile_pipeline
+from streams.contract.declaration import (
+    BASE,
+    Declaration,
+    ModelState,
+    parse_declarations,
+    with_model,
+    with_state,
+)
+from streams.contract.pipeline import compile_pipeline
 from streams.contract.plan import Plan, plan
-from streams.errors import InvalidPipeline, PointerConflict
+from streams.errors import PointerConflict
 from streams.mongo.client import connect, state_database
 from streams.mongo.declarations import Declarations, Stored
-from streams.mongo.processes import Report, read_reports
+from streams.mongo.processes import rates_of, read_reports
 from streams.mongo.store import DocumentStore
 from streams.mongo.stored_outputs import count_outputs
 from streams.operate.forget import Forgotten, check_forgettable, forget_model
+from streams.operate.given import class_path, keep
 from streams.registry.versions import Registry
 from streams.settings import Settings, load_settings
 
@@ -32,7 +38,6 @@ Rows = tuple[Declaration, ...]
 
 #: Tries to change one model while others change the pipeline, too.
 _ATTEMPTS: Final = 10
-_PAUSE_SECONDS: Final = 0.5
 
 
 class DeclaredPipeline:
@@ -70,7 +75,7 @@ class DeclaredPipeline:
     def create_model(
         self,
         name: str,
-        kind: str,
+        model_or_kind: object,
         *,
         key: str = BASE,
         features: Mapping[str, str] | None = None,
@@ -81,38 +86,37 @@ class DeclaredPipeline:
     ) -> Declaration:
         """Declare one more model. Doing it again with the same words changes nothing.
 
+        A torch module, or another object of a user's class, is kept as a version of the model,
+        which serves from now on; its class is the kind.
+
         Args:
             name: Name of the model.
-            kind: A built-in kind, or `package.module:Class`, importable where the model runs.
+            model_or_kind: The object; or a built-in kind, or `package.module:Class`. Its class
+                must be importable where the model runs.
             key: The field that it is about; `_base` is the whole document.
             features: Upstream model by the field that its output stands for.
             fields: Further fields of the document that it reads as they are.
             after: Upstream models that it follows and does not read.
-            options: What its kind is to be told.
+            options: What its kind is to be told; of an object, what it was made with.
             active: Whether it runs.
 
         Raises:
-            InvalidPipeline: It makes no pipeline with the others, or its name is taken.
+            InvalidPipeline: It makes no pipeline with the others, its name is taken, or its class
+                cannot be imported.
+            InvalidBundle: A weight of the object is not finite.
             PointerConflict: Others change the pipeline all the time.
             StoreUnavailable: MongoDB does not answer.
         """
+        given = None if isinstance(model_or_kind, str) else model_or_kind
+        kind = model_or_kind if given is None else class_path(given)
         row = {"name": name, "kind": kind, "key": key, "features": dict(features or {})}
         row |= {"fields": list(fields), "after": list(after), "options": dict(options or {})}
-        [declaration] = parse_declarations(
-            [row | {"state": ModelState.ACTIVE if active else ModelState.INACTIVE}]
-        )
-
-        def add(declared: Rows) -> Rows:
-            taken = next((other for other in declared if other.name == name), None)
-            if taken is not None and taken != declaration:
-                msg = (
-                    f"a model {name!r} is declared otherwise: change it with `captionstream"
-                    " pipeline apply`, forget it first, or choose another name"
-                )
-                raise InvalidPipeline(msg)
-            return declared if taken else (*declared, declaration)
-
-        self._change(add, f"{name} created")
+        row |= {"state": ModelState.ACTIVE if active else ModelState.INACTIVE}
+        [declaration] = parse_declarations([row])
+        if given is not None:
+            compile_pipeline(with_model(self.read().pipeline.declarations, declaration))
+            keep(declaration, given, Registry(self._state))
+        self._change(lambda declared: with_model(declared, declaration), f"{name} created")
         return declaration
 
     def list_models(self, *, active: bool | None = None) -> list[str]:
@@ -188,14 +192,16 @@ class DeclaredPipeline:
             PointerConflict: The pipeline has another revision by now.
             StoreUnavailable: MongoDB does not answer.
         """
-        rested = {
-            d.name for d in self.read().pipeline.declarations if d.state is ModelState.INACTIVE
-        }
+        resting = set(self.list_models(active=False))
+        runs_again = any(d.name in resting and d.state is ModelState.ACTIVE for d in declarations)
+        requests = CopyRequests(self._state)
+        if runs_again:
+            requests.ask()  # first, as nobody does it when this is cut off
         stored = self._declarations.replace(
             declarations, expected_revision=expected_revision, reason=reason
         )
-        if rested & stored.pipeline.models.keys():
-            CopyRequests(self._state).ask()
+        if runs_again:
+            requests.ask()  # again, as one may have begun with the pipeline of before
         return stored
 
     def serving(self) -> dict[str, str]:
@@ -233,43 +239,3 @@ def open_pipeline(settings: Settings | None = None) -> Iterator[DeclaredPipeline
     chosen = settings or load_settings()
     with connect(chosen.mongo) as client:
         yield DeclaredPipeline(chosen, client)
-
-
-def with_state(declared: Rows, name: str, state: ModelState) -> Rows:
-    """Return declarations with the state of one model changed.
-
-    Raises:
-        InvalidPipeline: There is no such model.
-    """
-    if all(declaration.name != name for declaration in declared):
-        known = ", ".join(sorted(declaration.name for declaration in declared))
-        msg = f"no model {name[:80]!r} is declared (there are: {known})"
-        raise InvalidPipeline(msg)
-    return tuple(d.model_copy(update={"state": state}) if d.name == name else d for d in declared)
-
-
-def wait_until_followed(
-    pipeline: Pipeline, state: Database[dict[str, Any]], *, timeout_seconds: float
-) -> bool:
-    """Wait until every model of a pipeline runs somewhere, and no other one; whether that is so.
-
-    Raises:
-        StoreUnavailable: MongoDB does not answer.
-    """
-    deadline = time.monotonic() + timeout_seconds
-    while True:
-        running = {name for report in read_reports(state) for name in report.models}
-        if running == set(pipeline.models):
-            return True
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(_PAUSE_SECONDS)
-
-
-def rates_of(reports: Sequence[Report]) -> dict[str, float]:
-    """Return the documents a second of each model that is at work, over all its processes."""
-    rates: dict[str, float] = {}
-    for report in reports:
-        for name in report.models:
-            rates[name] = rates.get(name, 0.0) + report.rate
-    return rates

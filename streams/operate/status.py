@@ -10,6 +10,7 @@ from pymongo.database import Database
 
 from streams.contract.states import DocumentState
 from streams.mongo.client import cluster_time
+from streams.mongo.declarations import Stored
 from streams.mongo.leadership import position_time
 from streams.mongo.processes import Report, read_reports
 from streams.mongo.store import DocumentStore
@@ -155,6 +156,28 @@ def wait_for_progress(
             return found
         time.sleep(_PAUSE_SECONDS)
     return {}
+
+
+def wait_until_followed(
+    stored: Stored, state: Database[dict[str, Any]], *, timeout_seconds: float
+) -> bool:
+    """Wait until all processes work by a declared pipeline; whether that is so.
+
+    Every model of it runs somewhere and no other one, and nobody works by a pipeline of before.
+
+    Raises:
+        StoreUnavailable: MongoDB does not answer.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        reports = read_reports(state)
+        running = {name for report in reports for name in report.models}
+        is_behind = any(report.revision < stored.revision for report in reports)
+        if running == set(stored.pipeline.models) and not is_behind:
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_PAUSE_SECONDS)
 
 
 def wait_until_settled(

@@ -1,7 +1,8 @@
-"""The promise, checked from outside: every live document holds what its current image gives.
+"""The promise, checked from outside: every live document holds what its fields give now.
 
-Writes nothing and fetches nothing: of images behind URLs the embedding is checked by its URL, not
-by its numbers. What looks wrong may be on its way, so it is looked at again before it is reported.
+Writes nothing and fetches nothing: what was made of an image behind a URL is checked by its URL;
+all else is computed again. What looks wrong may be on its way, so it is looked at again before it
+is reported.
 """
 
 import time
@@ -12,28 +13,17 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
-import torch
-
-from streams.contract.documents import (
-    stored_image,
-    url_of,
-)
+from streams.contract.documents import unread_format
 from streams.contract.ids import DocumentId, split_ids
-from streams.errors import InvalidImage
-from streams.images.image import image_bytes
+from streams.contract.pipeline import Pipeline
+from streams.contract.states import Serving, pending_model
 from streams.images.pool import DecodePool
 from streams.mongo.client import Document, mongo_errors
 from streams.mongo.store import DocumentStore
-from streams.operate.checks import (
-    Recomputer,
-    current_outputs,
-    errors_of,
-    problem_of_errors,
-    root_of,
-    unfinished,
-    unreadable,
-)
+from streams.operate.checks import Recomputer
+from streams.operate.computing import Computing
 from streams.operate.dead_letter_log import DeadLetterLog
+from streams.operate.reported import errors_of, unreported
 from streams.registry.versions import Registry
 from streams.settings import Settings
 
@@ -64,7 +54,7 @@ class Verification:
 
 
 class Verifier:
-    """Compares documents with what their images give. One thread at a time."""
+    """Compares documents with what their fields give. One thread at a time."""
 
     def __init__(
         self, settings: Settings, store: DocumentStore, registry: Registry, decoders: DecodePool
@@ -80,9 +70,8 @@ class Verifier:
         self._settings = settings
         self._store = store
         self._registry = registry
-        self._decoders = decoders
         self._pipeline = store.pipeline
-        self._recomputer = Recomputer(settings, registry, store.pipeline)
+        self._recomputer = Recomputer(Computing(settings, registry, decoders), store.pipeline)
 
     def verify(
         self,
@@ -99,7 +88,7 @@ class Verifier:
             watch: Called with the number of documents checked so far.
 
         Raises:
-            SettingsError: CLIP cannot be had.
+            SettingsError: CLIP, or a user's class, cannot be had.
             StoreUnavailable: MongoDB does not answer.
             BrokerUnavailable: The dead letters cannot be read.
         """
@@ -124,59 +113,24 @@ class Verifier:
         return Verification(checked=checked, findings=findings, errors=errors)
 
     def _check(self, documents: Sequence[Document], letters: DeadLetterLog) -> list[Finding]:
-        """Check one batch.
-
-        1. Compare everything but the embeddings, document by document.
-        2. Compare the embeddings that are left, as one batch.
-        """
+        """Check one batch; what is known to be wrong is not computed again."""
         serving = self._registry.serving(self._pipeline)
-        root = root_of(self._pipeline).name
-        images = [self._pixels(document) for document in documents]
-        problems = [  # 1
-            unreadable(document, self._pipeline)
-            or unfinished(document, serving)
-            or self._problem(document, image, letters)
-            for document, image in zip(documents, images, strict=True)
+        kept = self._settings.kafka.dead_letter_retention_hours
+        problems = [
+            _unreadable(document, self._pipeline)
+            or _unfinished(document, serving)
+            or unreported(document, letters, self._pipeline, kept_hours=kept)
+            for document in documents
         ]
-        todo = {
-            i: (image, embedding)
-            for i, image in enumerate(images)
-            if isinstance(image, torch.Tensor)  # no URL
-            and not problems[i]
-            and (embedding := current_outputs(documents[i], self._pipeline).get(root)) is not None
-        }
-        found = self._recomputer.compare_embeddings(
-            [image for image, _ in todo.values()], [embedding for _, embedding in todo.values()]
-        )
-        for i, problem in zip(todo, found, strict=True):  # 2
+        todo = [i for i, problem in enumerate(problems) if not problem]
+        found = self._recomputer.problems([documents[i] for i in todo], serving)
+        for i, problem in zip(todo, found, strict=True):
             problems[i] = problem
         return [
             Finding(document_id=document["_id"], problem=problem)
             for document, problem in zip(documents, problems, strict=True)
             if problem
         ]
-
-    def _problem(
-        self,
-        document: Document,
-        image: torch.Tensor | InvalidImage | None,
-        letters: DeadLetterLog,
-    ) -> str:
-        """Return what is wrong with a finished document, its embedding's numbers aside."""
-        kept = self._settings.kafka.dead_letter_retention_hours
-        return problem_of_errors(
-            document, image, letters, self._pipeline, kept_hours=kept
-        ) or self._recomputer.problem_of_outputs(document)
-
-    def _pixels(self, document: Document) -> torch.Tensor | InvalidImage | None:
-        """Return the image; None for one behind a URL, where other bytes may be by now."""
-        if url_of(document) is not None:
-            return None
-        try:
-            image = self._decoders.decode(image_bytes(stored_image(document), self._settings.image))
-            return self._recomputer.encoder.preprocess(image)  # (3, H, W)
-        except InvalidImage as exc:
-            return exc
 
     def _read(self, sample: int | None) -> Iterator[Document]:
         stages: list[dict[str, Any]] = [{"$project": self._store.read_fields}]
@@ -195,3 +149,14 @@ class Verifier:
         rest = iter(documents)
         while batch := list(islice(rest, self._settings.stage.batch_size)):
             yield self._store.no_room.lay_over(batch)
+
+
+def _unreadable(document: Document, pipeline: Pipeline) -> str:
+    """Return which output or error is of another format, with the remedy; "" when none is."""
+    return next(filter(None, (unread_format(document, m) for m in pipeline.models.values())), "")
+
+
+def _unfinished(document: Document, serving: Serving) -> str:
+    """Return which model has to run yet; "" when none has."""
+    model = pending_model(document, serving)
+    return f"{model.name} has to run" if model is not None else ""

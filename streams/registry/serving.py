@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from streams.contract.declaration import Declaration
 from streams.contract.pipeline import Pipeline
 from streams.contract.states import Recaption, Serving
 from streams.contract.versions import VersionInfo, output_version
@@ -14,7 +15,8 @@ def serving_of(
     """Return what serves.
 
     After a refusal the version before serves on, and what is stored stays. A model whose pointer or
-    manifest cannot be read has no version that serves; the others are not touched by that.
+    manifest cannot be read, or is of another kind than it is declared, has no version that serves;
+    the others are not touched by that.
 
     Args:
         pipeline: What is declared; other models have nothing to do with it.
@@ -31,8 +33,10 @@ def serving_of(
     }
     versions = {name: p.serving for name, p in pointers.items() if p.serving is not None}
     for name, info in infos.items():
-        if info.problem is not None:
-            problems.setdefault(name, f"{versions.pop(name)} cannot serve: {info.problem}")
+        problem = info.problem or _other_kind(info, pipeline.models[name].declaration)
+        if problem:
+            problems.setdefault(name, f"{versions.pop(name)} cannot serve: {problem}")
+    infos = {name: info for name, info in infos.items() if name in versions}
     recaption = {
         name: Recaption.NONE if name in refused else pointers[name].recaption for name in versions
     }
@@ -46,6 +50,15 @@ def serving_of(
         misfits=frozenset(name for name, info in infos.items() if _is_misfit(info, infos)),
         recaption=recaption,
         problems=problems,
+    )
+
+
+def _other_kind(info: VersionInfo, declaration: Declaration) -> str:
+    if info.manifest is None or info.manifest.kind == declaration.kind:
+        return ""
+    return (
+        f"it is of kind {info.manifest.kind!r}, {info.name} is declared as {declaration.kind!r};"
+        " promote a version of that kind, or declare the other one again"
     )
 
 

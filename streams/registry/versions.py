@@ -19,7 +19,13 @@ from pymongo.errors import DuplicateKeyError
 from streams.contract.manifest import WEIGHTS, Bundle, parse_manifest
 from streams.contract.pipeline import Pipeline
 from streams.contract.states import Recaption, Serving
-from streams.contract.versions import FORMAT, VersionInfo, check_version_format, version_info
+from streams.contract.versions import (
+    FORMAT,
+    VersionInfo,
+    check_version_format,
+    version_info,
+    weights_version,
+)
 from streams.errors import InvalidBundle, ModelNotFound, PointerConflict
 from streams.mongo.client import mongo_errors
 from streams.registry.pointers import FoundPointers, Pointer, Pointers
@@ -168,7 +174,7 @@ class Registry:
         return [version_info(row) for row in rows]
 
     def describe(self, name: str, version: str) -> VersionInfo:
-        """Return one version; a unique beginning of its id is enough.
+        """Return one version, by its id as outputs name it, or by a unique beginning of it.
 
         Raises:
             ModelNotFound: None or more than one begins so.
@@ -176,6 +182,7 @@ class Registry:
             UnknownFormat: It is of another format.
             StoreUnavailable: MongoDB does not answer.
         """
+        version = weights_version(version)
         found = [info for info in self.versions(name) if info.version.startswith(version)]
         exact = [info for info in found if info.version == version]
         chosen = exact or found
@@ -216,7 +223,7 @@ class Registry:
 
         Args:
             name: Name of the model.
-            version: Version, or a unique beginning of one.
+            version: Version, as outputs name it, or a unique beginning of one.
             reason: Kept in the history.
             recaption: What happens to outputs that other versions have made.
             expected_revision: Move only if the pointer has this revision (0: there is none).

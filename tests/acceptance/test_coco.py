@@ -64,7 +64,7 @@ def test_every_photograph_gets_the_embedding_of_bare_open_clip_and_a_caption(sta
         assert cosine > 0.9999, path.name
 
     # A captioner learns from the train fold. With so few images its captions prove nothing.
-    fit = ("--hidden", "64", "--max-epochs", "2", "--min-documents", "50", "--threads", "1")
+    fit = ("--option", "hidden=64", "--max-epochs", "2", "--min-documents", "50", "--threads", "1")
     assert "a new version serves" in stack.train("run", "conditional_lm", *fit)
     evaluated = stack.train("evaluate", "conditional_lm", "--html", str(tmp_path / "page.html"))
     assert "too few" in evaluated

@@ -126,7 +126,7 @@ def test_three_models_of_ones_own_from_declared_to_forgotten(stack, tmp_path):
     assert json.loads(stack.run("verify", "--json"))["wrong"] == []
 
     # Deactivated: outputs stay, new documents get none. Then forgotten.
-    stack.run("pipeline", "deactivate", "label")
+    stack.run("pipeline", "deactivate", "label", "--wait", "200")
     wait_until(lambda: "label" not in stack.pids(), doing="the end of its process")
     [number] = feed.insert(1)
     stack.wait_for_output(number, "halves")

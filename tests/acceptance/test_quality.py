@@ -8,7 +8,8 @@ import torch
 from streams.models.clip import ClipEncoder
 from streams.settings import ClipSettings
 from tests.bench.scenes import embed
-from tests.unit.trainer.snapshots import write_snapshot
+from tests.fitted import measuring
+from tests.unit.trainer.snapshots import CAPTIONER, CLIP, write_snapshot
 from trainer.evaluate.evaluate import evaluate_bundle
 from trainer.fit.fit import fit
 from trainer.fit.options import FitOptions
@@ -17,7 +18,7 @@ from trainer.snapshot.reader import Row
 from trainer.snapshot.validation_set import Entry, ValidationSet
 
 SEEN, VALID, UNSEEN = 1200, 60, 120
-OPTIONS = FitOptions(hidden=128, rate=0.004, max_epochs=22)
+OPTIONS = FitOptions(rate=0.004, max_epochs=22, kind={"hidden": 128})
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +44,7 @@ def test_most_captions_of_unseen_scenes_are_exactly_right(tmp_path):
             id=str(number),
             fold="valid" if number < VALID else "train",
             captions=tuple(scene.captions()),
-            clip=vectors[number],
+            values={CLIP: vectors[number]},
         )
         for number, scene in enumerate(seen)
     ]
@@ -51,16 +52,20 @@ def test_most_captions_of_unseen_scenes_are_exactly_right(tmp_path):
         Entry(
             id=str(number),
             captions=tuple(scene.captions()),
-            clip=vectors[SEEN + number],
+            values={CLIP: vectors[SEEN + number]},
             scene=scene.as_document(),
         )
         for number, scene in enumerate(unseen)
     ]
     frozen = ValidationSet(
-        name="unseen", seed=0, clip_version=encoder.version, digest="", entries=tuple(entries)
+        name="unseen",
+        seed=0,
+        versions={"clip": encoder.version},
+        digest="",
+        entries=tuple(entries),
     )
     snapshot = write_snapshot(tmp_path, rows, clip_version=encoder.version)
-    bundle = fit("conditional_lm", snapshot, OPTIONS, tmp_path).bundle
-    metrics = evaluate_bundle(bundle, frozen).metrics
+    bundle = fit(CAPTIONER, snapshot, OPTIONS, tmp_path).bundle
+    metrics = evaluate_bundle(bundle, measuring(frozen)).metrics
     assert metrics["exact_match_n"] == UNSEEN
     assert metrics["exact_match"] >= 0.75

@@ -17,7 +17,9 @@ from streams.models import conditional_lm
 from streams.models.bundle import from_directory
 from streams.models.clip import ClipEncoder
 from streams.settings import ClipSettings
+from tests.pipelines import CLIP, CONDITIONAL_LM
 from trainer.scenes.scenes import make_scenes
+from trainer.snapshot.columns import feature_column
 from trainer.snapshot.validation_set import Entry, ValidationSet, digest_of
 
 _ENCODED_AT_ONCE = 64
@@ -39,7 +41,7 @@ def scenes_set(encoder: ClipEncoder, count: int, seed: int) -> ValidationSet:
         Entry(
             id=str(number),
             captions=tuple(scene.captions()),
-            clip=vector,
+            values={feature_column(CLIP.name): vector},
             scene=scene.as_document(),
         )
         for number, (scene, vector) in enumerate(zip(scenes, vectors, strict=True))
@@ -47,7 +49,7 @@ def scenes_set(encoder: ClipEncoder, count: int, seed: int) -> ValidationSet:
     return ValidationSet(
         name=f"scenes of seed {seed}",
         seed=seed,
-        clip_version=encoder.version,
+        versions={CLIP.name: encoder.version},
         digest=digest_of(entries),
         entries=entries,
     )
@@ -63,25 +65,31 @@ def main() -> None:
     parser.add_argument("--clip", default="scenes", help="CAPTIONSTREAM_CLIP__MODEL")
     parser.add_argument("--pretrained", default="bundled")
     arguments = parser.parse_args()
-    from trainer.evaluate.evaluate import check_clip_version, evaluate_captioner  # noqa: PLC0415 - slow
+    from trainer.evaluate.captioner import measure_captioner  # noqa: PLC0415 - slow
+    from trainer.evaluate.evaluate import check_versions  # noqa: PLC0415 - slow
 
     torch.set_num_threads(1)  # as the stage
     encoder = ClipEncoder(ClipSettings(model=arguments.clip, pretrained=arguments.pretrained))
     validation_set = scenes_set(encoder, arguments.scenes, arguments.seed)
     bundle = from_directory(arguments.bundle)
-    check_clip_version(bundle.manifest, validation_set)
+    check_versions(bundle.manifest, validation_set)
     model = conditional_lm.from_bundle(bundle)
-    vectors = torch.stack([torch.from_numpy(entry.clip) for entry in validation_set.entries])
+    vectors = torch.stack(
+        [
+            torch.from_numpy(entry.values[feature_column(CLIP.name)])
+            for entry in validation_set.entries
+        ]
+    )
     for width in arguments.widths:
         started = time.perf_counter()
         for batch in vectors.split(32):
             model.generate(batch, beam_width=width)
         seconds = time.perf_counter() - started
-        evaluation = evaluate_captioner(model, validation_set, beam=width)
+        measured = measure_captioner(model, validation_set, CONDITIONAL_LM, beam=width)
         row = {
             "beam": width,
-            **evaluation.metrics,
-            "mean_score": round(sum(c.score for c in evaluation.captions) / len(vectors), 4),
+            **measured.metrics,
+            "mean_score": round(sum(c.score for c in measured.captions) / len(vectors), 4),
             "captions_per_second": round(len(vectors) / seconds, 1),
         }
         sys.stdout.write(json.dumps(row) + "\n")

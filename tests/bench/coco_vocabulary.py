@@ -20,7 +20,8 @@ import torch
 
 from streams.models.vocabulary import UNKNOWN, Vocabulary
 from streams.models.words import join_words, normalize, words_of
-from tests.unit.trainer.snapshots import write_snapshot
+from tests.unit.trainer.snapshots import CAPTIONER, CLIP, write_snapshot
+from trainer.fit.captioner import CaptionerOptions
 from trainer.fit.fit import fit
 from trainer.fit.options import FitOptions
 from trainer.snapshot.reader import Row
@@ -95,13 +96,13 @@ def training_row(images: Captions, *, epochs: int, batch: int) -> dict[str, Any]
     with tempfile.TemporaryDirectory() as name:
         snapshot = write_snapshot(Path(name), _rows(images))
         started = time.process_time()  # so that other processes do not count
-        result = fit("conditional_lm", snapshot, options, Path(name))
+        result = fit(CAPTIONER, snapshot, options, Path(name))
         seconds = time.process_time() - started
     size = snapshot.manifest.folds["train"]
     return {
         "training_images": size,
         "batch": batch,
-        "hidden": options.hidden,
+        "hidden": result.bundle.manifest.config["n_hidden"],
         "vocabulary": len(result.bundle.manifest.vocabulary or ()),
         "threads": torch.get_num_threads(),
         "epochs": epochs,
@@ -119,7 +120,7 @@ def _rows(images: Captions) -> Iterator[Row]:
             id=str(image),
             fold="train" if number % VALID_EVERY else "valid",
             captions=tuple(captions),
-            clip=generator.standard_normal(DIMENSION).astype(np.float32),
+            values={CLIP: generator.standard_normal(DIMENSION).astype(np.float32)},
         )
 
 
@@ -142,7 +143,7 @@ def main() -> None:
         _say({"skipped": f"{arguments.captions} is not there; give COCO's captions by --captions"})
         return
     images = load_captions(arguments.captions)
-    _say(about(images, FitOptions().max_length))
+    _say(about(images, CaptionerOptions().max_length))
     train, valid = folds(images)
     for min_count in arguments.min_counts:
         _say(vocabulary_row(train, valid, min_count))

@@ -25,10 +25,9 @@ import numpy as np
 import torch
 
 from streams.models.conditional_lm import ConditionalLM, autoregressive_loss
-from tests.unit.trainer.snapshots import write_snapshot
-from trainer.fit.captioner import CAPTIONER
-from trainer.fit.fit import material_of
+from tests.unit.trainer.snapshots import CAPTIONER, CLIP, material_of, write_snapshot
 from trainer.fit.fitting import Fitting
+from trainer.fit.kinds import plugs_of
 from trainer.fit.options import FitOptions
 from trainer.fit.plugs import Task
 from trainer.fit.splitter import batches
@@ -52,7 +51,7 @@ def rows(count: int, words: int) -> Iterator[Row]:
             id=str(number),
             fold="train" if number < count else "valid",
             captions=(" ".join(next(drawn) for _ in range(length)),),
-            clip=generator.standard_normal(DIMENSION).astype(np.float32),
+            values={CLIP: generator.standard_normal(DIMENSION).astype(np.float32)},
         )
 
 
@@ -73,11 +72,11 @@ class Bare:
         start = self._model.vocabulary.start
         inputs = [
             torch.cat([targets.new_full((len(targets), 1), start), targets[:, :-1]], dim=1)
-            for _, targets in drawn
+            for _, targets, _ in drawn
         ]
         losses = []
         started = time.process_time()
-        for (vectors, targets), tokens in zip(drawn, inputs, strict=True):
+        for (vectors, targets, _), tokens in zip(drawn, inputs, strict=True):
             self._optimizer.zero_grad(set_to_none=True)
             loss = autoregressive_loss(self._model.train_forward(vectors, tokens), targets)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -89,14 +88,15 @@ class Bare:
 
 def measure(batch: int, *, words: int, steps: int, passes: int) -> dict[str, Any]:
     """Return one row: both rates at one batch size, and their ratio; the first pass warms up."""
-    options = FitOptions(min_count=0, batch_size=batch)
+    options = FitOptions(batch_size=batch, kind={"min_count": 0})
+    plugs = plugs_of(CAPTIONER)
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         snapshot = write_snapshot(place, rows(batch * steps, words))
         torch.manual_seed(options.seed)
-        task = CAPTIONER.task(material_of(snapshot, options, place, None))
+        task = plugs.task(material_of(snapshot, CAPTIONER, options, place))
         bare = Bare(task, options)
-        fitting = Fitting(CAPTIONER, task, options, place)
+        fitting = Fitting(plugs, task, options, place, torch.device("cpu"))
         pairs, equal = [], 0
         for epoch in range(1, passes + 2):
             started = time.process_time()

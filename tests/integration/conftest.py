@@ -1,7 +1,8 @@
 """Running pieces of the pipeline inside a test's own process."""
 
 import threading
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,6 +21,7 @@ from streams.local.broker import Broker, find_broker
 from streams.mongo.client import connect, state_database
 from streams.mongo.leadership import Leadership
 from streams.mongo.store import DocumentStore
+from streams.operate.commands import context
 from streams.reconcile.copy import Copier
 from streams.reconcile.repeats import Repeater
 from streams.registry.versions import Registry
@@ -33,6 +35,17 @@ from tests.waiting import DEADLINE_SECONDS, wait_until
 def decoders():
     with closing(DecodePool(ImageSettings(), workers=1)) as pool:
         yield pool
+
+
+@pytest.fixture(autouse=True)
+def connections_of_commands(monkeypatch):
+    """Close them with their test, not at the end of all: each would wait for a server that is gone.
+
+    A command has a process of its own, and closes its connection when that ends.
+    """
+    with ExitStack() as opened:
+        monkeypatch.setattr(context, "atexit", SimpleNamespace(register=opened.callback))
+        yield
 
 
 @pytest.fixture

@@ -1,15 +1,19 @@
 """The declared pipeline, as a notebook or a producer's program changes it."""
 
+import numpy as np
 import pytest
+import torch
 
 from streams.capture.copies import CopyRequests
 from streams.contract.declaration import Declaration, ModelState
 from streams.errors import InvalidPipeline, PointerConflict
+from streams.models.kinds.find import load
 from streams.mongo.client import connect, state_database
 from streams.mongo.declarations import Declarations
-from streams.mongo.processes import Report
+from streams.mongo.processes import Report, rates_of
 from streams.mongo.store import DocumentStore
-from streams.operate.pipeline import open_pipeline, rates_of
+from streams.operate.pipeline import open_pipeline
+from tests.own_module import Scaled
 
 COLOUR = ("colour", "colours:Colour")
 
@@ -130,3 +134,53 @@ def test_documents_are_counted_by_what_they_hold(pipeline, settings, database, r
             clip, projection, _ = pipeline.plan(declarations)[1].models
             assert (counts(clip), clip.has_version) == ((4, 0, 3, 1), True)
             assert (counts(projection), projection.has_version) == ((7, 0, 0, 1), False)
+
+
+def test_a_module_becomes_a_version_that_serves(pipeline, registry):
+    """Its weights are those that the version brings back; the same again is the same version."""
+    registry.announce("clip", "c1", {"dimension": 4})
+    module = Scaled(dimension=4, factor=2.0)
+    with torch.no_grad():
+        module.linear.weight.fill_(0.25)
+    about = {"features": {"img": "clip"}, "options": {"dimension": 4, "factor": 2.0}}
+    for _ in range(2):
+        declaration = pipeline.create_model("scaled", module, key="img", **about)
+    assert declaration.kind == "tests.own_module:Scaled"
+    pointer = registry.pointer("scaled")
+    assert (pointer.revision, pipeline.read().revision) == (1, 1)
+    bundle = registry.fetch("scaled", pointer.version)
+    loaded = load(declaration, bundle)
+    vector = np.array([1, 2, 3, 4], dtype=np.float32)
+    [made] = loaded.predict([loaded.preprocess(vector)])
+    assert made.value.tolist() == [5.0, 5.0]
+    with torch.no_grad():
+        module.linear.weight.fill_(0.5)
+    pipeline.create_model("scaled", module, key="img", **about)
+    assert registry.pointer("scaled").previous == pointer.version
+    assert pipeline.read().revision == 1
+
+
+@pytest.mark.parametrize(
+    ("features", "options", "says"),
+    [
+        ({"img": "nothing"}, {"dimension": 4}, "scaled names 'nothing', which is no model"),
+        ({"img": "clip"}, {"size": 4}, "options of tests.own_module:Scaled, which takes"),
+    ],
+)
+def test_of_a_module_that_makes_no_pipeline_nothing_is_kept(
+    pipeline, registry, features, options, says
+):
+    """Fails when it is kept before the pipeline is compiled."""
+    with pytest.raises(InvalidPipeline, match=says):
+        pipeline.create_model("scaled", Scaled(dimension=4), features=features, options=options)
+    assert registry.versions() == []
+    assert pipeline.read().revision == 0
+
+
+def test_a_class_that_no_process_can_import_is_refused(pipeline, registry):
+    class Local(torch.nn.Linear):
+        pass
+
+    with pytest.raises(InvalidPipeline, match="is no kind"):
+        pipeline.create_model("local", Local(2, 2), key="img")
+    assert registry.versions() == []

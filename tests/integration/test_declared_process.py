@@ -13,9 +13,10 @@ from streams.contract.default_pipeline import DEFAULT
 from streams.kafka.topics import create_topics
 from streams.mongo.client import connect, state_database
 from streams.mongo.declarations import Declarations
+from streams.mongo.processes import read_reports
 from streams.settings import ClipSettings, child_environment
 from tests.faults.processes import running
-from tests.pipelines import CLIP_PROJECTION
+from tests.pipelines import CLIP_PROJECTION, CONDITIONAL_LM
 from tests.waiting import DEADLINE_SECONDS, wait_until
 
 
@@ -58,6 +59,10 @@ def readiness(process):
         return None
 
 
+def revisions(database):
+    return [report.revision for report in read_reports(database)]
+
+
 def test_process_that_nobody_declared_is_one_line_and_exit_code_2(settings):
     done = run("nothing", settings)
     assert done.returncode == 2, done
@@ -88,8 +93,11 @@ def test_process_ends_in_good_order_when_it_has_something_else_to_do(settings, d
         assert captioner.wait(timeout=DEADLINE_SECONDS) == 0, "it reads another topic now"
 
 
-def test_process_of_an_inactive_model_waits_and_says_so(settings, declare):
-    """Fails without the loop in `run_process`: it would end, and be started again for ever."""
+def test_process_of_an_inactive_model_waits_and_says_so(settings, declare, database):
+    """Fails without the loop in `run_process`: it would end, and be started again for ever.
+
+    The end fails when the watch does not move its revision: nobody could tell who is behind.
+    """
     create_topics(settings.kafka, DEFAULT)
     name = CLIP_PROJECTION.name
     declare(name, ModelState.INACTIVE)
@@ -98,6 +106,9 @@ def test_process_of_an_inactive_model_waits_and_says_so(settings, declare):
         wait_until(lambda: said in (readiness(process) or ""), doing="it to say so")
         declare(name, ModelState.ACTIVE)
         wait_until(lambda: said not in (readiness(process) or said), doing="it to go on")
+        wait_until(lambda: revisions(database) == [2], doing="its report")
+        declare(CONDITIONAL_LM.name, ModelState.INACTIVE)
+        wait_until(lambda: revisions(database) == [3], doing="what does not concern it")
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=DEADLINE_SECONDS) == 0

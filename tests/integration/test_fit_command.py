@@ -26,7 +26,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 from trainer.cli import main
 main()
 """
-SMALL = ("conditional_lm", "--hidden", "16", "--min-count", "2", "--batch-size", "16")
+SMALL = (
+    *("conditional_lm", "--batch-size", "16"),
+    *("--option", "hidden=16", "--option", "min_count=2"),
+)
 
 
 @pytest.fixture
@@ -70,10 +73,10 @@ def test_people_get_one_line_at_the_end(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        (("nonesuch",), ModelNotFound, "choose one of conditional_lm"),
+        (("nonesuch",), ModelNotFound, "choose one of clip_projection, conditional_lm"),
         ((*SMALL, "--snapshot", "beef"), TrainerError, "captionstream-trainer snapshot"),
         ((*SMALL, "--rate", "inf"), TrainerError, "lower --rate"),
-        ((*SMALL, "--min-count", "999"), TrainerError, "lower --min-count"),
+        ((*SMALL, "--option", "min_count=999"), TrainerError, "lower min_count"),
     ],
 )
 def test_what_cannot_be_is_one_line_with_the_remedy(run, arguments, error, words):

@@ -150,3 +150,25 @@ def test_a_model_of_which_a_process_runs_is_not_forgotten(pipeline, collection, 
         pipeline.forget("colour")
     reporter.stop()
     assert pipeline.forget("colour").documents == DOCUMENTS
+
+
+@pytest.mark.parametrize("stage", ["sink", "publisher"])
+def test_a_model_of_which_outputs_may_still_be_stored_is_not_forgotten(
+    pipeline, collection, database, stage
+):
+    """Fails without the revision in the reports: such a process has no model of its own."""
+    active = pipeline.read().revision
+    resting(pipeline)
+    revisions = [active]
+    reporter = Reporter(
+        database, lambda: Report(stage=stage, url="", is_ready=True, revision=revisions[-1])
+    )
+    reporter.start()
+    wait_until(lambda: read_reports(database), doing="the report")
+    with pytest.raises(InvalidPipeline, match=f"a {stage} works by revision {active}, in which"):
+        pipeline.forget("colour")
+    assert "colour" in pipeline.list_models()
+    revisions.append(active + 1)
+    wait_until(lambda: read_reports(database)[0].revision > active, doing="another report")
+    assert pipeline.forget("colour").documents == DOCUMENTS
+    reporter.stop()

@@ -13,7 +13,7 @@ from streams.errors import InvalidBundle, LeaseLost, SettingsError, TooLittleDat
 from streams.mongo.client import state_database
 from streams.registry.versions import Registry
 from streams.settings import MongoSettings
-from tests.fitted import CLIP_VERSION, fitted_bundle, scene_set
+from tests.fitted import CLIP_VERSION, fitted_bundle, measuring, scene_set
 from tests.tiny import DIMENSION
 from tests.waiting import DEADLINE_SECONDS, wait_until
 from trainer.evaluate.evaluate import evaluate_bundle
@@ -23,7 +23,8 @@ from trainer.job.job import Job, Steps, job_lease
 from trainer.job.job_metrics import write_job_metrics
 from trainer.job.publish import publish
 from trainer.job.runs import Outcome, Runs
-from trainer.snapshot.files import ClusterTime, Counts, Snapshot, SnapshotManifest
+from trainer.snapshot.files import Snapshot
+from trainer.snapshot.manifest import ClusterTime, Counts, FeatureColumn, SnapshotManifest
 
 NAME = "conditional_lm"
 
@@ -36,8 +37,9 @@ def snapshot(content="a", *, train=90, valid=10):
         database="d",
         collection="c",
         cluster_time=ClusterTime(t=1, i=1),
-        clip_version=CLIP_VERSION,
-        dimension=DIMENSION,
+        declarations=[],
+        features={"clip": FeatureColumn(version=CLIP_VERSION, dimension=DIMENSION)},
+        models={NAME: {"train": train, "valid": valid}},
         counts=Counts(documents=train + valid, included=train + valid),
         folds={"train": train, "valid": valid},
         content_hash=content,
@@ -71,7 +73,7 @@ def job(state, registry):
             return publish(
                 bundle,
                 frozen,
-                evaluate=partial(evaluate_bundle, validation_set=frozen),
+                evaluate=partial(evaluate_bundle, measuring=measuring(frozen)),
                 registry=registry,
                 decisions=Decisions(state),
                 gate=Gate(metric="bleu4"),

@@ -101,7 +101,8 @@ def test_stage_that_lost_records_asks_for_a_copy(settings, mongo_client, monkeyp
     requests = CopyRequests(state_database(mongo_client, settings.mongo))
     for lost in (0, 2):
         monkeypatch.setattr(app, "reset_lost_offsets", lambda *_, lost=lost: lost)
-        app.StageProcess(STAGES["clip"], settings)._reset_lost_offsets(requests)
+        process = app.StageProcess(STAGES["clip"], settings, revision=lambda: 0)
+        process._reset_lost_offsets(requests)
         assert requests.is_open(None) is bool(lost)
 
 

@@ -115,6 +115,9 @@ def test_file_and_document_get_the_chains_own_outputs(
     assert file.value == document.value == expected.text
     assert file.score == pytest.approx(expected.score, abs=1e-4)
     assert file.features == {"clip": encoder.version}
+    # The version is taken as documents name it, with what its options add.
+    [again] = results("conditional_lm", [7], version=document.version, pipeline=wide)
+    assert (again.value, again.version) == (document.value, document.version)
     [clip] = results("clip", [7])
     assert np.allclose(clip.value, vector[0], atol=1e-5)
 

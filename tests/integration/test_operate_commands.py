@@ -65,7 +65,7 @@ def test_reconcile_publishes_what_is_unfinished(
     captionstream = CommandLine(app, monkeypatch, capsys, quick)
     plan = [
         "2 documents",
-        "         2 from clip on, time not known: clip has finished nothing",
+        "         2 from clip on, time not known: clip has finished nothing in the last",
     ]
     lines = captionstream("reconcile", "--dry-run").out.splitlines()
     assert [line[:70] for line in lines] == [line[:70] for line in plan]

@@ -10,10 +10,11 @@ from streams.contract.declaration import parse_declarations
 from streams.contract.default_pipeline import DEFAULT
 from streams.mongo.declarations import Declarations
 from streams.mongo.processes import Report, Reporter, read_reports
+from streams.operate.status import wait_until_followed
 from tests.waiting import wait_until
 
-COLOUR = "- {name: colour, kind: 'colours:Colour', key: img}\n"
-LINE = "- {name: line, kind: 'lines:Line', features: {img: clip, colour: colour}}\n"
+COLOUR = "- {name: colour, kind: 'c:Colour', key: img}\n"
+LINE = "- {name: line, kind: 'l:Line', features: {img: clip, colour: colour}}\n"
 DOCUMENTS = 4
 
 
@@ -68,7 +69,7 @@ def test_the_drawing_shows_who_follows_whom(captionstream, file, registry):
     ]
     assert lines[1][kind:].split() == ["clip", "img", "active", "c1"]
     reads = ["img=clip,", "colour=colour"]
-    assert lines[-1][kind:].split() == ["lines:Line", *reads, "inactive", "-"]
+    assert lines[-1][kind:].split() == ["l:Line", *reads, "inactive", "-"]
 
 
 def test_programs_get_all_that_follows(captionstream, file, settings):
@@ -175,24 +176,43 @@ def test_wait_waits_for_processes_that_follow(captionstream, file, database):
     path = file(COLOUR)
     done = captionstream("pipeline", "apply", path, "--yes", "--wait", "0")
     assert (done.code, done.err) == (1, "not done yet: see `captionstream status`\n")
-    with running(database, "clip", "clip_projection", "conditional_lm"):
+    models = ("clip", "clip_projection", "conditional_lm")
+    with running(database, *models, revision=2):
         assert captionstream("pipeline", "deactivate", "colour", "--wait", "500").code == 0
         assert captionstream("pipeline", "activate", "colour", "--wait", "0").code == 1
 
 
+def test_the_sink_of_a_pipeline_before_has_not_followed(database, declared):
+    """Fails when only the models that run are looked at: a sink has none."""
+    chain = DEFAULT.declarations
+    stored = declared.replace(chain, expected_revision=0, reason="test")
+    with running(database, *DEFAULT.models, revision=1):
+        with running(database, "sink", revision=0):
+            assert not wait_until_followed(stored, database, timeout_seconds=0)
+        with running(database, "sink", revision=1):
+            assert wait_until_followed(stored, database, timeout_seconds=0)
+
+
 @contextmanager
-def running(database, *models):
+def running(database, *stages, revision):
     with ExitStack() as stack:
-        for name in models:
-            report = Report(stage=name, url="", is_ready=True, lag=0, models=[name])
+        for name in stages:
+            models = [] if name == "sink" else [name]
+            report = Report(
+                stage=name, url="", is_ready=True, lag=0, models=models, revision=revision
+            )
             reporter = Reporter(database, lambda report=report: report)
             reporter.start()
             stack.callback(reporter.stop)
-        wait_until(lambda: len(read_reports(database)) == len(models), doing="the reports")
+        wait_until(lambda: {*stages} <= stages_of(read_reports(database)), doing="the reports")
         yield
+
+
+def stages_of(reports):
+    return {report.stage for report in reports}
 
 
 def test_declarations_of_a_file_are_those_that_are_stored(captionstream, file, declared):
     captionstream("pipeline", "apply", file(COLOUR), "--yes")
-    [colour] = parse_declarations([{"name": "colour", "kind": "colours:Colour", "key": "img"}])
+    [colour] = parse_declarations([{"name": "colour", "kind": "c:Colour", "key": "img"}])
     assert declared.read().pipeline.declarations == (*DEFAULT.declarations, colour)

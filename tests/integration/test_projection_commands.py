@@ -22,7 +22,7 @@ from trainer.scenes.scenes import make_scenes
 NAME = "clip_projection"
 CLIP = {"model": "scenes", "pretrained": "bundled"}
 SCENES = 60
-FIT = ("--max-epochs", 2, "--dimension", 16, "--threads", 1)
+FIT = ("--max-epochs", 2, "--option", "dimension=16", "--threads", 1)
 
 
 @pytest.fixture

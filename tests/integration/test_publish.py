@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 from pymongo import MongoClient
 
+from streams.contract.default_pipeline import DEFAULT
 from streams.contract.manifest import Bundle
 from streams.contract.states import Recaption
 from streams.errors import (
@@ -20,11 +21,12 @@ from streams.registry.versions import Registry
 from streams.settings import MongoSettings
 from tests.bundles import captioner_bundle
 from tests.captioner import serve_clip, tiny_captioner
-from tests.fitted import CLIP_VERSION, fitted_bundle, mute_captioner, scene_set
+from tests.fitted import CLIP_VERSION, fitted_bundle, measuring, mute_captioner, scene_set
 from trainer.evaluate.evaluate import evaluate_bundle
 from trainer.job.decisions import Decisions
 from trainer.job.gate import Gate
-from trainer.job.publish import publish
+from trainer.job.publish import check_current, publish
+from trainer.snapshot.writer import serving_versions
 
 NAME = "conditional_lm"
 POOR, FAIR, GOOD = 5, 10, 30  # steps
@@ -62,7 +64,7 @@ def send(registry, decisions):
         return publish(
             bundle,
             chosen,
-            evaluate=evaluate or partial(evaluate_bundle, validation_set=chosen),
+            evaluate=evaluate or partial(evaluate_bundle, measuring=measuring(chosen)),
             registry=registry,
             decisions=decisions,
             gate=Gate(**{"metric": "bleu4", **gate}),
@@ -117,7 +119,7 @@ def test_empty_captions_do_not_serve_even_if_forced(send, registry):
     found = send(captioner_bundle(mute_captioner(), clip_version=CLIP_VERSION), is_forced=True)
     assert found.candidate.metrics["empty_captions"] == 1
     assert registry.pointer(NAME) is None
-    assert "100% of its captions are empty" in found.decision.reason
+    assert "its empty_captions is 1, at most 0.1 may serve" in found.decision.reason
 
 
 def test_a_gain_below_the_least_one_is_not_enough(send):
@@ -168,7 +170,7 @@ def test_a_pointer_moved_meanwhile_is_compared_again(send, registry):
         seen.append(bundle.version)
         if len(seen) == 2:  # the serving version is being measured
             registry.promote(NAME, other, reason="somebody else")
-        return evaluate_bundle(bundle, scene_set())
+        return evaluate_bundle(bundle, measuring())
 
     result = send(fitted_bundle(FAIR), evaluate=evaluate)
     assert len(seen) == 3
@@ -186,7 +188,7 @@ def test_a_pointer_that_never_rests_is_an_error_and_nothing_is_overwritten(send,
         if bundle.manifest.vocabulary and bundle.version != candidate.version:
             pointer = registry.pointer(NAME)
             registry.promote(NAME, places[pointer.revision % 2], reason="somebody else")
-        return evaluate_bundle(bundle, scene_set())
+        return evaluate_bundle(bundle, measuring())
 
     candidate = fitted_bundle(GOOD)
     with pytest.raises(PointerConflict):
@@ -220,7 +222,7 @@ def test_a_candidate_that_does_not_hold_never_gets_into_the_registry(send, regis
 
 def test_a_set_of_another_clip_than_the_one_that_serves_is_refused(send, registry):
     serve_clip(registry, "tiny-2")
-    with pytest.raises(FeatureMismatch, match="create another set"):
-        send(tiny_captioner())
+    with pytest.raises(FeatureMismatch, match="--refresh"):
+        check_current(tiny_captioner(), scene_set(), serving_versions(registry, DEFAULT))
     serve_clip(registry, CLIP_VERSION)
-    assert send(fitted_bundle(10)).is_promoted
+    check_current(tiny_captioner(), scene_set(), serving_versions(registry, DEFAULT))

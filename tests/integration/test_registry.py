@@ -83,6 +83,15 @@ def test_half_published_version_is_not_seen(registry, database, monkeypatch, chu
     assert registry.publish(tiny_captioner()) == version
 
 
+def test_version_is_taken_as_documents_name_it(registry):
+    """With what its options add. Fails without `weights_version`."""
+    version = registry.publish(tiny_captioner())
+    assert registry.describe(NAME, f"{version}+0123abcd").version == version
+    assert registry.promote(NAME, f"{version}+0123abcd", reason="test").version == version
+    with pytest.raises(ModelNotFound):
+        registry.promote(NAME, "+0123abcd", reason="test")
+
+
 def test_pointer_moves_with_history_and_rolls_back_step_by_step(registry):
     a, b, c = (promote(registry, tiny_captioner(seed=seed)) for seed in range(3))
     assert registry.pointer(NAME).previous == b

@@ -208,7 +208,7 @@ def test_publisher_may_note_what_kafka_refuses(secured):
         event = DocumentChanged(document_id="large", source=cluster_time(ours), origin=Origin.LIVE)
         registry = Registry(state_database(ours, secured.mongo()))
         store = DocumentStore(ours, secured.mongo(), DEFAULT)
-        note_refused([event], store=store, serving=registry.serving)
+        note_refused([event], store=store, serving=lambda: registry.serving(DEFAULT))
         assert documents.find_one({f"{CLIP.path}.error.type": "InvalidId"})
         documents.delete_one({"_id": "large"})
         for what in ("drop the collection", "insert", "delete", "upsert"):

@@ -22,9 +22,16 @@ from streams.errors import (
     TrainerError,
 )
 from streams.mongo.store import DocumentStore
-from tests.integration.trainer_data import SOURCE, announce_clip, clip_write, seed_documents
+from tests.integration.trainer_data import (
+    READS,
+    SOURCE,
+    announce_clip,
+    clip_write,
+    seed_documents,
+)
 from tests.pipelines import CLIP
 from trainer.evaluate.validation_sample import create_validation_set
+from trainer.snapshot import rows as snapshot_rows
 from trainer.snapshot import writer as snapshot_writer
 from trainer.snapshot.files import DOCUMENTS, Snapshot, find_snapshot
 from trainer.snapshot.writer import take_snapshot
@@ -37,14 +44,14 @@ def rows_of(snapshot, **options):
 def test_rows_are_the_documents_in_their_order(client, settings, documents, tmp_path):
     of_all = {i: fold_of({"_id": i}) for i in seed_documents(client, settings, 60)}
     ids = [i for i, fold in of_all.items() if fold != "test"]
-    taken = take_snapshot(client, settings.mongo, tmp_path)
+    taken = take_snapshot(client, settings.mongo, tmp_path, READS)
     rows = rows_of(taken)
     assert set(of_all.values()) == {"train", "valid", "test"}
     assert [row["id"] for row in rows] == [document_key(i).decode() for i in ids]
     assert [row["fold"] for row in rows] == [of_all[i] for i in ids]
     assert rows[7]["captions"] == [f"a picture of number {ids[7]}", "a number"]
     expected = np.random.default_rng(ids[7]).standard_normal(4).astype(np.float32)
-    assert np.array_equal(np.array(rows[7]["clip"], np.float32), expected)
+    assert np.array_equal(np.array(rows[7]["feature/clip"], np.float32), expected)
     folds = [row["fold"] for row in rows]
     assert taken.manifest.folds == {name: folds.count(name) for name in set(folds)}
     train = rows_of(taken, columns=["id"], fold="train")
@@ -73,13 +80,13 @@ def test_what_cannot_be_learned_from_is_counted_by_reason(client, settings, docu
     DocumentStore(client, settings.mongo, DEFAULT).write_outputs(
         [
             clip_write("old", vector, version="clip-old"),
-            OutputWrite(document_id="bad", source=SOURCE, model=CLIP, input="", result=error),
+            OutputWrite(document_id="bad", source=SOURCE, model=CLIP, result=error),
             *(clip_write(i, vector) for i in ("held", "typo", "mute", "odd", "text", "mixed")),
             clip_write("long", np.ones(5)),
             clip_write("nan", np.full(4, np.nan)),
         ]
     )
-    manifest = take_snapshot(client, settings.mongo, tmp_path).manifest
+    manifest = take_snapshot(client, settings.mongo, tmp_path, READS).manifest
     assert manifest.folds == {"train": 3, "valid": 1}
     assert manifest.counts.model_dump() == {
         "documents": 14,
@@ -87,7 +94,8 @@ def test_what_cannot_be_learned_from_is_counted_by_reason(client, settings, docu
         "held_out": 1,
         "unknown_fold": 1,
         "without_captions": 3,
-        "without_vector": 1,
+        "without_field": 0,
+        "without_output": 1,
         "other_version": 1,
         "failed": 1,
         "unreadable": 2,
@@ -103,9 +111,9 @@ def test_what_versions_are_measured_on_is_never_learned_from(client, settings, d
     """Whatever becomes of its fold. Fails if only the fold is asked."""
     seed_documents(client, settings, 5, fold="train")
     frozen = seed_documents(client, settings, 4, fold="test", first_id=100)
-    create_validation_set(client, settings.mongo)
+    create_validation_set(client, settings.mongo, READS)
     documents.update_many({"_id": {"$in": frozen}}, {"$set": {"_fold": "train"}})
-    taken = take_snapshot(client, settings.mongo, tmp_path)
+    taken = take_snapshot(client, settings.mongo, tmp_path, READS)
     assert [row["id"] for row in rows_of(taken)] == [document_key(i).decode() for i in range(5)]
     assert taken.manifest.counts.held_out == 4
 
@@ -114,10 +122,10 @@ def test_writes_during_the_snapshot_do_not_appear_in_it(
     client, settings, documents, tmp_path, monkeypatch
 ):
     seed_documents(client, settings, 300, fold="train")
-    plain = take_snapshot(client, settings.mongo, tmp_path / "before").manifest
+    plain = take_snapshot(client, settings.mongo, tmp_path / "before", READS).manifest
     monkeypatch.setattr("trainer.snapshot.reader._BATCH", 20)
     disturbed = False
-    hash_row = snapshot_writer._hash
+    hash_row = snapshot_rows._hash
 
     def disturb(row, digest):
         nonlocal disturbed
@@ -128,29 +136,29 @@ def test_writes_during_the_snapshot_do_not_appear_in_it(
             seed_documents(client, settings, 10, first_id=1000, fold="train")
         hash_row(row, digest)
 
-    monkeypatch.setattr(snapshot_writer, "_hash", disturb)
-    taken = take_snapshot(client, settings.mongo, tmp_path / "during").manifest
+    monkeypatch.setattr(snapshot_rows, "_hash", disturb)
+    taken = take_snapshot(client, settings.mongo, tmp_path / "during", READS).manifest
     assert disturbed
     assert taken.content_hash == plain.content_hash
-    after = take_snapshot(client, settings.mongo, tmp_path / "after").manifest
+    after = take_snapshot(client, settings.mongo, tmp_path / "after", READS).manifest
     assert after.counts.included == 260
 
 
 def test_equal_content_has_an_equal_id_and_is_kept_once(client, settings, documents, tmp_path):
     seed_documents(client, settings, 5, fold="train")
-    first = take_snapshot(client, settings.mongo, tmp_path)
+    first = take_snapshot(client, settings.mongo, tmp_path, READS)
     documents.update_many({}, {"$set": {"unrelated": 1}})
-    again = take_snapshot(client, settings.mongo, tmp_path)
+    again = take_snapshot(client, settings.mongo, tmp_path, READS)
     assert again.directory == first.directory
     assert again.manifest.content_hash == first.manifest.content_hash
     documents.update_one({"_id": 3}, {"$push": {"captions": "one more"}})
-    other = take_snapshot(client, settings.mongo, tmp_path)
+    other = take_snapshot(client, settings.mongo, tmp_path, READS)
     assert other.manifest.snapshot_id != first.manifest.snapshot_id
     assert find_snapshot(tmp_path, "latest").manifest == other.manifest
     found = find_snapshot(tmp_path, first.manifest.snapshot_id[:6])
     assert found.manifest == again.manifest
     documents.update_one({"_id": 3}, {"$pop": {"captions": 1}})
-    back = take_snapshot(client, settings.mongo, tmp_path)
+    back = take_snapshot(client, settings.mongo, tmp_path, READS)
     assert back.directory == first.directory
     assert find_snapshot(tmp_path, "latest").manifest == back.manifest
     assert not list(tmp_path.glob("snapshots/.taking*"))
@@ -164,16 +172,16 @@ def test_moment_that_the_server_forgot_names_the_parameter(
     long_ago = type(now)(now.time - 100_000, 1)
     monkeypatch.setattr(snapshot_writer, "cluster_time", lambda _: long_ago)
     with pytest.raises(StoreUnavailable, match="minSnapshotHistoryWindowInSeconds"):
-        take_snapshot(client, settings.mongo, tmp_path)
+        take_snapshot(client, settings.mongo, tmp_path, READS)
 
 
 def test_nothing_to_learn_from_is_a_clear_error(client, settings, documents, tmp_path):
     documents.insert_one({"_id": 1, "captions": ["x"]})
-    with pytest.raises(ModelNotFound, match="no CLIP version serves"):
-        take_snapshot(client, settings.mongo, tmp_path)
+    with pytest.raises(ModelNotFound, match=r"no version serves .* \(clip\)"):
+        take_snapshot(client, settings.mongo, tmp_path, READS)
     announce_clip(client, settings)
-    with pytest.raises(TooLittleData, match="1 without vector"):
-        take_snapshot(client, settings.mongo, tmp_path)
+    with pytest.raises(TooLittleData, match="1 without output"):
+        take_snapshot(client, settings.mongo, tmp_path, READS)
     assert list(tmp_path.glob("snapshots/*")) == []
 
 
@@ -181,12 +189,12 @@ def test_directory_that_cannot_be_written_is_named(client, settings, documents, 
     seed_documents(client, settings, 5, fold="train")
     (tmp_path / "snapshots").write_text("in the way")
     with pytest.raises(TrainerError, match="cannot write a snapshot"):
-        take_snapshot(client, settings.mongo, tmp_path)
+        take_snapshot(client, settings.mongo, tmp_path, READS)
 
 
 def test_damaged_snapshot_is_refused(client, settings, documents, tmp_path):
     seed_documents(client, settings, 50, fold="train")
-    taken = take_snapshot(client, settings.mongo, tmp_path)
+    taken = take_snapshot(client, settings.mongo, tmp_path, READS)
     path = taken.directory / DOCUMENTS
     data = bytearray(path.read_bytes())
     data[len(data) // 4] ^= 1

@@ -26,9 +26,10 @@ from streams.mongo.store import DocumentStore
 from streams.registry.versions import Registry
 from streams.settings import MongoSettings, Settings
 from tests.fitted import CLIP_VERSION, SCENES, fitted_bundle, vector_of
-from tests.integration.trainer_data import announce_clip, clip_write
+from tests.integration.trainer_data import READS, announce_clip, clip_write
 from trainer.cli import app
 from trainer.evaluate.validation_sample import create_validation_set
+from trainer.fit.kinds import plugs_of
 from trainer.job.gate import Gate
 from trainer.job.job import Job
 from trainer.job.retrain import Plan, retrain
@@ -88,7 +89,7 @@ def scenes(client, settings):
             for key, n in ((name, number), (number, number))
         ]
     )
-    return create_validation_set(client, settings.mongo)
+    return create_validation_set(client, settings.mongo, READS)
 
 
 @pytest.fixture
@@ -105,6 +106,12 @@ def run_directory(tmp_path):
         return directory
 
     return make
+
+
+def plan_of(metric, **options):
+    model = DEFAULT.models[NAME]
+    gate = Gate(metric=metric)
+    return Plan(model=model, reads=READS, plugs=plugs_of(model), gate=gate, **options)
 
 
 def trainer(*arguments):
@@ -131,7 +138,7 @@ def test_evaluate_measures_a_run_and_writes_a_page(scenes, run_directory, tmp_pa
     assert row["version"] == fitted_bundle(GOOD).version
 
 
-def test_publish_then_evaluate_what_serves(scenes, run_directory, client, settings, monkeypatch):
+def test_publish_then_evaluate_what_serves(scenes, run_directory, client, settings):
     first = json.loads(trainer("publish", NAME, "--bundle", run_directory(FAIR), "--json"))
     assert (first["outcome"], first["metric"], first["serving"]) == ("promoted", "cider", None)
     worse = trainer("publish", NAME, "--bundle", run_directory(POOR))
@@ -141,17 +148,15 @@ def test_publish_then_evaluate_what_serves(scenes, run_directory, client, settin
     assert f"(before: {first['candidate']}): forced, though bleu4" in told
     pointer = Registry(state_database(client, settings.mongo)).pointer(NAME)
     assert pointer.recaption == "none"
-    serving = json.loads(trainer("evaluate", NAME, "--beam", "2", "--json"))
+    serving = json.loads(trainer("evaluate", NAME, "--ask", "beam_width=2", "--json"))
     assert serving["version"] == pointer.version
-    assert serving["beam"] == 2
+    assert serving["options"] == {"beam_width": 2}
     named = trainer("evaluate", NAME, "--version", first["candidate"][:6], "--json")
     assert json.loads(named)["metrics"]["cider"] == first["candidate_value"]
     rows = [json.loads(line) for line in trainer("decisions", NAME, "--json").splitlines()]
     assert [row["outcome"] for row in rows] == ["promoted", "kept", "promoted"]
     assert len(trainer("decisions", "--limit", "2").splitlines()) == 2
     assert trainer("decisions", "clip_projection") == ""
-    monkeypatch.setenv("CAPTIONSTREAM_MODELS__BEAM_WIDTH", "3")
-    assert json.loads(trainer("evaluate", NAME, "--json"))["beam"] == 3
 
 
 @pytest.mark.parametrize(
@@ -183,7 +188,7 @@ def test_retraining_goes_from_documents_to_a_version_that_serves(
     scenes, client, settings, tmp_path
 ):
     metrics = tmp_path / "trainer.prom"
-    plan = Plan(model=NAME, gate=Gate(metric="exact_match"), min_documents=5, lease_seconds=30)
+    plan = plan_of("exact_match", min_documents=5, lease_seconds=30)
     seen = []
 
     def fit(snapshot):
@@ -247,7 +252,7 @@ def test_failure_of_a_job_is_seen_though_its_metrics_cannot_be_written(
     (tmp_path / "file").touch()
     with pytest.raises(ZeroDivisionError):
         retrain(
-            Plan(model=NAME, gate=Gate(metric="bleu4")),
+            plan_of("bleu4"),
             fitted_bundle,
             client=client,
             settings=settings,
@@ -271,7 +276,7 @@ def test_retraining_after_a_change_of_clip_refreshes_the_validation_set(
         ]
     )
     run = retrain(
-        Plan(model=NAME, gate=Gate(metric="bleu4"), min_documents=5),
+        plan_of("bleu4", min_documents=5),
         lambda _: fitted_bundle(FAIR, clip_version="tiny-2"),
         client=client,
         settings=settings,
@@ -279,7 +284,7 @@ def test_retraining_after_a_change_of_clip_refreshes_the_validation_set(
     )
     assert run.outcome is Outcome.PROMOTED
     refreshed = ValidationSets(state_database(client, settings.mongo)).get("default")
-    assert refreshed.clip_version == "tiny-2"
+    assert refreshed.versions == {"clip": "tiny-2"}
     assert [entry.id for entry in refreshed.entries] == [entry.id for entry in scenes.entries]
 
 
@@ -290,7 +295,8 @@ def test_run_fits_what_serves_then_finds_nothing_new(scenes, client, settings, t
     metrics = tmp_path / "trainer.prom"
     settled = [
         *("run", NAME, "--min-documents", 5, "--metric", "bleu4", "--metrics-file", metrics),
-        *("--min-count", 0, "--hidden", 16, "--max-length", 20, "--normalization", "seed"),
+        *("--option", "min_count=0", "--option", "hidden=16", "--option", "max_length=20"),
+        *("--option", "normalization=seed"),
         *("--max-epochs", 2),
     ]
     command = [sys.executable, "-m", "trainer.cli", *map(str, settled), "--json"]

@@ -13,10 +13,18 @@ from streams.contract.writes import OutputWrite
 from streams.errors import InvalidValidationSet, TooLittleData
 from streams.mongo.client import state_database
 from streams.mongo.store import DocumentStore
-from tests.integration.trainer_data import SOURCE, announce_clip, clip_write, seed_documents
+from tests.integration.trainer_data import (
+    READS,
+    SOURCE,
+    announce_clip,
+    clip_write,
+    seed_documents,
+)
 from tests.pipelines import CLIP
 from trainer.evaluate.validation_sample import create_validation_set
 from trainer.snapshot.validation_set import ValidationSets
+
+VECTOR = "feature/clip"
 
 
 @pytest.fixture
@@ -25,7 +33,9 @@ def sets(client, settings):
 
 
 def create(client, settings, **options):
-    return create_validation_set(client, settings.mongo, sample_size=5, chunk_size=2, **options)
+    return create_validation_set(
+        client, settings.mongo, READS, sample_size=5, chunk_size=2, **options
+    )
 
 
 def test_sample_is_of_the_test_fold_frozen_and_read_again(client, settings, documents, sets):
@@ -46,7 +56,7 @@ def test_sample_is_of_the_test_fold_frozen_and_read_again(client, settings, docu
         assert [e.captions for e in found.entries] == [e.captions for e in made.entries]
         assert [e.scene for e in found.entries] == [e.scene for e in made.entries]
         for mine, theirs in zip(found.entries, made.entries, strict=True):
-            assert np.array_equal(mine.clip, theirs.clip)
+            assert np.array_equal(mine.values[VECTOR], theirs.values[VECTOR])
     assert {e.scene["relation"] if e.scene else None for e in made.entries} <= {"above", None}
 
 
@@ -109,7 +119,7 @@ def test_change_of_clip_needs_a_refresh_that_keeps_the_documents(client, setting
     after = create(client, settings, refresh=True)
     gone = {document_key(ids[0]).decode()}
     assert [e.id for e in after.entries] == [e.id for e in before.entries if e.id not in gone]
-    assert all(entry.clip[0] == 9 for entry in after.entries)
+    assert all(entry.values[VECTOR][0] == 9 for entry in after.entries)
     assert sets.get("default").digest == after.digest
     chunks = state_database(client, settings.mongo)["validation_set_chunks"]
     assert chunks.count_documents({"digest": before.digest}) == 0
@@ -127,7 +137,7 @@ def test_what_will_never_have_a_new_vector_does_not_hold_a_refresh_up(client, se
     )
     DocumentStore(client, settings.mongo, DEFAULT).write_outputs(
         [
-            OutputWrite(document_id=failed, source=SOURCE, model=CLIP, input="", result=error),
+            OutputWrite(document_id=failed, source=SOURCE, model=CLIP, result=error),
             *(clip_write(i, [9, 9, 9, i], version="clip-test-2") for i in good),
         ]
     )
@@ -147,7 +157,7 @@ def test_damaged_and_missing_sets_name_the_remedy(client, settings, documents, s
         sets.get("default")
     create(client, settings, name="old")
     heads = state_database(client, settings.mongo)["validation_sets"]
-    heads.update_one({"_id": "old"}, {"$unset": {"passed_over": 1}})
+    heads.update_one({"_id": "old"}, {"$set": {"format": 0}})
     with pytest.raises(InvalidValidationSet, match="create it again"):
         sets.get("old")
     chunks.delete_many({})

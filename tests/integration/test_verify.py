@@ -157,7 +157,7 @@ def changed_vector(dimension):
         ({f"{MODELS[1].path}.value": changed_vector(8)}, "clip_projection differs by"),
         ({f"{MODELS[1].path}.value": changed_vector(4)}, "clip_projection has shape (4,)"),
         ({f"{LM}.score": -0.001}, "conditional_lm has score -0.001, its version gives -"),
-        ({f"{LM}.value": "a red dog"}, "conditional_lm is 'a red dog'"),
+        ({f"{LM}.value": "a red dog"}, 'conditional_lm is "a red dog"'),
         ({f"{LM}.version": "0000000000000000"}, "conditional_lm has to run"),
         ({f"{LM}.features.clip": "other"}, "conditional_lm has to run"),
         ({f"{LM}.input.img": "0" * 32}, "conditional_lm was made from another image"),
@@ -316,7 +316,7 @@ def test_output_that_a_promotion_left_is_checked_with_its_own_version(world):
 
 
 def test_caption_is_checked_with_the_options_that_its_version_names(world):
-    """Fails without options in `output_version`, in `_caption`, or without the look at them."""
+    """Fails without options in `output_version`, in `Gru.load`, or without the look at them."""
     clip = ClipEncoder(world.settings.clip).version
     world.promote(tiny_captioner(seed=4, clip_version=clip), recaption=Recaption.NONE)
     [greedy] = world.apply(MODELS[2].name, [1])
@@ -360,7 +360,7 @@ def test_command_says_what_is_wrong_and_exits_with_1(world, monkeypatch, capsys)
     done = captionstream("verify", "--patience", "0")
     assert done.code == 1
     assert done.out.endswith("\n4 documents checked, 1 wrong\n")
-    assert "\n1: conditional_lm is 'a red dog'" in done.out
+    assert '\n1: conditional_lm is "a red dog"' in done.out
     found = json.loads(captionstream("verify", "--patience", "0", "--json").out.splitlines()[-1])
     assert [row["id"] for row in found["wrong"]] == [1]
     assert found["standing_still"] == {}

@@ -13,9 +13,12 @@ from streams.mongo.store import DocumentStore
 from streams.registry.versions import Registry
 from tests.captioner import serve_clip
 from tests.pipelines import CLIP
+from trainer.snapshot.columns import Reads
 
 CLIP_VERSION = "clip-test-1"
 SOURCE = Timestamp(100, 1)
+#: What the default pipeline reads.
+READS = Reads(pipeline=DEFAULT)
 
 
 def announce_clip(client, settings, version=CLIP_VERSION):
@@ -26,10 +29,8 @@ def announce_clip(client, settings, version=CLIP_VERSION):
 
 def clip_write(document_id, vector, *, version=CLIP_VERSION, source=SOURCE):
     """Return the write of a CLIP output."""
-    result = Output(value=np.asarray(vector, np.float32), version=version)
-    return OutputWrite(
-        document_id=document_id, source=source, model=CLIP, input="ab", result=result
-    )
+    result = Output(value=np.asarray(vector, np.float32), version=version, inputs={"img": "ab"})
+    return OutputWrite(document_id=document_id, source=source, model=CLIP, result=result)
 
 
 def seed_documents(client, settings, count, *, dimension=4, fold=None, first_id=0):

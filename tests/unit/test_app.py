@@ -30,7 +30,7 @@ class IdleStep:
 @pytest.fixture
 def process():
     settings = Settings(stage=StageSettings(stall_seconds=60, batch_size=8))
-    made = StageProcess(SINK, settings)
+    made = StageProcess(SINK, settings, revision=lambda: 0)
 
     async def deliver(records):
         return None
@@ -44,7 +44,7 @@ def stand_still(process, seconds):
 
 
 def test_process_that_loads_its_model_is_healthy_and_not_ready():
-    loading = StageProcess(SINK, Settings())
+    loading = StageProcess(SINK, Settings(), revision=lambda: 0)
     assert loading.health().is_ok
     assert loading.readiness().reason == "loading"
 

@@ -47,7 +47,7 @@ ROOMS = {
     "trainer.fit": "snapshot streams.contract streams.errors streams.models streams.settings",
     "trainer.evaluate": (
         "fit scenes snapshot streams.contract streams.errors streams.models streams.mongo"
-        " streams.settings"
+        " streams.registry streams.settings"
     ),
     "trainer.report": "evaluate streams.errors streams.images streams.settings",
     "trainer.job": (
@@ -60,7 +60,7 @@ ROOMS = {
     ),
     "trainer.cli": "commands streams.logs streams.operate streams.settings",
     "trainer.demo": (
-        "commands evaluate report scenes streams.contract streams.errors streams.local"
+        "commands evaluate report scenes snapshot streams.contract streams.errors streams.local"
         " streams.mongo streams.operate streams.settings"
     ),
 }

@@ -26,7 +26,11 @@ def made_of(command, monkeypatch, capsys):
         ("captionstream", "wait --timeout soon", "Invalid value for '--timeout'"),
         ("captionstream", "models rollback x --recaption y", "'all', 'stale', 'none'"),
         ("captionstream", "up --kafka broker:abc", "--kafka: 'broker:abc' is not host:port"),
-        ("captionstream-trainer", "fit --bogus", "No such option: --bogus; see `captionstream"),
+        (
+            "captionstream-trainer",
+            "fit --bogus",
+            "No such option: --bogus (Possible options: --loss)",
+        ),
     ],
 )
 def test_wrong_arguments_are_one_line_and_exit_code_2(monkeypatch, capsys, cli, arguments, message):

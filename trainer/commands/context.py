@@ -9,9 +9,10 @@ import typer
 from pymongo import MongoClient
 from pymongo.database import Database
 
+from streams.contract.pipeline import Pipeline
 from streams.local.stack import read_stack, settings_for
 from streams.mongo.client import connect, state_database
-from streams.operate.commands.context import AsJson, err, out
+from streams.operate.commands.context import AsJson, declared_pipeline, err, out
 from streams.settings import Settings, load_settings
 
 __all__ = ["AsJson", "DataDir", "Place", "err", "out", "place_of"]
@@ -39,6 +40,12 @@ class Place:
     settings: Settings
     directory: Path
 
+    @property
+    def pipeline(self) -> Pipeline:
+        """The models, as they are declared now; read from MongoDB."""
+        client, _ = self.connect()
+        return declared_pipeline(self.settings, client)
+
     def connect(self) -> tuple[MongoClient[dict[str, Any]], Database[dict[str, Any]]]:
         """Return a client, closed when the command ends, and the state database."""
         client = connect(self.settings.mongo)
@@ -52,8 +59,7 @@ def place_of(data_dir: Path | None) -> Place:
     Raises:
         SettingsError: A setting is wrong, or no stack runs there.
     """
-    settings = load_settings()
-    if data_dir is None:
-        return Place(settings=settings, directory=Path(settings.trainer.directory))
-    stack = settings_for(read_stack(data_dir), settings)
-    return Place(settings=stack, directory=data_dir / "trainer")
+    settings, directory = load_settings(), None
+    if data_dir is not None:
+        settings, directory = settings_for(read_stack(data_dir), settings), data_dir / "trainer"
+    return Place(settings=settings, directory=directory or Path(settings.trainer.directory))

@@ -11,15 +11,21 @@ from streams.errors import SettingsError
 from streams.registry.versions import Registry
 from trainer.commands.context import AsJson, DataDir, out, place_of
 from trainer.commands.measuring import (
-    Beam,
+    Asked,
+    Metrics,
     Name,
     SetName,
+    Target,
+    Where,
+    asked_model,
     bundle_of,
     evaluator,
     history_beside,
+    named_plugs,
     stored_bundle,
 )
 from trainer.evaluate.evaluation import Evaluation
+from trainer.fit.options import Device
 from trainer.report.evaluation_page import caution, evaluation_page, metric_rows, shown
 from trainer.report.page import write_page
 from trainer.report.training import read_history
@@ -27,7 +33,7 @@ from trainer.snapshot.pictures import read_pictures
 from trainer.snapshot.validation_set import ValidationSets
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 - each is an option of the command
     name: Name,
     *,
     version: Annotated[
@@ -37,14 +43,17 @@ def evaluate(
         Path | None, typer.Option(help="Directory of a bundle, or of a run, instead of a version.")
     ] = None,
     validation_set: SetName = "default",
-    beam: Beam = None,
+    ask: Asked = None,
+    target: Target = None,
+    metrics: Metrics = None,
+    device: Where = Device.AUTO,
     html: Annotated[Path | None, typer.Option(help="Write a page with pictures there.")] = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a version on a frozen validation set; nothing is changed.
 
-    Example: captionstream-trainer evaluate conditional_lm --html report.html
+    Example: captionstream-trainer evaluate MODEL --html report.html
     """
     if version is not None and bundle is not None:
         msg = "give --version or --bundle, not both"
@@ -56,7 +65,10 @@ def evaluate(
         measured = stored_bundle(Registry(state), name, version)
     else:
         measured = bundle_of(bundle, name)
-    evaluation = evaluator(place.settings, frozen, beam=beam)(measured)
+    pipeline = place.pipeline
+    model = asked_model(pipeline, name, ask)
+    plugs = named_plugs(target=target, metrics=metrics)
+    evaluation = evaluator(place, pipeline, model, frozen, plugs=plugs, device=device)(measured)
     if html is not None:
         ids = [caption.id for caption in shown(evaluation)]
         history = history_beside(bundle) if bundle is not None else None

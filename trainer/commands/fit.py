@@ -11,12 +11,24 @@ import typer
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from streams.models.words import Normalization
-from trainer.commands.context import AsJson, DataDir, err, out, place_of
-from trainer.fit.options import FitOptions
-from trainer.snapshot.files import find_snapshot
+from trainer.commands.context import AsJson, DataDir, Place, err, out, place_of
+from trainer.commands.measuring import (
+    Loss,
+    Name,
+    Splitter,
+    Target,
+    Where,
+    asked_model,
+    named_plugs,
+    values_of,
+)
+from trainer.fit.options import Device, FitOptions
+from trainer.snapshot.files import Snapshot, find_snapshot
+from trainer.snapshot.manifest import pipeline_of
 
 if TYPE_CHECKING:
+    import torch
+
     from trainer.fit.fit import FitResult
     from trainer.fit.fitting import Progress
 
@@ -25,27 +37,20 @@ USUAL: Final = FitOptions()
 Seed = Annotated[
     int, typer.Option(min=0, max=2**31 - 1, help="Of the first weights and of every draw.")
 ]
-Words = Annotated[
-    Normalization,
-    typer.Option(
-        "--normalization",
-        help="What counts as a word: letters of every script, and each character of those without"
-        " spaces; or the letters a to z only.",
-    ),
-]
-MaxLength = Annotated[
-    int, typer.Option(min=1, max=1000, help="Most words of a caption; longer ones are cut.")
-]
-MinCount = Annotated[
-    int, typer.Option(min=0, help="A word is known if it occurs more often in the train fold.")
-]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images of one step.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Examples of one step.")]
 LearningRate = Annotated[float, typer.Option(min=1e-9, help="Learning rate of Adam.")]
-Hidden = Annotated[int, typer.Option(min=1, help="Size of the captioner's state.")]
-Dimension = Annotated[int, typer.Option(min=1, help="Length of projected vectors.")]
 MaxEpochs = Annotated[int, typer.Option(min=1, help="Most passes over the train fold.")]
 Patience = Annotated[
     int, typer.Option(min=1, help="Passes without a better validation loss before it ends.")
+]
+Option = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        metavar="NAME=VALUE",
+        help="An option of the model's kind, for example hidden=256; repeat it for more.",
+        show_default=False,
+    ),
 ]
 Threads = Annotated[
     int | None,
@@ -56,68 +61,97 @@ Threads = Annotated[
 
 
 def fit(  # noqa: PLR0913 - each is an option of the command
-    name: Annotated[str, typer.Argument(help="conditional_lm or clip_projection.")],
+    name: Name,
     *,
     snapshot: Annotated[
         str, typer.Option(help="Id of a snapshot, or a beginning of it.")
     ] = "latest",
+    option: Option = None,
+    target: Target = None,
+    loss: Loss = None,
+    splitter: Splitter = None,
     seed: Seed = USUAL.seed,
-    normalization: Words = USUAL.normalization,
-    min_count: MinCount = USUAL.min_count,
-    max_length: MaxLength = USUAL.max_length,
     batch_size: BatchSize = USUAL.batch_size,
     rate: LearningRate = USUAL.rate,
-    hidden: Hidden = USUAL.hidden,
-    dimension: Dimension = USUAL.dimension,
     max_epochs: MaxEpochs = USUAL.max_epochs,
     patience: Patience = USUAL.patience,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on behind the last checkpoint.")
     ] = False,
     threads: Threads = None,
+    device: Where = Device.AUTO,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Fit a model on a snapshot. The version stays in the run's directory until it is published.
 
-    Example: captionstream-trainer fit conditional_lm --snapshot latest
+    Example: captionstream-trainer fit MODEL --snapshot latest
     """
     import torch
 
-    from trainer.fit.fit import fit as fit_model
-    from trainer.fit.text_encoder import text_encoder
+    from trainer.fit.device import device_of
 
     place = place_of(data_dir)
-    found = find_snapshot(place.directory, snapshot)
     options = FitOptions(
         seed=seed,
-        normalization=normalization,
-        min_count=min_count,
-        max_length=max_length,
         batch_size=batch_size,
         rate=rate,
-        hidden=hidden,
-        dimension=dimension,
         max_epochs=max_epochs,
         patience=patience,
+        kind=values_of(option, "--option"),
+        plugs=named_plugs(target=target, loss=loss, splitter=splitter),
     )
     if threads is not None:
         torch.set_num_threads(threads)
     try:
-        with shown(name, as_json=as_json) as progress:
-            result = fit_model(
-                name,
-                found,
-                options,
-                place.directory,
-                resume=resume,
-                encode_texts=text_encoder(place.settings.clip, found.manifest.clip_version),
-                progress=progress,
-            )
+        result = fitted(
+            place,
+            name,
+            find_snapshot(place.directory, snapshot),
+            options,
+            device=device_of(device),
+            resume=resume,
+            as_json=as_json,
+        )
     except KeyboardInterrupt:
         err.print("stopped; the same command with --resume goes on behind the last whole epoch")
         raise typer.Exit(130) from None
     _show(result, as_json=as_json)
+
+
+def fitted(
+    place: Place,
+    name: str,
+    snapshot: Snapshot,
+    options: FitOptions,
+    *,
+    device: "torch.device",
+    resume: bool,
+    as_json: bool,
+    is_job: bool = False,
+) -> "FitResult":
+    """Fit a model of the snapshot's and show how it goes; what encodes texts is at hand."""
+    from trainer.fit.fit import fit as fit_model
+    from trainer.fit.plugs import Means
+    from trainer.fit.text_encoder import text_encoder
+
+    pipeline = pipeline_of(snapshot.manifest)
+    model = asked_model(pipeline, name)
+    versions = {n: column.version for n, column in snapshot.manifest.features.items()}
+    with shown(name, as_json=as_json) as progress:
+        return fit_model(
+            model,
+            snapshot,
+            options,
+            place.directory,
+            resume=resume,
+            is_job=is_job,
+            means=Means(
+                device=device,
+                encode_texts=text_encoder(place.settings.clip, pipeline, model, versions),
+            ),
+            progress=progress,
+        )
 
 
 @contextmanager

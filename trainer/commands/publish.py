@@ -2,29 +2,39 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
-from streams.contract.default_pipeline import (
-    CONDITIONAL_LM,
-)
+from streams.contract.pipeline import Model
 from streams.contract.states import Recaption
 from streams.registry.versions import Registry
 from trainer.commands.context import AsJson, DataDir, out, place_of
-from trainer.commands.measuring import Beam, Name, SetName, bundle_of, evaluator
+from trainer.commands.measuring import (
+    Asked,
+    Metrics,
+    Name,
+    SetName,
+    Target,
+    Where,
+    asked_model,
+    bundle_of,
+    evaluator,
+    named_plugs,
+)
+from trainer.fit.options import Device
 from trainer.job.decisions import Decision, Decisions
 from trainer.job.gate import Gate
+from trainer.job.publish import check_current
 from trainer.job.publish import publish as publish_bundle
 from trainer.snapshot.validation_set import ValidationSets
-
-_USUAL_METRIC: Final = {CONDITIONAL_LM.name: "cider"}
+from trainer.snapshot.writer import serving_versions
 
 Metric = Annotated[
     str | None,
     typer.Option(
-        help="What decides: a name that `evaluate --json` prints. Default: cider for captions,"
-        " recall10 for the projection.",
+        help="What decides: a name that `evaluate --json` prints. Default: what the model's"
+        " kind says.",
         show_default=False,
     ),
 ]
@@ -32,13 +42,16 @@ MinGain = Annotated[
     float, typer.Option(help="By how much it must be better; equal is never enough.")
 ]
 Again = Annotated[
-    Recaption, typer.Option("--recaption", help="What a promotion means for stored captions.")
+    Recaption, typer.Option("--recaption", help="What a promotion means for stored outputs.")
 ]
 
 
-def usual_metric(name: str, metric: str | None) -> str:
-    """Return the metric that decides."""
-    return metric or _USUAL_METRIC.get(name, "recall10")
+def gate_of(model: Model, metric: str | None, *, min_gain: float, is_forced: bool) -> Gate:
+    """Return what a candidate must reach; the kind's metric decides, if no other is named."""
+    from trainer.fit.kinds import plugs_of  # noqa: PLC0415 - loads torch
+
+    decides = metric or plugs_of(model).rules.decides
+    return Gate(metric=decides, min_gain=min_gain, is_forced=is_forced)
 
 
 def publish(  # noqa: PLR0913 - each is an option of the command
@@ -50,27 +63,35 @@ def publish(  # noqa: PLR0913 - each is an option of the command
     min_gain: MinGain = 0.0,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Let it serve even if worse, unless its captions are empty."),
+        typer.Option("--force", help="Let it serve even if worse, within the limits of its kind."),
     ] = False,
-    beam: Beam = None,
+    ask: Asked = None,
+    target: Target = None,
+    metrics: Metrics = None,
+    device: Where = Device.AUTO,
     recaption: Again = Recaption.ALL,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Store a bundle, and let it serve if it beats what serves on the same frozen set.
 
-    Example: captionstream-trainer publish conditional_lm --bundle .captionstream/trainer/runs/3f2a
+    Example: captionstream-trainer publish MODEL --bundle .captionstream/trainer/runs/3f2a
     """
     place = place_of(data_dir)
     _, state = place.connect()
     frozen = ValidationSets(state).get(validation_set)
+    pipeline = place.pipeline
+    model, named = asked_model(pipeline, name, ask), named_plugs(target=target, metrics=metrics)
+    registry = Registry(state)
+    candidate = bundle_of(bundle, name)
+    check_current(candidate, frozen, serving_versions(registry, pipeline))
     publication = publish_bundle(
-        bundle_of(bundle, name),
+        candidate,
         frozen,
-        evaluate=evaluator(place.settings, frozen, beam=beam),
-        registry=Registry(state),
+        evaluate=evaluator(place, pipeline, model, frozen, plugs=named, device=device),
+        registry=registry,
         decisions=Decisions(state),
-        gate=Gate(metric=usual_metric(name, metric), min_gain=min_gain, is_forced=force),
+        gate=gate_of(model, metric, min_gain=min_gain, is_forced=force),
         recaption=recaption,
     )
     if as_json:
@@ -87,7 +108,7 @@ def decisions(
 ) -> None:
     """List what the gate decided, oldest first.
 
-    Example: captionstream-trainer decisions conditional_lm
+    Example: captionstream-trainer decisions --limit 5
     """
     _, state = place_of(data_dir).connect()
     for decision in Decisions(state).list(name, limit=limit):

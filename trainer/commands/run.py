@@ -6,7 +6,6 @@ import json
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Final
@@ -17,26 +16,35 @@ from structlog import get_logger
 from streams.contract.manifest import Bundle
 from streams.contract.states import Recaption
 from streams.errors import InvalidCheckpoint
-from trainer.commands.context import AsJson, DataDir, Place, out, place_of
+from trainer.commands.context import AsJson, DataDir, out, place_of
 from trainer.commands.fit import (
     USUAL,
     BatchSize,
-    Dimension,
-    Hidden,
     LearningRate,
     MaxEpochs,
-    MaxLength,
-    MinCount,
+    Option,
     Patience,
     Seed,
     Threads,
-    Words,
-    shown,
+    fitted,
 )
-from trainer.commands.measuring import Beam, Name, SetName
-from trainer.commands.publish import Again, Metric, MinGain, usual_metric
-from trainer.fit.options import FitOptions
-from trainer.job.gate import Gate
+from trainer.commands.measuring import (
+    Asked,
+    Learn,
+    Loss,
+    Metrics,
+    Name,
+    SetName,
+    Splitter,
+    Target,
+    Where,
+    asked_model,
+    named_plugs,
+    reads_of,
+    values_of,
+)
+from trainer.commands.publish import Again, Metric, MinGain, gate_of
+from trainer.fit.options import Device, FitOptions
 from trainer.job.runs import Outcome, Run
 from trainer.snapshot.files import Snapshot
 
@@ -57,14 +65,15 @@ def run(  # noqa: PLR0913 - each is an option of the command
     min_documents: Annotated[
         int, typer.Option(min=1, help="With fewer usable documents nothing is fitted.")
     ] = 100,
+    option: Option = None,
+    learn: Learn = None,
+    target: Target = None,
+    loss: Loss = None,
+    splitter: Splitter = None,
+    metrics: Metrics = None,
     seed: Seed = USUAL.seed,
-    normalization: Words = USUAL.normalization,
-    min_count: MinCount = USUAL.min_count,
-    max_length: MaxLength = USUAL.max_length,
     batch_size: BatchSize = USUAL.batch_size,
     rate: LearningRate = USUAL.rate,
-    hidden: Hidden = USUAL.hidden,
-    dimension: Dimension = USUAL.dimension,
     max_epochs: MaxEpochs = USUAL.max_epochs,
     patience: Patience = USUAL.patience,
     threads: Threads = None,
@@ -73,9 +82,13 @@ def run(  # noqa: PLR0913 - each is an option of the command
     min_gain: MinGain = 0.0,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Fit, and let it serve whatever is found but empty captions."),
+        typer.Option(
+            "--force",
+            help="Fit, and let it serve whatever is found, within the limits of its kind.",
+        ),
     ] = False,
-    beam: Beam = None,
+    ask: Asked = None,
+    device: Where = Device.AUTO,
     recaption: Again = Recaption.ALL,
     metrics_file: Annotated[
         Path | None,
@@ -97,42 +110,60 @@ def run(  # noqa: PLR0913 - each is an option of the command
     is started again with the same data. The exit code is 0 unless something failed; after SIGTERM,
     143, and the next job can start at once.
 
-    Example: captionstream-trainer run conditional_lm --metrics-file /var/lib/trainer.prom
+    Example: captionstream-trainer run MODEL --metrics-file /var/lib/trainer.prom
     """
-    options = FitOptions(
-        seed=seed,
-        normalization=normalization,
-        min_count=min_count,
-        max_length=max_length,
-        batch_size=batch_size,
-        rate=rate,
-        hidden=hidden,
-        dimension=dimension,
-        max_epochs=max_epochs,
-        patience=patience,
-    )
     import torch
 
+    from trainer.fit.device import device_of
+    from trainer.fit.kinds import plugs_of
     from trainer.job.retrain import Plan, retrain
 
+    named = named_plugs(target=target, loss=loss, splitter=splitter, metrics=metrics)
+    options = FitOptions(
+        seed=seed,
+        batch_size=batch_size,
+        rate=rate,
+        max_epochs=max_epochs,
+        patience=patience,
+        kind=values_of(option, "--option"),
+        plugs=named,
+    )
     if threads is not None:
         torch.set_num_threads(threads)
     place = place_of(data_dir)
     client, _ = place.connect()
+    pipeline = place.pipeline
+    model = asked_model(pipeline, name, ask)
     plan = Plan(
-        model=name,
-        gate=Gate(metric=usual_metric(name, metric), min_gain=min_gain, is_forced=force),
+        model=model,
+        reads=reads_of(pipeline, learn),
+        plugs=plugs_of(model, named),
+        gate=gate_of(model, metric, min_gain=min_gain, is_forced=force),
         fit_options=options.model_dump(),
         min_documents=min_documents,
         validation_set=validation_set,
-        beam=beam or place.settings.models.beam_width,
         recaption=recaption,
         lease_seconds=lease_seconds,
         keep=keep,
     )
-    fit = partial(
-        _fit_unattended, name, options=options, place=place, resume=not force, as_json=as_json
-    )
+
+    def fit(snapshot: Snapshot, *, resume: bool = not force) -> Bundle:
+        """Fit, and start anew where the checkpoint cannot be used."""
+        try:
+            return fitted(
+                place,
+                name,
+                snapshot,
+                options,
+                device=device_of(device),
+                resume=resume,
+                as_json=as_json,
+                is_job=True,
+            ).bundle
+        except InvalidCheckpoint as exc:  # nobody is there who could fit again without it
+            log.warning("the fit starts anew", reason=str(exc))
+            return fit(snapshot, resume=False)
+
     with _ended_by_sigterm():
         done = retrain(
             plan,
@@ -146,36 +177,6 @@ def run(  # noqa: PLR0913 - each is an option of the command
         typer.echo(json.dumps(done.as_json()))
     else:
         out.print(line_of(done), markup=False)
-
-
-def _fit_unattended(
-    name: str, snapshot: Snapshot, *, options: FitOptions, place: Place, resume: bool, as_json: bool
-) -> Bundle:
-    """Fit, and start anew where the checkpoint cannot be used."""
-    try:
-        return _fit(name, snapshot, options, place, resume=resume, as_json=as_json)
-    except InvalidCheckpoint as exc:  # nobody is there who could fit again without it
-        log.warning("the fit starts anew", reason=str(exc))
-        return _fit(name, snapshot, options, place, resume=False, as_json=as_json)
-
-
-def _fit(
-    name: str, snapshot: Snapshot, options: FitOptions, place: Place, *, resume: bool, as_json: bool
-) -> Bundle:
-    from trainer.fit.fit import fit
-    from trainer.fit.text_encoder import text_encoder
-
-    with shown(name, as_json=as_json) as progress:
-        return fit(
-            name,
-            snapshot,
-            options,
-            place.directory,
-            resume=resume,
-            is_job=True,
-            encode_texts=text_encoder(place.settings.clip, snapshot.manifest.clip_version),
-            progress=progress,
-        ).bundle
 
 
 @contextmanager

@@ -6,16 +6,17 @@ import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from trainer.commands.context import AsJson, DataDir, err, out, place_of
+from trainer.commands.measuring import Learn, reads_of
 from trainer.snapshot.files import Snapshot
 from trainer.snapshot.writer import take_snapshot
 
 
-def snapshot(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """Freeze captions and stored CLIP vectors as they are now, for fitting.
+def snapshot(learn: Learn = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Freeze captions and all that models read as it is now, for fitting any of them.
 
-    Documents without captions or without a current vector are counted and left out, and so are
+    Documents without captions or without current outputs are counted and left out, and so are
     those that versions are measured on (the fold test, frozen validation sets). What is written
-    while it is taken does not appear in it.
+    while it is taken does not appear in it. Images are not read.
 
     Example: captionstream-trainer snapshot --data-dir .captionstream/stack
     """
@@ -35,7 +36,11 @@ def snapshot(data_dir: DataDir = None, as_json: AsJson = False) -> None:
             progress.update(task, completed=count, rate=rate)
 
         taken = take_snapshot(
-            client, place.settings.mongo, place.directory, on_progress=on_progress
+            client,
+            place.settings.mongo,
+            place.directory,
+            reads_of(place.pipeline, learn),
+            on_progress=on_progress,
         )
     if as_json:
         typer.echo(json.dumps(taken.manifest.model_dump(mode="json")))
@@ -55,4 +60,10 @@ def _show(taken: Snapshot) -> None:
         out.print(f"left out: {counts.left_out()}")
     for remark in counts.remarks():
         out.print(remark, markup=False)
-    out.print(f"CLIP {manifest.clip_version}, {manifest.dimension} numbers; {taken.directory}")
+    for name, column in manifest.features.items():
+        what = "JSON" if column.dimension is None else f"{column.dimension} numbers"
+        out.print(f"{name} {column.version}, {what}", markup=False)
+    for name, rows in manifest.models.items():
+        told = ", ".join(f"{n} {fold}" for fold, n in sorted(rows.items())) or "no document"
+        out.print(f"for {name}: {told}", markup=False)
+    out.print(str(taken.directory), markup=False)

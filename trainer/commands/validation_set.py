@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from trainer.commands.context import AsJson, DataDir, out, place_of
+from trainer.commands.measuring import Learn, reads_of
 from trainer.evaluate.validation_sample import create_validation_set
 from trainer.snapshot.validation_set import ValidationSet, ValidationSets
 
@@ -25,8 +26,12 @@ def create(
     seed: Annotated[int, typer.Option(min=0, help="Decides the sample.")] = 0,
     name: Name = "default",
     refresh: Annotated[
-        bool, typer.Option("--refresh", help="After a change of CLIP: same documents, new vectors.")
+        bool,
+        typer.Option(
+            "--refresh", help="After a change of what is read: same documents, new outputs."
+        ),
     ] = False,
+    learn: Learn = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -41,6 +46,7 @@ def create(
     made = create_validation_set(
         client,
         place.settings.mongo,
+        reads_of(place.pipeline, learn),
         name=name,
         sample_size=sample_size,
         chunk_size=chunk_size,
@@ -78,7 +84,7 @@ def _show(shown: ValidationSet, *, as_json: bool) -> None:
         "sample_size": shown.sample_size,
         "chunk_size": shown.chunk_size,
         "seed": shown.seed,
-        "clip_version": shown.clip_version,
+        "versions": dict(shown.versions),
         "digest": shown.digest,
         "unusable_captions": shown.passed_over,
     }
@@ -87,8 +93,9 @@ def _show(shown: ValidationSet, *, as_json: bool) -> None:
         return
     few = "" if len(shown.entries) >= shown.sample_size else f" ({shown.sample_size} asked for)"
     out.print(
-        f"validation set {shown.name}: {len(shown.entries)} documents{few}, digest {shown.digest},"
-        f" vectors of CLIP {shown.clip_version}"
+        f"validation set {shown.name}: {len(shown.entries)} documents{few}, digest {shown.digest}"
+        + "".join(f", {name} {version}" for name, version in shown.versions.items()),
+        markup=False,
     )
     if shown.passed_over:
         out.print(

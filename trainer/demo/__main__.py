@@ -37,6 +37,7 @@ from trainer.evaluate.validation_sample import create_validation_set
 from trainer.report.page import write_page
 from trainer.scenes.judge import is_right
 from trainer.scenes.scenes import Scene, make_scenes
+from trainer.snapshot.columns import Reads
 
 app = typer.Typer(
     name="demo", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
@@ -52,7 +53,7 @@ _FOLDS: Final = (*["train"] * 18, "valid", "test")
 _TRICKLE_PER_SECOND: Final = 1.0
 _STEADY_PER_SECOND: Final = 10.0
 #: Enough for these pictures, within a minute or so.
-_FIT: Final = ("--hidden", "256", "--max-epochs", "40", "--patience", "8", "--threads", "1")
+_FIT: Final = ("--option", "hidden=256", "--max-epochs", "40", "--patience", "8", "--threads", "1")
 _DEADLINE_SECONDS: Final = 600.0
 _SAMPLES: Final = 10
 
@@ -80,7 +81,9 @@ def demo(
         rate = _first_wave(collection, feed, first)
         _say(started, f"{len(first)} pictures embedded and projected; training a captioner")
         # Now, so that the gate measures on pictures of the first wave only.
-        create_validation_set(client, place_of(directory).settings.mongo)
+        place = place_of(directory)
+        reads = Reads(pipeline=place.pipeline)
+        create_validation_set(client, place.settings.mongo, reads)
         with feed.watching():
             promoted_at = _second_wave(collection, feed, second, directory)
             _say(started, "all captions are there")

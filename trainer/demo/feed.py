@@ -10,12 +10,7 @@ from typing import Any, Final
 from bson import ObjectId
 from pymongo.collection import Collection
 
-from streams.contract.default_pipeline import (
-    CLIP,
-    CLIP_PROJECTION,
-    CONDITIONAL_LM,
-    MODELS,
-)
+from streams.contract.default_pipeline import DEFAULT
 from streams.contract.documents import (
     lookup,
 )
@@ -24,11 +19,15 @@ from trainer.scenes.scenes import Scene
 
 Documents = Collection[dict[str, Any]]
 
+_CAPTIONER: Final = DEFAULT.models["conditional_lm"]
 _EMBEDDED: Final = {
-    f"{model.path}.value": {"$type": "binData"} for model in (CLIP, CLIP_PROJECTION)
+    f"{DEFAULT.models[name].path}.value": {"$type": "binData"}
+    for name in ("clip", "clip_projection")
 }
-CAPTIONED: Final = {f"{CONDITIONAL_LM.path}.value": {"$type": "string"}}
-FAILED: Final = {"$or": [{f"{model.path}.error": {"$exists": True}} for model in MODELS]}
+CAPTIONED: Final = {f"{_CAPTIONER.path}.value": {"$type": "string"}}
+FAILED: Final = {
+    "$or": [{f"{model.path}.error": {"$exists": True}} for model in DEFAULT.models.values()]
+}
 #: What is failed is waited for no longer.
 EMBEDDED_OR_FAILED: Final = {"$or": [_EMBEDDED, FAILED]}
 CAPTIONED_OR_FAILED: Final = {"$or": [CAPTIONED, FAILED]}
@@ -144,7 +143,7 @@ def wait_for(
 
 def _brings_caption(change: Mapping[str, Any]) -> bool:
     """Whether an update wrote a caption: the output itself, or a field that holds it."""
-    wanted = f"{CONDITIONAL_LM.path}.value"
+    wanted = f"{_CAPTIONER.path}.value"
     return any(
         wanted.startswith(f"{name}.")
         and isinstance(lookup(value, wanted.removeprefix(f"{name}.")), str)

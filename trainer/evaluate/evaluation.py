@@ -1,12 +1,10 @@
 """The record of an evaluation: metrics, and what a captioner said. Knows no model."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
-#: Metrics of which less is better; of all others more is.
-LOWER_IS_BETTER: Final = frozenset({"loss", "median_rank", "unknown_words", "empty_captions"})
-#: Counts beside the metrics; no version is better for them.
-COUNTS: Final = frozenset({"n", "exact_match_n"})
+from trainer.fit.rules import Rules
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,16 +34,19 @@ class Evaluation:
         model: Name of the model.
         validation_set: Name of the set.
         digest: Digest of its content.
-        beam: Width of the search; 1 is greedy.
-        metrics: Values by name, rounded to six digits, with `n`, the images that were scored.
-        captions: One for each of these images, in the order of the set; empty for a projection.
+        options: The options of its declaration that it was asked with.
+        metrics: Values by name, rounded to six digits, with `n`, the documents that were scored.
+        rules: How the metrics of two versions compare.
+        captions: One for each of these documents, in the order of the set; empty for a model that
+            makes no captions.
     """
 
     model: str
     validation_set: str
     digest: str
-    beam: int
+    options: Mapping[str, Any]
     metrics: dict[str, float]
+    rules: Rules
     captions: tuple[GeneratedCaption, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -54,6 +55,11 @@ class Evaluation:
             "model": self.model,
             "validation_set": self.validation_set,
             "digest": self.digest,
-            "beam": self.beam,
+            "options": dict(self.options),
             "metrics": self.metrics,
         }
+
+
+def is_count(metric: str) -> bool:
+    """Whether a figure is a count beside the metrics; no version is better for it."""
+    return metric == "n" or metric.endswith("_n")

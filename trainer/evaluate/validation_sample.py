@@ -2,42 +2,45 @@
 
 import hashlib
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from pymongo import MongoClient
 
-from streams.contract.default_pipeline import (
-    CLIP,
-)
-from streams.contract.documents import (
-    CAPTIONS,
-    usable_captions,
-)
-from streams.contract.folds import FOLD, fold_of
+from streams.contract.folds import fold_of
 from streams.contract.ids import DocumentId, document_id_of, document_key
 from streams.errors import InvalidValidationSet, TooLittleData
 from streams.mongo.client import Document, mongo_errors, state_database
 from streams.mongo.store import DocumentStore
+from streams.registry.versions import Registry
 from streams.settings import MongoSettings
-from trainer.snapshot.reader import Reason, current_vector
+from trainer.snapshot.columns import Reads, Wanted, feature_column, wanted_of
+from trainer.snapshot.content import Content, content_of, projection_of, query_of
 from trainer.snapshot.validation_set import Entry, ValidationSet, ValidationSets, digest_of
-from trainer.snapshot.writer import serving_clip
+from trainer.snapshot.writer import serving_versions
 
 SCENE: Final = "scene"
 
 _BATCH: Final = 1000
 
-#: The pipeline will still give such a document a vector; whatever else is missing stays missing.
-_NOT_YET: Final = frozenset({"without_vector", "other_version"})
+#: The pipeline will still give such a document an output; whatever else is missing stays missing.
+_NOT_YET: Final = frozenset({"without_output", "other_version"})
 
-_Found = tuple[Entry | Reason, int]
-"""An entry, or why there is none; and how many values in `captions` are no captions."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Found:
+    """One document, and the entry that it makes; None when it can make none."""
+
+    id: str
+    entry: Entry | None
+    content: Content
 
 
 def create_validation_set(
     client: MongoClient[Document],
     settings: MongoSettings,
+    reads: Reads,
     *,
     name: str = "default",
     sample_size: int = 500,
@@ -47,55 +50,64 @@ def create_validation_set(
 ) -> ValidationSet:
     """Return the set of this name; draw and keep it if there is none.
 
-    The sample is drawn from documents of the fold `test` that have captions and a current CLIP
-    vector: no fit sees them, not for choosing its epoch either. It follows from the seed and the
-    ids alone. Stored vectors are used; CLIP is not run. At a refresh, documents that are gone,
-    failed or without captions by now leave the set.
+    The sample is drawn from documents of the fold `test` that a model can be measured on: no fit
+    sees them, not for choosing its epoch either. It follows from the seed and the ids alone. Stored
+    outputs are used; no model is run. At a refresh, documents that are gone, failed or without
+    captions by now leave the set.
 
     Args:
         client: Client of the replica set.
         settings: Which collection.
+        reads: The models; what any of them reads is in the set, but images are not.
         name: Name of the set.
         sample_size: How many documents; all when there are fewer.
         chunk_size: Entries that are stored together.
         seed: Decides the sample.
-        refresh: If the CLIP version has changed, keep the same documents with their new vectors.
+        refresh: If versions have changed, or more is read by now, keep the same documents with
+            their new outputs.
 
     Raises:
-        TooLittleData: No document can be used, or at a refresh some have no new vector yet.
-        InvalidValidationSet: One of this name exists with other options or of another CLIP version,
-            or is damaged.
-        ModelNotFound: No CLIP version serves.
+        TooLittleData: No document can be used, or at a refresh some have no new output yet.
+        InvalidValidationSet: One of this name exists with other options or of other versions, or is
+            damaged.
+        ModelNotFound: No version serves of what is read.
         StoreUnavailable: MongoDB does not answer.
     """
-    sets = ValidationSets(state_database(client, settings))
-    clip_version = serving_clip(client, settings)
+    state = state_database(client, settings)
+    sets = ValidationSets(state)
+    wanted = wanted_of(reads, serving_versions(Registry(state), reads.pipeline))
     stored = sets.find(name)
     if stored is not None:
         _check_options(stored, sample_size=sample_size, chunk_size=chunk_size, seed=seed)
-        if stored.clip_version == clip_version:
+        if not refresh:
+            _check_versions(stored, wanted)
             return stored
-        _check_refresh(stored, clip_version, refresh=refresh)
-    store = DocumentStore(client, settings)
+        if stored.versions == wanted.feature_versions:
+            return stored
+    store = DocumentStore(client, settings, reads.pipeline)
     if stored is None:
-        ids = _draw(store, clip_version, size=sample_size, seed=seed)
-        found = list(_read(store, ids, clip_version, chunk_size))
+        ids = _draw(store, wanted, size=sample_size, seed=seed)
+        found = list(_read(store, ids, wanted, chunk_size))
     else:
-        found = _renewed(store, stored, clip_version)
-    entries = tuple(entry for entry, _ in found if isinstance(entry, Entry))
+        found = _renewed(store, stored, wanted)
+    entries = tuple(document.entry for document in found if document.entry is not None)
     _check_any(entries)
     made = ValidationSet(
         name=name,
         seed=seed,
-        clip_version=clip_version,
+        versions={n: v for n, v in wanted.feature_versions.items() if _is_in(n, entries)},
         digest=digest_of(entries),
         entries=entries,
         sample_size=sample_size,
         chunk_size=chunk_size,
-        passed_over=sum(passed_over for _, passed_over in found),
+        passed_over=sum(document.content.passed_over for document in found),
     )
     sets.keep(made)
     return made
+
+
+def _is_in(model: str, entries: Iterable[Entry]) -> bool:
+    return any(feature_column(model) in entry.values for entry in entries)
 
 
 def _check_options(stored: ValidationSet, **wanted: int) -> None:
@@ -106,51 +118,66 @@ def _check_options(stored: ValidationSet, **wanted: int) -> None:
         raise InvalidValidationSet(msg)
 
 
-def _check_refresh(stored: ValidationSet, clip_version: str, *, refresh: bool) -> None:
-    if not refresh:
-        msg = (
-            f"validation set {stored.name!r} holds vectors of CLIP {stored.clip_version}, and"
-            f" {clip_version} serves: `captionstream-trainer validation-set create --refresh` takes"
-            " the same documents with their new vectors"
+def _check_versions(stored: ValidationSet, wanted: Wanted) -> None:
+    for name, version in stored.versions.items():
+        serving = wanted.feature_versions.get(name, version)
+        if serving != version:
+            msg = (
+                f"validation set {stored.name!r} holds outputs of {name} {version}, and {serving}"
+                " serves: `captionstream-trainer validation-set create --refresh` takes the same"
+                " documents with their new outputs"
+            )
+            raise InvalidValidationSet(msg)
+
+
+def _check_complete(found: Iterable[_Found], stored: ValidationSet, wanted: Wanted) -> None:
+    """Refuse a refresh in the middle of a change: the set would lose documents for good."""
+    before = {entry.id: entry.values for entry in stored.entries}
+    waiting = sum(
+        any(
+            reason in _NOT_YET and column in before[document.id]
+            for column, reason in document.content.missing.items()
         )
-        raise InvalidValidationSet(msg)
-
-
-def _check_complete(found: Sequence[_Found]) -> None:
-    """Refuse a refresh in the middle of a change of CLIP: the set would lose documents for good."""
-    waiting = sum(entry in _NOT_YET for entry, _ in found if isinstance(entry, str))
+        for document in found
+        if _can_teach(document.content, wanted)
+    )
     if waiting:
         msg = (
-            f"{waiting} documents of the validation set have no vector of the new CLIP"
-            " version yet; try again when `captionstream status` shows nothing pending"
+            f"{waiting} documents of the validation set have no output of the new versions yet;"
+            " try again when `captionstream status` shows nothing pending"
         )
         raise TooLittleData(msg)
+
+
+def _can_teach(content: Content, wanted: Wanted) -> bool:
+    """Whether a document has what is compared with, or will have it."""
+    columns = {*content.values, *(c for c, why in content.missing.items() if why in _NOT_YET)}
+    return bool(content.captions) or not columns.isdisjoint(wanted.lessons)
 
 
 def _check_any(entries: Sequence[Entry]) -> None:
     if not entries:
         msg = (
-            "no document of the fold `test` has captions and a current CLIP vector: insert some"
-            ' with `_fold: "test"`, or wait until they are featurized'
+            "no document of the fold `test` has captions and what a model reads: insert some"
+            ' with `_fold: "test"`, or wait until they are through the pipeline'
         )
         raise TooLittleData(msg)
 
 
-def _draw(store: DocumentStore, clip_version: str, *, size: int, seed: int) -> list[DocumentId]:
+def _draw(store: DocumentStore, wanted: Wanted, *, size: int, seed: int) -> list[DocumentId]:
     """Return the ids whose hashes with the seed are smallest: independent of any order."""
+    fields = projection_of(wanted, with_values=False)
     with mongo_errors("drawing a validation set"):
-        fields = {CAPTIONS: 1, FOLD: 1, f"{CLIP.path}.version": 1}
-        query = {
-            f"{CLIP.path}.version": clip_version,
-            f"{CLIP.path}.error": None,
-            CAPTIONS: {"$type": "string"},
-        }
         found = (
             (_rank(document["_id"], seed), document["_id"])
-            for document in store.collection.find(query, fields).batch_size(_BATCH)
-            if fold_of(document) == "test" and usable_captions(document.get(CAPTIONS))[0]
+            for document in store.collection.find(query_of(wanted), fields).batch_size(_BATCH)
+            if fold_of(document) == "test" and _is_promising(document, wanted)
         )
         return [item for _, item in heapq.nsmallest(size, found, key=lambda pair: pair[0])]
+
+
+def _is_promising(document: Mapping[str, Any], wanted: Wanted) -> bool:
+    return content_of(document, wanted, with_values=False).unusable(wanted) is None
 
 
 def _rank(document_id: DocumentId, seed: int) -> bytes:
@@ -159,19 +186,19 @@ def _rank(document_id: DocumentId, seed: int) -> bytes:
     ).digest()
 
 
-def _renewed(store: DocumentStore, stored: ValidationSet, clip_version: str) -> list[_Found]:
-    """Return the same documents with their new vectors, in the same order."""
+def _renewed(store: DocumentStore, stored: ValidationSet, wanted: Wanted) -> list[_Found]:
+    """Return the same documents with their new outputs, in the same order."""
     ids = [document_id_of(entry.id.encode()) for entry in stored.entries]
-    found = list(_read(store, ids, clip_version, stored.chunk_size))
-    _check_complete(found)
+    found = list(_read(store, ids, wanted, stored.chunk_size))
+    _check_complete(found, stored, wanted)
     return found
 
 
 def _read(
-    store: DocumentStore, ids: Sequence[DocumentId], clip_version: str, chunk_size: int
+    store: DocumentStore, ids: Sequence[DocumentId], wanted: Wanted, chunk_size: int
 ) -> Iterator[_Found]:
-    """Yield an entry, or why there is none, in the order of the ids; deleted ones are left out."""
-    fields = {CAPTIONS: 1, SCENE: 1, CLIP.path: 1}
+    """Yield what is found in the order of the ids; deleted ones are left out."""
+    fields = {**projection_of(wanted), SCENE: 1}
     for start in range(0, len(ids), chunk_size):
         chunk = ids[start : start + chunk_size]
         with mongo_errors("reading a validation set's documents"):
@@ -180,21 +207,17 @@ def _read(
         for document_id in chunk:
             document = found.get(document_key(document_id))
             if document is not None:
-                yield _entry(document, clip_version)
+                yield _found(document, wanted)
 
 
-def _entry(document: Mapping[str, Any], clip_version: str) -> _Found:
-    captions, passed_over = usable_captions(document.get(CAPTIONS))
-    vector = current_vector(document, clip_version)
-    if not captions:
-        return "without_captions", passed_over
-    if isinstance(vector, str):
-        return vector, passed_over
+def _found(document: Mapping[str, Any], wanted: Wanted) -> _Found:
+    name, content = document_key(document["_id"]).decode(), content_of(document, wanted)
     scene = document.get(SCENE)
     entry = Entry(
-        id=document_key(document["_id"]).decode(),
-        captions=captions,
-        clip=vector,
+        id=name,
+        captions=content.captions,
+        values=content.values,
         scene=scene if isinstance(scene, Mapping) else None,
     )
-    return entry, passed_over
+    is_usable = content.unusable(wanted) is None
+    return _Found(id=name, entry=entry if is_usable else None, content=content)

@@ -42,7 +42,7 @@ class Checkpoint:
 def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint in place of the one before; it appears whole or not at all."""
     tensors = {
-        f"{group}/{name}": tensor.detach().contiguous().clone()
+        f"{group}/{name}": tensor.detach().cpu().contiguous().clone()
         for group, part in (
             ("weights", checkpoint.weights),
             ("best", checkpoint.best_weights),

@@ -3,7 +3,8 @@
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,10 +19,12 @@ from trainer.fit.checkpoint import (
     restore_moments,
     save_checkpoint,
 )
+from trainer.fit.dataset import Examples
+from trainer.fit.device import moved
 from trainer.fit.options import FitOptions
 from trainer.fit.plugs import Plugs, Task
 from trainer.fit.run_directory import writing
-from trainer.fit.splitter import FIXED, batches, count_batches
+from trainer.fit.splitter import FIXED, STRIDE, Batch, batches
 
 HISTORY: Final = "history.jsonl"
 #: Time between two words about the progress within an epoch.
@@ -60,16 +63,24 @@ class Fitting:
     """
 
     def __init__(
-        self, plugs: Plugs[Any], task: Task[Any], options: FitOptions, directory: Path
+        self,
+        plugs: Plugs[Any],
+        task: Task[Any],
+        options: FitOptions,
+        directory: Path,
+        device: torch.device,
     ) -> None:
         self._plugs = plugs
         self._task = task
-        self._model = task.model
+        self._device = device
+        self._model = task.model.to(device)
         self.options = options
         self._directory = directory
         self._optimizer = torch.optim.Adam(self._model.parameters(), lr=options.rate)
         self._best_weights = self._copy()
         self._history: list[Epoch] = []
+        #: Steps of an epoch: as many as the last one had, which a splitter decides.
+        self._steps = -(-len(task.train) // options.batch_size)
 
     def restore(self) -> None:
         """Go on behind the last checkpoint, if there is one.
@@ -101,7 +112,7 @@ class Fitting:
             started = time.monotonic()
             train_loss, rate = self._train(epoch, progress)
             valid_loss = self._validate()
-            steps = count_batches(self._task.train, self.options.batch_size)
+            steps = self._steps
             done = {
                 "epoch": epoch,
                 "step": epoch * steps,
@@ -117,8 +128,8 @@ class Fitting:
             progress(self._progress(epoch, steps, train_loss, done))
 
     def take_best(self) -> Epoch:
-        """Give the model the weights of the best epoch, and return that epoch."""
-        self._model.load_state_dict(self._best_weights)
+        """Give the model the weights of the best epoch, on the CPU, and return that epoch."""
+        self._model.cpu().load_state_dict(self._best_weights)
         self._model.eval()
         return self._best()
 
@@ -129,42 +140,61 @@ class Fitting:
 
     def _train(self, epoch: int, progress: Callable[[Progress], None]) -> tuple[float, float]:
         """Return the mean loss of an epoch, and steps per second."""
-        options, train = self.options, self._task.train
-        steps = count_batches(train, options.batch_size)
         self._model.train()
-        losses = torch.zeros(steps)  # reading each loss would make each step wait
+        losses: list[torch.Tensor] = []  # reading each loss would make each step wait
         started = said_at = time.monotonic()
-        drawn = batches(train, seed=options.seed, epoch=epoch, size=options.batch_size)
-        for step, (vectors, targets) in enumerate(drawn):
-            self._optimizer.zero_grad(set_to_none=True)
-            loss = self._plugs.objective(self._model, vectors, targets)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self._optimizer.step()
-            losses[step] = loss.detach()
-            now = time.monotonic()
-            if now - said_at > _SAY_SECONDS:
-                said_at = now
-                progress(self._progress(epoch, step + 1, float(losses[step]), None))
-        mean = float(losses.double().mean())
+        with self._seeded(epoch):
+            for inputs, targets, _ in self._drawn(self._task.train, epoch):
+                self._optimizer.zero_grad(set_to_none=True)
+                loss = self._plugs.objective(self._model, inputs, targets)
+                loss.backward()  # type: ignore[no-untyped-call]
+                self._optimizer.step()
+                losses.append(loss.detach())
+                now = time.monotonic()
+                if now - said_at > _SAY_SECONDS:
+                    said_at = now
+                    progress(self._progress(epoch, len(losses), float(losses[-1]), None))
+        self._steps = len(losses)
+        mean = float(torch.stack(losses).double().mean())
         if not math.isfinite(mean):
-            msg = f"the loss of epoch {epoch} is {mean}: lower --rate (it is {options.rate})"
+            msg = f"the loss of epoch {epoch} is {mean}: lower --rate (it is {self.options.rate})"
             raise TrainerError(msg)
-        return mean, steps / (time.monotonic() - started)
+        return mean, self._steps / (time.monotonic() - started)
 
     @torch.inference_mode()
     def _validate(self) -> float:
-        """Return the mean loss per image of the valid fold, with the same captions each time."""
-        options, valid = self.options, self._task.valid
+        """Return the mean loss per example of the valid fold, with the same targets each time."""
         self._model.eval()
-        total = 0.0
-        drawn = batches(valid, seed=options.seed, epoch=FIXED, size=options.batch_size)
-        for vectors, targets in drawn:
-            total += float(self._plugs.objective(self._model, vectors, targets)) * len(vectors)
-        loss = total / len(valid)
+        total, examples = 0.0, 0
+        for inputs, targets, count in self._drawn(self._task.valid, FIXED):
+            total += float(self._plugs.objective(self._model, inputs, targets)) * count
+            examples += count
+        loss = total / examples
         if not math.isfinite(loss):
-            msg = f"the validation loss is {loss}: lower --rate (it is {options.rate})"
+            msg = f"the validation loss is {loss}: lower --rate (it is {self.options.rate})"
             raise TrainerError(msg)
         return loss
+
+    def _drawn(self, examples: Examples, epoch: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch where the model is."""
+        options = self.options
+        drawn = batches(
+            examples,
+            seed=options.seed,
+            epoch=epoch,
+            size=options.batch_size,
+            splitter=self._plugs.splitter,
+        )
+        for inputs, targets, count in drawn:
+            yield moved(inputs, self._device), moved(targets, self._device), count
+
+    @contextmanager
+    def _seeded(self, epoch: int) -> Iterator[None]:
+        """Let what a model draws itself (dropout) follow from seed and epoch, too."""
+        gpus = [self._device] if self._device.type == "cuda" else []
+        with torch.random.fork_rng(devices=gpus):
+            torch.manual_seed(self.options.seed * STRIDE + epoch)
+            yield
 
     def _best(self) -> Epoch:
         """Return the first epoch of the least validation loss."""
@@ -196,7 +226,7 @@ class Fitting:
             epoch=epoch,
             max_epochs=self.options.max_epochs,
             step=step,
-            steps=count_batches(self._task.train, self.options.batch_size),
+            steps=self._steps,
             loss=loss,
             done=done,
         )

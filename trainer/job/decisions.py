@@ -26,7 +26,7 @@ class Decision:
         min_gain: By how much the candidate had to be better.
         validation_set: Name of the set that both were measured on.
         digest: Digest of the set's content.
-        beam: Width of the search that both were measured with.
+        options: Options of the model's declaration that both were measured with.
         outcome: Whether the pointer was moved.
         reason: Why, in one line.
         at: When.
@@ -41,7 +41,7 @@ class Decision:
     min_gain: float
     validation_set: str
     digest: str
-    beam: int
+    options: Mapping[str, Any]
     outcome: Literal["promoted", "kept"]
     reason: str
     at: datetime

@@ -1,15 +1,12 @@
 """Whether a candidate may serve: a pure decision over measured values."""
 
 import math
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from streams.errors import SettingsError
-from trainer.evaluate.evaluation import COUNTS, LOWER_IS_BETTER, Evaluation
-
-#: Share of empty captions that a candidate may have. A document with one is as good as lost: it
-#: has its output, and the output says nothing.
-_MOST_EMPTY: Final = 0.1
+from trainer.evaluate.evaluation import Evaluation, is_count
+from trainer.fit.rules import Rules
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,12 +36,12 @@ class Opponent:
 
     Attributes:
         version: The version.
-        value: Its value of the metric on the same validation set; None when it has none.
-        problem: Why it has none.
+        metrics: Its figures on the same validation set; empty when there are none.
+        problem: Why there are none, or not the one that decides.
     """
 
     version: str
-    value: float | None
+    metrics: Mapping[str, float] = field(default_factory=dict)
     problem: str = ""
 
 
@@ -58,32 +55,33 @@ class Verdict:
 
 def decide(
     gate: Gate,
+    rules: Rules,
     *,
     candidate: str,
-    value: float,
+    metrics: Mapping[str, float],
     serving: Opponent | None,
-    empty_captions: float = 0.0,
 ) -> Verdict:
     """Compare a candidate with the version that serves.
 
-    One whose captions are empty does not pass, and is not to be forced either.
+    One that passes a limit of its kind does not serve, and is not to be forced either.
 
     Args:
         gate: What it must reach.
+        rules: How the figures of its kind compare.
         candidate: Version of the candidate.
-        value: Its value of the gate's metric.
+        metrics: Its figures, the gate's metric among them.
         serving: The version that serves; None when none does.
-        empty_captions: Share of its captions that are empty.
     """
     if serving is not None and serving.version == candidate:
         return Verdict(is_promoted=False, reason="it serves already")
-    if empty_captions > _MOST_EMPTY:
-        reason = (
-            f"{empty_captions:.0%} of its captions are empty; look at the captions that it was"
-            " fitted on, and at --min-count and --normalization"
-        )
-        return Verdict(is_promoted=False, reason=reason)
-    verdict = _compare(gate, value, serving)
+    for name, limit in rules.at_most.items():
+        if metrics.get(name, 0.0) > limit:
+            reason = (
+                f"its {name} is {metrics[name]:.4g}, at most {limit:g} may serve; look at what it"
+                " was fitted on, and at the options of its kind"
+            )
+            return Verdict(is_promoted=False, reason=reason)
+    verdict = _compare(gate, rules, metrics, serving)
     if gate.is_forced and not verdict.is_promoted:
         return Verdict(is_promoted=True, reason=f"forced, though {verdict.reason}")
     return verdict
@@ -95,8 +93,8 @@ def metric_value(evaluation: Evaluation, metric: str) -> float:
     Raises:
         SettingsError: The evaluation has no such metric, or it is a count.
     """
-    if metric not in evaluation.metrics or metric in COUNTS:
-        known = ", ".join(name for name in evaluation.metrics if name not in COUNTS)
+    if metric not in evaluation.metrics or is_count(metric):
+        known = ", ".join(name for name in evaluation.metrics if not is_count(name))
         msg = (
             f"--metric {metric} was not measured on validation set"
             f" {evaluation.validation_set!r}; there is {known}"
@@ -105,18 +103,40 @@ def metric_value(evaluation: Evaluation, metric: str) -> float:
     return evaluation.metrics[metric]
 
 
-def _compare(gate: Gate, value: float, serving: Opponent | None) -> Verdict:
+def _compare(
+    gate: Gate, rules: Rules, metrics: Mapping[str, float], serving: Opponent | None
+) -> Verdict:
     name = gate.metric
+    value = metrics[name]
     if not math.isfinite(value):
         return Verdict(is_promoted=False, reason=f"its {name} is {value}")
     if serving is None:
         return Verdict(is_promoted=True, reason=f"nothing served; {name} {value:.4f}")
-    if serving.value is None:
+    served = serving.metrics.get(name)
+    if served is None:
         reason = f"the serving version cannot be compared: {serving.problem}"
         return Verdict(is_promoted=True, reason=f"{reason}; {name} {value:.4f}")
-    gain = serving.value - value if name in LOWER_IS_BETTER else value - serving.value
+    gain = _gain(rules, name, value, served)
     # Values are rounded to six digits; the difference of two of them is not.
     is_better = gain > 0 and gain >= gate.min_gain - 1e-9
     needed = f"at least {gate.min_gain:g}" if gate.min_gain else "any gain"
-    compared = f"{name} {value:.4f} against {serving.value:.4f}: a gain of {gain:.4f}"
+    compared = f"{name} {value:.4f} against {served:.4f}: a gain of {gain:.4f}"
+    fallen = _fallen(rules, metrics, serving.metrics)
+    if is_better and fallen:
+        return Verdict(is_promoted=False, reason=f"{compared}, but {fallen}")
     return Verdict(is_promoted=is_better, reason=f"{compared}, {needed} was needed")
+
+
+def _gain(rules: Rules, name: str, value: float, served: float) -> float:
+    return served - value if name in rules.lower_is_better else value - served
+
+
+def _fallen(rules: Rules, metrics: Mapping[str, float], served: Mapping[str, float]) -> str:
+    """Return the first metric that got worse and must not, in words; "" when there is none."""
+    for name in rules.must_not_fall:
+        if name not in served:
+            continue
+        value = metrics.get(name, math.nan)
+        if not _gain(rules, name, value, served[name]) >= 0:  # NaN is no gain
+            return f"{name} must not get worse: {value:.4f} against {served[name]:.4f}"
+    return ""

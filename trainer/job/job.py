@@ -145,7 +145,7 @@ class Job:
             log.warning(remark, snapshot=manifest.snapshot_id)
         self._run = replace(
             self._run,
-            documents=manifest.counts.included,
+            documents=sum(manifest.models.get(self._run.model, {}).values()),
             snapshot_id=manifest.snapshot_id,
             content_hash=manifest.content_hash,
         )
@@ -166,14 +166,15 @@ class Job:
         return self._ended(outcome, decision.reason)
 
     def _too_little(self, snapshot: Snapshot) -> str | None:
-        found = snapshot.manifest.counts.included
+        manifest = snapshot.manifest
+        folds = manifest.models.get(self._run.model, {})
+        found = sum(folds.values())
+        left_out = manifest.counts.left_out()
+        told = f" ({left_out})" if left_out else ""
         if found < self._min_documents:
-            return f"{found} usable documents, at least {self._min_documents} are needed"
-        empty = [fold for fold in ("train", "valid") if not snapshot.manifest.folds.get(fold)]
-        if not empty:
-            return None
-        left_out = snapshot.manifest.counts.left_out()
-        return f"no usable document in fold {empty[0]}" + (f" ({left_out})" if left_out else "")
+            return f"{found} usable documents, at least {self._min_documents} are needed{told}"
+        empty = [fold for fold in ("train", "valid") if not folds.get(fold)]
+        return f"no usable document in fold {empty[0]}{told}" if empty else None
 
     def _is_same(self, last: Run) -> bool:
         """Whether all that decides a job is as it was, what the version had to beat included."""

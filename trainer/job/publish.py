@@ -4,16 +4,13 @@ Both are measured on the same frozen set at the same moment, by the same code; w
 once and elsewhere is not believed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
 from structlog import get_logger
 
-from streams.contract.default_pipeline import (
-    CLIP,
-)
 from streams.contract.manifest import Bundle
 from streams.contract.states import Recaption
 from streams.errors import FeatureMismatch, ModelError, PointerConflict, SettingsError
@@ -90,6 +87,29 @@ class _Comparison:
     verdict: Verdict
 
 
+def check_current(
+    bundle: Bundle, validation_set: ValidationSet, versions: Mapping[str, str]
+) -> None:
+    """Make sure that a set holds what a version would be fed now: one that fits an old set may not.
+
+    Args:
+        bundle: The version.
+        validation_set: The set.
+        versions: The version of the outputs that each model makes now.
+
+    Raises:
+        FeatureMismatch: The set holds outputs of another version.
+    """
+    for name in bundle.manifest.features:
+        serving, held = versions.get(name), validation_set.versions.get(name)
+        if serving is not None and serving != held:
+            msg = (
+                f"validation set {validation_set.name!r} holds outputs of {name} {held}, {serving}"
+                " serves; refresh it by `captionstream-trainer validation-set create --refresh`"
+            )
+            raise FeatureMismatch(msg)
+
+
 def publish(
     bundle: Bundle,
     validation_set: ValidationSet,
@@ -117,17 +137,16 @@ def publish(
         registry: Where versions and pointers live.
         decisions: Where decisions are kept.
         gate: What the candidate must reach.
-        recaption: What a promotion means for captions that are stored.
+        recaption: What a promotion means for outputs that are stored.
         before_promotion: Called just before the pointer is moved; what it raises prevents that.
 
     Raises:
         InvalidBundle: The candidate is damaged.
-        FeatureMismatch: It, or the validation set, belongs to another CLIP version.
+        FeatureMismatch: It was fitted on other versions of what it reads than are in the set.
         SettingsError: The gate's metric was not measured.
         PointerConflict: The pointer was moved during both comparisons.
         StoreUnavailable: MongoDB does not answer.
     """
-    _check_clip(registry, validation_set)
     candidate = _measure_and_store(bundle, evaluate, registry, gate.metric)  # 1, 2
     for attempt in range(_ATTEMPTS):
         comparison = _compare(candidate, evaluate, registry, gate)  # 3
@@ -156,17 +175,6 @@ def with_metrics(bundle: Bundle, evaluation: Evaluation) -> Bundle:
     return Bundle(manifest=bundle.manifest.model_copy(update=measured), weights=bundle.weights)
 
 
-def _check_clip(registry: Registry, validation_set: ValidationSet) -> None:
-    """A version that fits an old set would not fit what the pipeline feeds it."""
-    pointer = registry.pointer(CLIP.name)
-    if pointer is not None and pointer.version != validation_set.clip_version:
-        msg = (
-            f"validation set {validation_set.name!r} holds vectors of CLIP"
-            f" {validation_set.clip_version}, {pointer.version} serves; create another set"
-        )
-        raise FeatureMismatch(msg)
-
-
 def _measure_and_store(
     bundle: Bundle, evaluate: Evaluate, registry: Registry, metric: str
 ) -> _Candidate:
@@ -185,10 +193,10 @@ def _compare(
     serving = _opponent(registry, pointer, evaluate, gate.metric)
     verdict = decide(
         gate,
+        candidate.measured.rules,
         candidate=candidate.version,
-        value=candidate.value,
+        metrics=candidate.measured.metrics,
         serving=serving,
-        empty_captions=candidate.measured.metrics.get("empty_captions", 0.0),
     )
     revision = pointer.revision if pointer else 0
     return _Comparison(revision=revision, serving=serving, verdict=verdict)
@@ -201,10 +209,11 @@ def _opponent(
     if pointer is None or pointer.serving is None:
         return None
     try:
-        value = metric_value(evaluate(registry.fetch(pointer.name, pointer.serving)), metric)
+        measured = evaluate(registry.fetch(pointer.name, pointer.serving))
+        metric_value(measured, metric)
     except (ModelError, FeatureMismatch, SettingsError) as exc:
-        return Opponent(version=pointer.serving, value=None, problem=str(exc))
-    return Opponent(version=pointer.serving, value=value)
+        return Opponent(version=pointer.serving, problem=str(exc))
+    return Opponent(version=pointer.serving, metrics=measured.metrics)
 
 
 def _promote(
@@ -230,11 +239,11 @@ def _decision(
         serving=serving.version if serving else None,
         metric=gate.metric,
         candidate_value=candidate.value,
-        serving_value=serving.value if serving else None,
+        serving_value=serving.metrics.get(gate.metric) if serving else None,
         min_gain=gate.min_gain,
         validation_set=validation_set.name,
         digest=validation_set.digest,
-        beam=candidate.measured.beam,
+        options=candidate.measured.options,
         outcome="promoted" if verdict.is_promoted else "kept",
         reason=verdict.reason,
         at=datetime.now(UTC),

@@ -10,6 +10,7 @@ from pymongo import MongoClient
 from structlog import get_logger
 
 from streams.contract.manifest import Bundle
+from streams.contract.pipeline import Model
 from streams.contract.states import Recaption
 from streams.errors import SettingsError
 from streams.mongo.client import Document, state_database
@@ -17,18 +18,21 @@ from streams.mongo.lease import Lease
 from streams.registry.versions import Registry
 from streams.settings import ClipSettings, MongoSettings, Settings
 from trainer.evaluate.evaluate import evaluate_bundle
+from trainer.evaluate.measuring import Measuring
 from trainer.evaluate.validation_sample import create_validation_set
+from trainer.fit.plugs import Plugs
 from trainer.fit.text_encoder import text_encoder
 from trainer.job.decisions import Decisions
 from trainer.job.gate import Gate
 from trainer.job.job import Job, Steps, job_lease
 from trainer.job.job_metrics import write_job_metrics
 from trainer.job.old_files import remove_old
-from trainer.job.publish import Publication, publish
+from trainer.job.publish import Publication, check_current, publish
 from trainer.job.runs import SUCCESSES, Outcome, Run, Runs
+from trainer.snapshot.columns import Reads
 from trainer.snapshot.files import Snapshot
 from trainer.snapshot.validation_set import ValidationSet, ValidationSets
-from trainer.snapshot.writer import take_snapshot
+from trainer.snapshot.writer import serving_versions, take_snapshot
 
 log = get_logger(__name__)
 
@@ -41,27 +45,29 @@ class Plan:
     """What the operator decides.
 
     Attributes:
-        model: Name of the model.
+        model: The model, with the options that versions are asked with.
+        reads: The models whose inputs are in the snapshot, and what is learned.
+        plugs: Of the model's kind.
         gate: What a candidate must reach; a forced one is fitted even if nothing is new.
         fit_options: All that decides what a fit makes of a snapshot; JSON values.
         min_documents: With fewer usable documents nothing is fitted.
         validation_set: Name of the set; it is created if there is none.
         sample_size: Size of the set if it is created.
         chunk_size: Entries of it that are stored together.
-        beam: Width of the search that versions are measured with.
-        recaption: What a promotion means for stored captions.
+        recaption: What a promotion means for stored outputs.
         lease_seconds: How long a job that was killed keeps others from starting.
         keep: How many snapshots and runs of jobs stay in the trainer's directory.
     """
 
-    model: str
+    model: Model
+    reads: Reads
+    plugs: Plugs[Any]
     gate: Gate
     fit_options: Mapping[str, Any] = field(default_factory=dict)
     min_documents: int = 100
     validation_set: str = "default"
     sample_size: int = 500
     chunk_size: int = 100
-    beam: int = 1
     recaption: Recaption = Recaption.ALL
     lease_seconds: float = 60.0
     keep: int = 3
@@ -73,7 +79,7 @@ class Plan:
             "metric": self.gate.metric,
             "min_gain": self.gate.min_gain,
             "validation_set": self.validation_set,
-            "beam": self.beam,
+            "options": dict(self.model.declaration.options),
         }
 
 
@@ -105,9 +111,9 @@ def retrain(
     state = state_database(client, settings.mongo)
     runs = Runs(state)
     lease = job_lease(state, seconds=plan.lease_seconds)
-    earlier = runs.last_success(plan.model)  # now: the job may end because MongoDB is away
+    earlier = runs.last_success(plan.model.name)  # now: the job may end because MongoDB is away
     job = Job(
-        plan.model,
+        plan.model.name,
         _steps(plan, fit, client=client, settings=settings, directory=directory, lease=lease),
         lease=lease,
         runs=runs,
@@ -148,8 +154,8 @@ def _steps(
     registry = Registry(state)
     return Steps(
         remove_old=partial(remove_old, directory, keep=plan.keep),
-        take_snapshot=partial(take_snapshot, client, settings.mongo, directory),
-        pointer=partial(registry.pointer, plan.model),
+        take_snapshot=partial(take_snapshot, client, settings.mongo, directory, plan.reads),
+        pointer=partial(registry.pointer, plan.model.name),
         validation_set=partial(_frozen_set, client, settings.mongo, plan),
         fit=fit,
         publish=partial(
@@ -174,16 +180,17 @@ def _publish(
     lease: Lease,
 ) -> Publication:
     """Measure on the set, and let the bundle serve if it passes the plan's gate."""
-    measure = partial(
-        evaluate_bundle,
+    check_current(bundle, validation_set, serving_versions(registry, plan.reads.pipeline))
+    measuring = Measuring(
+        model=plan.model,
         validation_set=validation_set,
-        beam=plan.beam,
-        encode_texts=text_encoder(clip, validation_set.clip_version),
+        plugs=plan.plugs,
+        encode_texts=text_encoder(clip, plan.reads.pipeline, plan.model, validation_set.versions),
     )
     return publish(
         bundle,
         validation_set,
-        evaluate=measure,
+        evaluate=partial(evaluate_bundle, measuring=measuring),
         registry=registry,
         decisions=decisions,
         gate=plan.gate,
@@ -195,21 +202,25 @@ def _publish(
 def _frozen_set(
     client: MongoClient[Document], settings: MongoSettings, plan: Plan, snapshot: Snapshot
 ) -> ValidationSet:
-    """Return the set; after a change of CLIP the same documents with their new vectors."""
+    """Return the set; after a change of what is read, the same documents with their new outputs."""
     stored = ValidationSets(state_database(client, settings)).find(plan.validation_set)
     if stored is None:
         return create_validation_set(
             client,
             settings,
+            plan.reads,
             name=plan.validation_set,
             sample_size=plan.sample_size,
             chunk_size=plan.chunk_size,
         )
-    if stored.clip_version == snapshot.manifest.clip_version:
+    features = snapshot.manifest.features
+    read = {name: features[name].version for name in plan.model.reads if name in features}
+    if read.items() <= stored.versions.items():
         return stored
     return create_validation_set(
         client,
         settings,
+        plan.reads,
         name=stored.name,
         sample_size=stored.sample_size,
         chunk_size=stored.chunk_size,

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from trainer.evaluate.evaluation import COUNTS, Evaluation, GeneratedCaption
+from trainer.evaluate.evaluation import Evaluation, GeneratedCaption, is_count
 from trainer.report.gallery import Picture, gallery
 from trainer.report.page import Section, Tile, page, table, tiles
 from trainer.report.training import training_section
@@ -82,12 +82,12 @@ def evaluation_page(
             " compare with each other rather than with published ones.",
         ),
     ]
-    search = "greedy decoding" if evaluation.beam == 1 else f"beam search, width {evaluation.beam}"
+    told = "".join(f", {name} {value}" for name, value in evaluation.options.items())
     return page(
         f"{evaluation.model} {version}",
         sections,
         subtitle=f"Measured on validation set {evaluation.validation_set!r}"
-        f" ({evaluation.digest[:16]}), {evaluation.metrics['n']:,.0f} images, {search}.",
+        f" ({evaluation.digest[:16]}), {evaluation.metrics['n']:,.0f} documents{told}.",
     )
 
 
@@ -107,7 +107,7 @@ def metric_tiles(metrics: Mapping[str, float]) -> list[Tile]:
 def metric_rows(metrics: Mapping[str, float]) -> list[dict[str, object]]:
     """Return a row for each metric, with n and what it means; unknown ones come last."""
     known = [name for name in _METRICS if name in metrics]
-    others = [name for name in metrics if name not in _METRICS and name not in COUNTS]
+    others = [name for name in metrics if name not in _METRICS and not is_count(name)]
     return [
         {
             "metric": _METRICS[name].label if name in _METRICS else name,

@@ -1,129 +1,46 @@
 """A snapshot on disk: what the trainer learns from, frozen.
 
 A directory of two files: `manifest.json` and `documents.parquet`, one row for each document with
-its fold, its captions and its stored CLIP vector. Rows are read in groups, so memory stays the same
-however many there are.
+its fold, its captions, and what models read of it: a column for each output, of fixed size where it
+is a vector, and one for each field. Rows are read in groups, so memory stays the same however many
+there are.
 """
 
-from collections.abc import Iterator, Sequence
-from datetime import datetime
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field
 
 from streams.errors import InvalidSnapshot
+from trainer.snapshot.columns import feature_column, field_column
+from trainer.snapshot.manifest import FeatureColumn, SnapshotManifest, parse_manifest
 
 MANIFEST: Final = "manifest.json"
 DOCUMENTS: Final = "documents.parquet"
 #: Rows of one group: what is in memory at a time.
 GROUP_ROWS: Final = 4096
-FORMAT_VERSION: Final = 1
 
 
-class ClusterTime(BaseModel):
-    """A MongoDB clusterTime: seconds since the epoch, and a count within the second."""
+def schema(features: Mapping[str, FeatureColumn], fields: Sequence[str]) -> pa.Schema:
+    """Return the columns: id, fold, captions, one for each output and one for each field.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    t: int
-    i: int
-
-
-class Counts(BaseModel):
-    """What became of the documents.
-
-    Attributes:
-        documents: All that were there.
-        included: Those with captions and a current vector, in the folds train and valid.
-        held_out: The same in the fold test, or in a frozen validation set: no fit sees them.
-        unknown_fold: The same with a `_fold` that names no fold.
-        without_captions: Those with a current vector and no usable caption.
-        without_vector: Those that CLIP was not applied to yet.
-        other_version: Those whose vector is of another CLIP version than the serving one.
-        failed: Those that CLIP could not be applied to.
-        unreadable: Those whose vector is none, or of another length than the others'.
-        unusable_captions: No documents: the values in `captions` that are no text with a letter.
+    Vectors are D float32; all else is JSON. A document may lack any of them.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    def feature(column: FeatureColumn) -> pa.DataType:
+        is_vector = column.dimension is not None
+        return pa.list_(pa.float32(), column.dimension) if is_vector else pa.string()
 
-    documents: int = 0
-    included: int = 0
-    held_out: int = 0
-    unknown_fold: int = 0
-    without_captions: int = 0
-    without_vector: int = 0
-    other_version: int = 0
-    failed: int = 0
-    unreadable: int = 0
-    unusable_captions: int = 0
-
-    def left_out(self) -> str:
-        """Return how many documents are not included, by reason; "" when all are."""
-        reasons = self.model_dump(exclude={"documents", "included", "unusable_captions"})
-        return ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in reasons.items() if n)
-
-    def remarks(self) -> list[str]:
-        """Return what somebody has to put right, a sentence for each."""
-        found = []
-        if self.unknown_fold:
-            found.append(
-                f"{self.unknown_fold} documents are not used, because `_fold` is none of train,"
-                " valid and test"
-            )
-        if self.unusable_captions:
-            found.append(
-                f"{self.unusable_captions} values in `captions` are passed over, because they are"
-                " no text with a letter in it"
-            )
-        return found
-
-
-class SnapshotManifest(BaseModel):
-    """What a snapshot is, beside its rows.
-
-    Attributes:
-        format_version: Layout of the two files.
-        snapshot_id: First 16 hexadecimal digits of the content hash.
-        created_at: When it was taken.
-        database: Database that was read.
-        collection: Collection that was read.
-        cluster_time: The one moment that all rows are of.
-        clip_version: CLIP version of every vector.
-        dimension: Length of every vector.
-        counts: What became of the documents.
-        folds: Rows by fold.
-        content_hash: sha256 over CLIP version and rows, hexadecimal; not over the file, so equal
-            content has an equal hash.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format_version: int = FORMAT_VERSION
-    snapshot_id: str = Field(pattern=r"^[0-9a-f]{16}$")
-    created_at: datetime
-    database: str
-    collection: str
-    cluster_time: ClusterTime
-    clip_version: str
-    dimension: int = Field(ge=1, le=1_000_000)
-    counts: Counts
-    folds: dict[str, int]
-    content_hash: str
-
-
-def schema(dimension: int) -> pa.Schema:
-    """Return the columns of a snapshot: id, fold, captions, clip (D float32)."""
     return pa.schema(
         [
             pa.field("id", pa.string(), nullable=False),
             pa.field("fold", pa.string(), nullable=False),
             pa.field("captions", pa.list_(pa.string()), nullable=False),
-            pa.field("clip", pa.list_(pa.float32(), dimension), nullable=False),
+            *(pa.field(feature_column(n), feature(column)) for n, column in features.items()),
+            *(pa.field(field_column(name), pa.string()) for name in fields),
         ]
     )
 
@@ -149,8 +66,7 @@ class Snapshot:
             InvalidSnapshot: There is none, or its files do not fit each other.
         """
         try:
-            data = (directory / MANIFEST).read_bytes()
-            manifest = SnapshotManifest.model_validate_json(data)
+            manifest = parse_manifest((directory / MANIFEST).read_bytes(), directory)
             with pq.ParquetFile(directory / DOCUMENTS) as file:
                 rows, found = file.metadata.num_rows, file.schema_arrow
         except FileNotFoundError as exc:
@@ -158,10 +74,8 @@ class Snapshot:
             raise InvalidSnapshot(msg) from exc
         except (OSError, ValueError, pa.ArrowException) as exc:
             raise _damaged(directory, exc) from exc
-        if manifest.format_version != FORMAT_VERSION:
-            msg = f"snapshot format {manifest.format_version} is unknown, expected {FORMAT_VERSION}"
-            raise InvalidSnapshot(msg)
-        if rows != manifest.counts.included or not found.equals(schema(manifest.dimension)):
+        expected = schema(manifest.features, manifest.fields)
+        if rows != manifest.counts.included or not found.equals(expected):
             raise _damaged(directory, f"{rows} rows, {manifest.counts.included} expected")
         return cls(directory, manifest)
 

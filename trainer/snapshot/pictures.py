@@ -5,10 +5,10 @@ from typing import Any
 
 from pymongo import MongoClient
 
-from streams.contract.documents import IMAGE
 from streams.contract.ids import document_id_of, document_key
-from streams.mongo.client import cluster_time
-from streams.mongo.store import DocumentStore
+from streams.contract.pipeline import IMAGE
+from streams.mongo.client import mongo_errors
+from streams.mongo.store import watched_collection
 from streams.settings import MongoSettings
 
 
@@ -25,11 +25,10 @@ def read_pictures(
     Raises:
         StoreUnavailable: MongoDB does not answer.
     """
-    store = DocumentStore(client, settings)
-    wanted = [document_id_of(text.encode()) for text in ids]
-    found = store.read_inputs(wanted, after=cluster_time(client))
-    return {
-        document_key(document["_id"]).decode(): document[IMAGE]
-        for document in found.values()
-        if IMAGE in document
-    }
+    query = {"_id": {"$in": [document_id_of(text.encode()) for text in ids]}}
+    with mongo_errors("reading pictures"):
+        return {
+            document_key(document["_id"]).decode(): document[IMAGE]
+            for document in watched_collection(client, settings).find(query, {IMAGE: 1})
+            if IMAGE in document
+        }

@@ -5,39 +5,22 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
-from bson.binary import Binary
 from bson.timestamp import Timestamp
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 
-from streams.contract.default_pipeline import (
-    CLIP,
-)
-from streams.contract.documents import (
-    CAPTIONS,
-    decode_vector,
-    lookup,
-    usable_captions,
-)
-from streams.contract.folds import FOLD, fold_of
+from streams.contract.documents import lookup
+from streams.contract.folds import fold_of
 from streams.contract.ids import document_key
 from streams.errors import StoreUnavailable
 from streams.mongo.client import Document, mongo_errors
 from streams.settings import MongoSettings
+from trainer.snapshot.columns import Values, Wanted, served_by
+from trainer.snapshot.content import Reason, content_of, projection_of, readable
 
 #: SnapshotTooOld, SnapshotUnavailable: the server kept no history that long.
 _TOO_OLD: Final = frozenset((239, 246))
 _BATCH: Final = 1000
-
-Reason = Literal[
-    "held_out",
-    "unknown_fold",
-    "without_captions",
-    "without_vector",
-    "other_version",
-    "failed",
-    "unreadable",
-]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,15 +30,15 @@ class Row:
     Attributes:
         id: Canonical extended JSON of `_id`.
         fold: Its fold; one of "test" is no row.
-        captions: What people wrote; not empty.
-        clip: Stored vector, float32 of shape (D,).
+        captions: What people wrote; may be empty where something else is learned.
+        values: What models read and learn, by column.
         passed_over: Values in `captions` that are no captions.
     """
 
     id: str
     fold: Literal["train", "valid"]
     captions: tuple[str, ...]
-    clip: np.ndarray
+    values: Values
     passed_over: int = 0
 
 
@@ -77,7 +60,7 @@ def read_rows(
     settings: MongoSettings,
     *,
     at: Timestamp,
-    clip_version: str,
+    wanted: Wanted,
     held_out: Collection[str] = (),
 ) -> Iterator[Row | LeftOut]:
     """Yield every document of the collection at one moment, in the order of `_id`.
@@ -88,61 +71,74 @@ def read_rows(
         client: Client of the replica set.
         settings: Which collection.
         at: The moment.
-        clip_version: Version of the vectors to read.
+        wanted: What to read.
         held_out: Canonical extended JSON of the `_id`s that no fit may see, whatever their fold.
 
     Raises:
         StoreUnavailable: MongoDB does not answer, or kept no history since `at`.
     """
-    for document in _documents(client, settings, at):
-        yield _row(document, clip_version, held_out)
+    for document in _find(client, settings, at, projection=projection_of(wanted)):
+        yield _row(document, wanted, held_out)
 
 
-def current_vector(document: Mapping[str, Any], clip_version: str) -> np.ndarray | Reason:
-    """Return the stored vector of a CLIP version, or why there is none.
+def dimensions_of(
+    client: MongoClient[Document], settings: MongoSettings, *, at: Timestamp, wanted: Wanted
+) -> dict[str, int | None]:
+    """Return the length of the vectors of each output that is read; None where it is no vector.
 
-    Images are not read: of one that was replaced a moment ago, the vector is still that of before.
+    One that no document holds at the moment is absent.
+
+    Raises:
+        StoreUnavailable: MongoDB does not answer, or kept no history since `at`.
     """
-    stored = lookup(document, CLIP.path)
-    if not isinstance(stored, Mapping):
-        return "without_vector"
-    if "error" in stored:
-        return "failed"
-    if stored.get("version") != clip_version:
-        return "other_version"
-    value = stored.get("value")
-    try:
-        vector = decode_vector(value) if isinstance(value, Binary) else None
-    except ValueError:
-        vector = None
-    is_usable = vector is not None and vector.size > 0 and bool(np.isfinite(vector).all())
-    return vector if vector is not None and is_usable else "unreadable"
+    found: dict[str, int | None] = {}
+    for name, model in wanted.features.items():
+        query = {f"{model.path}.version": wanted.versions[name], f"{model.path}.error": None}
+        for document in _find(client, settings, at, projection={model.path: 1}, query=query):
+            value = readable(lookup(document, model.path))
+            if value is not None:
+                found[name] = value.size if isinstance(value, np.ndarray) else None
+                break
+    return found
 
 
-def _row(document: Document, clip_version: str, held_out: Collection[str]) -> Row | LeftOut:
-    vector = current_vector(document, clip_version)
-    if isinstance(vector, str):
-        return LeftOut(reason=vector)
-    captions, passed_over = usable_captions(document.get(CAPTIONS))
-    if not captions:
-        return LeftOut(reason="without_captions", passed_over=passed_over)
+def _row(document: Document, wanted: Wanted, held_out: Collection[str]) -> Row | LeftOut:
+    content = content_of(document, wanted)
+    passed_over = content.passed_over
+    reason = content.unusable(wanted)
+    if reason is not None:
+        # Whoever has no vector is not asked for captions.
+        has_model = bool(served_by(wanted, content.values))
+        return LeftOut(reason=reason, passed_over=passed_over if has_model else 0)
     name, fold = document_key(document["_id"]).decode(), fold_of(document)
     if fold is None:
         return LeftOut(reason="unknown_fold", passed_over=passed_over)
     if fold == "test" or name in held_out:
         return LeftOut(reason="held_out", passed_over=passed_over)
-    return Row(id=name, fold=fold, captions=captions, clip=vector, passed_over=passed_over)
+    return Row(
+        id=name,
+        fold=fold,
+        captions=content.captions,
+        values=content.values,
+        passed_over=passed_over,
+    )
 
 
-def _documents(
-    client: MongoClient[Document], settings: MongoSettings, at: Timestamp
+def _find(
+    client: MongoClient[Document],
+    settings: MongoSettings,
+    at: Timestamp,
+    *,
+    projection: Mapping[str, int],
+    query: Mapping[str, Any] | None = None,
 ) -> Iterator[Document]:
     # The driver's snapshot sessions choose the moment by themselves; a command names it.
     command = {
         "find": settings.collection,
-        "projection": {CAPTIONS: 1, FOLD: 1, CLIP.path: 1},
-        "sort": {"_id": 1},
-        "hint": {"_id": 1},
+        "filter": dict(query or {}),
+        "projection": dict(projection),
+        # A probe may use what index it likes.
+        **({} if query else {"sort": {"_id": 1}, "hint": {"_id": 1}}),
         "batchSize": _BATCH,
         "readConcern": {"level": "snapshot", "atClusterTime": at},
     }

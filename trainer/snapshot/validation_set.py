@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import numpy as np
 from pymongo.database import Database
 
-from streams.contract.documents import decode_vector, encode_vector
+from streams.contract.values import decode_vector, encode_vector
 from streams.errors import InvalidValidationSet
 from streams.mongo.client import mongo_errors
+from trainer.snapshot.columns import Values, hash_texts, hash_values
 
 _HEADS: Final = "validation_sets"
 _CHUNKS: Final = "validation_set_chunks"
+#: Layout of the two; another one is refused.
+_FORMAT: Final = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,13 +30,13 @@ class Entry:
     Attributes:
         id: Canonical extended JSON of its `_id`.
         captions: What people wrote; not empty.
-        clip: Stored vector, float32 of shape (D,).
+        values: What models read and learn of it, by column.
         scene: What a generated picture shows, where the document says it.
     """
 
     id: str
     captions: tuple[str, ...]
-    clip: np.ndarray
+    values: Values
     scene: Mapping[str, Any] | None = None
 
 
@@ -45,7 +47,7 @@ class ValidationSet:
     Attributes:
         name: Name of the set.
         seed: Seed of the sample.
-        clip_version: CLIP version of every vector.
+        versions: The version that made the outputs in it, by name of the model.
         digest: 16 hexadecimal digits of a sha256 over all entries.
         entries: In the order of the sample.
         sample_size: How many were asked for; there may have been fewer.
@@ -55,7 +57,7 @@ class ValidationSet:
 
     name: str
     seed: int
-    clip_version: str
+    versions: Mapping[str, str]
     digest: str
     entries: tuple[Entry, ...]
     sample_size: int = 0
@@ -68,10 +70,8 @@ def digest_of(entries: Sequence[Entry]) -> str:
     digest = hashlib.sha256()
     for entry in entries:
         scene = json.dumps(entry.scene, sort_keys=True, default=str)
-        for text in (entry.id, scene, *entry.captions):
-            data = text.encode("utf-8", "surrogatepass")
-            digest.update(len(data).to_bytes(4, "big") + data)
-        digest.update(entry.clip.astype("<f4").tobytes())
+        hash_texts((entry.id, scene, *entry.captions), digest)
+        hash_values(entry.values, digest)
     return digest.hexdigest()[:16]
 
 
@@ -121,14 +121,14 @@ class ValidationSets:
             found = ValidationSet(
                 name=name,
                 seed=head["seed"],
-                clip_version=head["clip_version"],
+                versions=dict(head["versions"]),
                 digest=head["digest"],
                 entries=tuple(_entry(row) for chunk in chunks for row in chunk["entries"]),
                 sample_size=head["sample_size"],
                 chunk_size=head["chunk_size"],
                 passed_over=head["passed_over"],
             )
-            is_whole = digest_of(found.entries) == found.digest
+            is_whole = head["format"] == _FORMAT and digest_of(found.entries) == found.digest
         except (KeyError, TypeError, ValueError, AttributeError):
             is_whole = False
         if not is_whole:
@@ -168,7 +168,8 @@ class ValidationSets:
             "seed": validation_set.seed,
             "sample_size": validation_set.sample_size,
             "chunk_size": validation_set.chunk_size,
-            "clip_version": validation_set.clip_version,
+            "format": _FORMAT,
+            "versions": dict(validation_set.versions),
             "digest": digest,
             "entries": len(validation_set.entries),
             "passed_over": validation_set.passed_over,
@@ -194,7 +195,10 @@ def _row(entry: Entry) -> dict[str, Any]:
     return {
         "id": entry.id,
         "captions": list(entry.captions),
-        "clip": encode_vector(entry.clip),
+        "values": {
+            column: value if isinstance(value, str) else encode_vector(value)
+            for column, value in entry.values.items()
+        },
         "scene": entry.scene,
     }
 
@@ -203,6 +207,9 @@ def _entry(row: Mapping[str, Any]) -> Entry:
     return Entry(
         id=row["id"],
         captions=tuple(row["captions"]),
-        clip=decode_vector(row["clip"]),
+        values={
+            column: value if isinstance(value, str) else decode_vector(value)
+            for column, value in row["values"].items()
+        },
         scene=row["scene"],
     )

@@ -1,39 +1,25 @@
-"""Taking a snapshot: rows of one moment into Parquet, with a hash over what they say."""
+"""Taking a snapshot: what models read, of one moment, into a directory."""
 
-import hashlib
 import shutil
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import UTC, datetime
-from itertools import chain
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pymongo import MongoClient
 
-from streams.contract.default_pipeline import (
-    CLIP,
-)
-from streams.errors import ModelNotFound, TooLittleData, TrainerError
+from streams.contract.pipeline import Pipeline
+from streams.contract.versions import output_version
+from streams.errors import TrainerError
 from streams.mongo.client import Document, cluster_time, state_database
 from streams.registry.versions import Registry
 from streams.settings import MongoSettings
-from trainer.snapshot.files import (
-    DOCUMENTS,
-    GROUP_ROWS,
-    MANIFEST,
-    ClusterTime,
-    Counts,
-    Snapshot,
-    SnapshotManifest,
-    schema,
-)
-from trainer.snapshot.reader import LeftOut, Row, read_rows
+from trainer.snapshot.columns import Reads, wanted_of
+from trainer.snapshot.files import DOCUMENTS, MANIFEST, Snapshot
+from trainer.snapshot.manifest import ClusterTime, SnapshotManifest, declared
+from trainer.snapshot.reader import dimensions_of, read_rows
+from trainer.snapshot.rows import write_rows
 from trainer.snapshot.validation_set import ValidationSets
 
 #: Beginning of the name of a snapshot that is not whole yet.
@@ -44,29 +30,35 @@ def take_snapshot(
     client: MongoClient[Document],
     settings: MongoSettings,
     directory: Path,
+    reads: Reads,
     *,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> Snapshot:
-    """Freeze ids, folds, captions and stored CLIP vectors as they are at one moment.
+    """Freeze ids, folds, captions, and what models read, as they are at one moment.
 
-    What versions are measured on is left out: the fold test, and every frozen validation set. CLIP
-    is not run. The snapshot appears whole or not at all; of equal content one is kept, with
+    What versions are measured on is left out: the fold test, and every frozen validation set. No
+    model is run. The snapshot appears whole or not at all; of equal content one is kept, with
     the latest moment at which it was true.
 
     Args:
         client: Client of the replica set.
         settings: Which collection.
         directory: Directory of the trainer; the snapshot goes to `snapshots/<id>` below it.
+        reads: The models; what any of them reads is in the snapshot, but images are not.
         on_progress: Called with the count of documents read so far, once a group.
 
     Raises:
-        ModelNotFound: No CLIP version serves.
-        TooLittleData: No document of the folds train and valid has captions and a current vector.
+        ModelNotFound: No version serves of what is read.
+        TooLittleData: No document of the folds train and valid has a current output and what is
+            learned.
         TrainerError: The snapshot cannot be written.
         StoreUnavailable: MongoDB does not answer, or forgot the moment while it was read.
     """
-    clip_version = serving_clip(client, settings)
+    registry = Registry(state_database(client, settings))
+    versions = serving_versions(registry, reads.pipeline)
     at = cluster_time(client)
+    wanted = wanted_of(reads, versions)
+    dimensions = dimensions_of(client, settings, at=at, wanted=wanted)
     parent = directory / "snapshots"
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -75,19 +67,16 @@ def take_snapshot(
         raise _unwritable(parent, exc) from exc
     try:
         held_out = ValidationSets(state_database(client, settings)).document_ids()
-        rows = read_rows(client, settings, at=at, clip_version=clip_version, held_out=held_out)
-        content = _write(rows, aside / DOCUMENTS, clip_version, on_progress)
+        rows = read_rows(client, settings, at=at, wanted=wanted, held_out=held_out)
+        written = write_rows(rows, aside / DOCUMENTS, wanted, dimensions, on_progress)
         manifest = SnapshotManifest(
-            snapshot_id=content.hash.hexdigest()[:16],
+            snapshot_id=written.hash.hexdigest()[:16],
             created_at=datetime.now(UTC),
             database=settings.database,
             collection=settings.collection,
             cluster_time=ClusterTime(t=at.time, i=at.inc),
-            clip_version=clip_version,
-            dimension=content.dimension,
-            counts=Counts(**content.counts),
-            folds=dict(content.folds),
-            content_hash=content.hash.hexdigest(),
+            declarations=declared(reads.pipeline),
+            **written.described(),
         )
         (aside / MANIFEST).write_text(manifest.model_dump_json(indent=1))
         return _keep(aside, parent / manifest.snapshot_id)
@@ -97,112 +86,18 @@ def take_snapshot(
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def serving_clip(client: MongoClient[Document], settings: MongoSettings) -> str:
-    """Return the CLIP version that serves.
+def serving_versions(registry: Registry, pipeline: Pipeline) -> dict[str, str]:
+    """Return the version of the outputs that each active model makes now; none, no entry.
 
     Raises:
-        ModelNotFound: None does.
         StoreUnavailable: MongoDB does not answer.
     """
-    pointer = Registry(state_database(client, settings)).pointer(CLIP.name)
-    if pointer is None:
-        msg = "no CLIP version serves: the featurize stage announces one when it starts"
-        raise ModelNotFound(msg)
-    return pointer.version
-
-
-@dataclass(kw_only=True, slots=True)
-class _Content:
-    """What was written so far."""
-
-    hash: "hashlib._Hash"
-    dimension: int = 0
-    counts: Counter[str] = field(default_factory=Counter)
-    folds: Counter[str] = field(default_factory=Counter)
-
-
-def _write(
-    rows: Iterable[Row | LeftOut],
-    path: Path,
-    clip_version: str,
-    on_progress: Callable[[int], None],
-) -> _Content:
-    content = _Content(hash=hashlib.sha256(f"{clip_version}\n".encode()))
-    good = _good_rows(rows, content, on_progress)
-    first = next(good, None)
-    if first is None:
-        left_out = Counts(**content.counts).left_out() or "no documents"
-        msg = f"no document of the folds train and valid can be learned from ({left_out})"
-        raise TooLittleData(msg)
-    columns = schema(content.dimension)
-    with pq.ParquetWriter(
-        path,
-        columns,
-        use_dictionary=["fold"],  # vectors do not repeat
-        write_statistics=["fold"],
-        write_page_checksum=True,
-    ) as writer:
-        for group in _groups(chain([first], good)):
-            writer.write_batch(_batch(group, columns))
-            on_progress(content.counts["documents"])
-    on_progress(content.counts["documents"])
-    return content
-
-
-def _good_rows(
-    rows: Iterable[Row | LeftOut], content: _Content, on_progress: Callable[[int], None]
-) -> Iterator[Row]:
-    """Count everything, hash and yield what is written."""
-    for row in rows:
-        content.counts["documents"] += 1
-        content.counts["unusable_captions"] += row.passed_over
-        if isinstance(row, LeftOut):
-            content.counts[row.reason] += 1
-            if content.counts["documents"] % GROUP_ROWS == 0:
-                on_progress(content.counts["documents"])
-            continue
-        content.dimension = content.dimension or row.clip.size
-        if row.clip.size != content.dimension:
-            content.counts["unreadable"] += 1
-            continue
-        content.counts["included"] += 1
-        content.folds[row.fold] += 1
-        _hash(row, content.hash)
-        yield row
-
-
-def _hash(row: Row, digest: "hashlib._Hash") -> None:
-    """Add a row; lengths stand before texts, so that no two rows read the same."""
-    for text in (row.id, row.fold, *row.captions):
-        data = text.encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(4, "big") + data)
-    digest.update(len(row.captions).to_bytes(4, "big"))
-    digest.update(row.clip.astype("<f4").tobytes())
-
-
-def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    group: list[Row] = []
-    for row in rows:
-        group.append(row)
-        if len(group) == GROUP_ROWS:
-            yield group
-            group = []
-    if group:
-        yield group
-
-
-def _batch(group: list[Row], columns: pa.Schema) -> pa.RecordBatch:
-    vectors = np.concatenate([row.clip for row in group])
-    clip = columns.field("clip").type
-    return pa.RecordBatch.from_arrays(
-        [
-            pa.array([row.id for row in group]),
-            pa.array([row.fold for row in group]),
-            pa.array([list(row.captions) for row in group]),
-            pa.FixedSizeListArray.from_arrays(pa.array(vectors, pa.float32()), clip.list_size),
-        ],
-        schema=columns,
-    )
+    pointers = registry.pointers().readable
+    return {
+        name: output_version(model.declaration, pointer.serving)
+        for name, model in pipeline.models.items()
+        if (pointer := pointers.get(name)) is not None and pointer.serving is not None
+    }
 
 
 def _keep(aside: Path, place: Path) -> Snapshot:

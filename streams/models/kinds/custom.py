@@ -13,16 +13,16 @@ import numpy as np
 import torch
 
 from streams.contract.declaration import Declaration
-from streams.contract.manifest import UNCHANGED, Bundle, Feature, Golden
+from streams.contract.manifest import UNCHANGED, Bundle, Feature, Golden, Manifest
 from streams.contract.pipeline import IMAGE
-from streams.errors import CodeMismatch, InvalidPipeline, ModelFailed
+from streams.errors import CodeMismatch, InvalidPipeline
 from streams.models.bundle import check_manifest, golden_input, make_bundle, tensors_of
 from streams.models.clip_golden import golden_images
 from streams.models.kinds.class_path import import_class
 from streams.models.kinds.custom_predictor import CustomPredictor
 from streams.models.kinds.items import item_of
 from streams.models.kinds.kind import Made, StoredKind, Tolerance
-from streams.models.kinds.results import as_json, made_of
+from streams.models.kinds.results import as_json
 
 _GOLDEN_COUNT: Final = 2
 
@@ -45,14 +45,12 @@ class Custom(StoredKind):
         self.name = path
         self._class, self._source = import_class(path)
 
+    def is_code_of(self, manifest: Manifest) -> bool:
+        """See `StoredKind.is_code_of`."""
+        return manifest.source == self._source
+
     def check(self, declaration: Declaration) -> None:
-        """See `Kind.check`: its constructor has to take the options, which are JSON."""
-        who = f"{declaration.name}: options of {self.name}"
-        try:
-            made_of(dict(declaration.options), who)
-        except ModelFailed as exc:
-            msg = f"{who} are not plain JSON: write them as dict, list, str, int, float or bool"
-            raise InvalidPipeline(msg) from exc
+        """See `Kind.check`: its constructor has to take the options."""
         try:
             signature = inspect.signature(self._class)
         except ValueError:  # nobody knows what it takes; the constructor itself will say
@@ -60,7 +58,7 @@ class Custom(StoredKind):
         try:
             signature.bind(**declaration.options)
         except TypeError as exc:
-            msg = f"{who}, which takes {signature}: {exc}"
+            msg = f"{declaration.name}: options of {self.name}, which takes {signature}: {exc}"
             raise InvalidPipeline(msg) from exc
 
     def load(
@@ -73,16 +71,22 @@ class Custom(StoredKind):
         3. The class takes the weights and computes the golden output; where it does not, although
            its file is the same, something that it imports is another here.
 
-        The declared options hold, which may be others than the version was made with. Weights that
-        nobody has fitted are then those that these options begin with.
+        The declared options hold, which may be others than the version was made with. Initial
+        weights are then those that these options begin with.
         """
         check_manifest(declaration, bundle.manifest)  # 1
         weights = tensors_of(bundle)
-        self._check_source(declaration, bundle)  # 2
+        if not self.is_code_of(bundle.manifest):  # 2
+            msg = (
+                f"{declaration.name} {bundle.version} was made with another file of {self.name}:"
+                " install the release here that it was made with, or publish a version made with"
+                " this one; then start again"
+            )
+            raise CodeMismatch(msg)
         are_its_options = dict(declaration.options) == bundle.manifest.config
         try:  # 3
             made = self._construct(declaration.options)
-            if are_its_options or bundle.manifest.snapshot_id is not None:
+            if are_its_options or not bundle.manifest.is_initial:
                 _put_weights(made, weights, self.name)
         except Exception as exc:  # of somebody else's code
             msg = (
@@ -108,7 +112,7 @@ class Custom(StoredKind):
             )
             raise InvalidPipeline(msg) from exc
         features = {name: Feature(dimension=dimensions.get(name)) for name in declaration.reads}
-        return self.to_bundle(declaration, made, features)
+        return self.to_bundle(declaration, made, features, is_initial=True)
 
     def to_bundle(
         self,
@@ -118,6 +122,7 @@ class Custom(StoredKind):
         *,
         metrics: Mapping[str, float] | None = None,
         snapshot_id: str | None = None,
+        is_initial: bool = False,
         note: str = "",
     ) -> Bundle:
         """Return the bundle of an object of this class.
@@ -128,6 +133,7 @@ class Custom(StoredKind):
             features: What it reads, by name of the upstream model.
             metrics: What was measured on the frozen validation set.
             snapshot_id: The snapshot it was fitted on; None if it was not fitted.
+            is_initial: Whether its weights are those that its options begin with.
             note: One line for people.
 
         Raises:
@@ -143,6 +149,7 @@ class Custom(StoredKind):
             "preprocessing": dict.fromkeys(features, UNCHANGED),
             "metrics": dict(metrics or {}),
             "snapshot_id": snapshot_id,
+            "is_initial": is_initial,
             "note": note,
         }
         weights = _weights_of(made, self.name)
@@ -160,15 +167,6 @@ class Custom(StoredKind):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return self._class(**copy.deepcopy(dict(options)))
-
-    def _check_source(self, declaration: Declaration, bundle: Bundle) -> None:
-        if bundle.manifest.source != self._source:
-            msg = (
-                f"{declaration.name} {bundle.version} was made with another file of {self.name}:"
-                " install the release here that it was made with, or publish a version made with"
-                " this one; then start again"
-            )
-            raise CodeMismatch(msg)
 
 
 def _golden_items(declaration: Declaration, features: Mapping[str, Feature]) -> list[Any] | None:

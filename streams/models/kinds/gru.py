@@ -19,6 +19,7 @@ class Gru(StoredKind):
     """A captioner. It has no default version: untrained, it has no vocabulary."""
 
     name = GRU
+    has_default = False
 
     def check(self, declaration: Declaration) -> None:
         """See `Kind.check`."""

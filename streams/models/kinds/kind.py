@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from streams.contract.declaration import Declaration
-from streams.contract.manifest import Bundle
+from streams.contract.manifest import Bundle, Manifest
 from streams.contract.values import Value
 from streams.errors import DocumentError
 from streams.settings import ClipSettings
@@ -129,7 +129,17 @@ class AnnouncedKind(Kind):
 
 
 class StoredKind(Kind):
-    """A kind whose versions are bundles in the registry."""
+    """A kind whose versions are bundles in the registry.
+
+    Attributes:
+        has_default: Whether there is a version when none was trained.
+    """
+
+    has_default: ClassVar[bool] = True
+
+    def is_code_of(self, manifest: Manifest) -> bool:
+        """Whether this process has the class that a version was made with."""
+        return True
 
     @abstractmethod
     def load(self, declaration: Declaration, bundle: Bundle, device: str = "cpu") -> Predictor:

@@ -11,6 +11,8 @@ from streams.contract.values import Json, Value
 from streams.errors import ModelFailed
 from streams.models.kinds.kind import Made, Tolerance
 
+_Plain = str | Json
+
 #: Most numbers of a vector: 256 KiB, which an event carries on its way as a document does.
 _MOST_NUMBERS: Final = 65_536
 #: Most bytes of a text or of JSON, encoded.
@@ -59,7 +61,7 @@ def made_of(result: Any, who: str) -> Made:
     return Made(value=value)
 
 
-def as_json(value: Value) -> Json:
+def as_json(value: Value) -> _Plain:
     """Return a value as it stands in a manifest: a vector as a list of numbers."""
     return value.tolist() if isinstance(value, np.ndarray) else value
 
@@ -76,7 +78,7 @@ def _vector(array: np.ndarray, who: str) -> np.ndarray:
     return vector
 
 
-def _json(value: Any, who: str, depth: int) -> Json:
+def _json(value: Any, who: str, depth: int) -> _Plain:
     """Return a value as plain JSON, of types that everybody has."""
     if depth > _DEEPEST:
         msg = f"{who} made JSON that is nested deeper than {_DEEPEST}: return less"
@@ -123,7 +125,7 @@ def difference(found: Value, expected: Value, tolerance: Tolerance) -> str:
     return f"is {_shown(found)} instead of {_shown(expected)}"
 
 
-def _is_equal(found: Json, expected: Json, most: float) -> bool:
+def _is_equal(found: _Plain, expected: _Plain, most: float) -> bool:
     if isinstance(found, dict) and isinstance(expected, dict):
         return found.keys() == expected.keys() and all(
             _is_equal(found[key], expected[key], most) for key in found
@@ -137,11 +139,11 @@ def _is_equal(found: Json, expected: Json, most: float) -> bool:
     return type(found) is type(expected) and found == expected
 
 
-def _is_number(value: Json) -> bool:
+def _is_number(value: _Plain) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _largest(value: Json) -> float:
+def _largest(value: _Plain) -> float:
     if isinstance(value, dict):
         return max(map(_largest, value.values()), default=0.0)
     if isinstance(value, list):
@@ -149,5 +151,5 @@ def _largest(value: Json) -> float:
     return abs(float(value)) if isinstance(value, float) else 0.0
 
 
-def _shown(value: Json) -> str:
+def _shown(value: _Plain) -> str:
     return json.dumps(value, ensure_ascii=False)[:80]

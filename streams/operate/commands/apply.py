@@ -28,6 +28,7 @@ from streams.operate.commands.context import (
     settings_of,
 )
 from streams.operate.commands.ids import parse_id
+from streams.operate.commands.values import shown_value
 from streams.registry.versions import Registry
 
 
@@ -44,7 +45,8 @@ def apply(
 ) -> None:
     """Show what a model makes of documents or image files; nothing is written.
 
-    Stored features are used where they are current. Exit code 1 if an input fails.
+    What it reads of other models is computed first, unless a document holds it and it is current.
+    Exit code 1 if an input fails.
 
     Example: captionstream apply conditional_lm photo.jpg 65f1c0ffee65f1c0ffee65f1
     """
@@ -109,9 +111,5 @@ def _as_json(name: str, source: str, result: Output | DocumentError) -> dict[str
 def _as_row(result: Output | DocumentError) -> tuple[str, str]:
     if not isinstance(result, Output):
         return f"{type(result).__name__}: {result}", ""
-    if not isinstance(result.value, np.ndarray):
-        shown = result.value if isinstance(result.value, str) else json.dumps(result.value)
-        return shown, "" if result.score is None else f"{result.score:.3f}"
-    first = " ".join(f"{number:.3f}" for number in result.value[:4])
-    length = float(np.linalg.norm(result.value))
-    return f"{len(result.value)} x float32, norm {length:.3f}: {first} ...", ""
+    score = "" if result.score is None else f"{result.score:.3f}"
+    return result.value if isinstance(result.value, str) else shown_value(result.value), score

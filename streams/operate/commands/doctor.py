@@ -1,6 +1,6 @@
 """`captionstream doctor`: looks at everything that the pipeline needs, and names the remedy."""
 
-# ruff: noqa: PLC0415 - torch is loaded by the one check that needs it
+# ruff: noqa: PLC0415 - torch is loaded by the checks that need it
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,8 @@ from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
 from streams.contract.default_pipeline import DEFAULT
-from streams.contract.pipeline import Pipeline
+from streams.contract.kinds import CLIP, is_class
+from streams.contract.pipeline import Model, Pipeline
 from streams.errors import CaptionstreamError, SettingsError, StoreUnavailable
 from streams.kafka.topics import read_topic_states, shown
 from streams.mongo.client import reason_of, state_database
@@ -70,9 +71,11 @@ def examine(settings: Settings, client: MongoClient[dict[str, Any]]) -> Iterator
     yield mongo
     pipeline = declared_pipeline(settings, client) if mongo.is_ok else DEFAULT
     yield _topics(settings, pipeline)
-    clips = [m.name for m in pipeline.models.values() if m.declaration.kind == "clip"]
+    clips = [m.name for m in pipeline.models.values() if m.declaration.kind == CLIP]
     if clips:
         yield _weights(settings.clip, _running(state, clips) if mongo.is_ok else [])
+    if classes := [m for m in pipeline.models.values() if is_class(m.declaration.kind)]:
+        yield _guarded("classes", lambda: _classes(classes), "do that here and where models run")
     if mongo.is_ok:
         yield _collection(DocumentStore(client, settings.mongo, pipeline))
         yield _guarded(
@@ -186,6 +189,16 @@ def _weights(clip: ClipSettings, running: Sequence[str]) -> Finding:
     return Finding(subject=subject, is_ok=True, detail=detail)
 
 
+def _classes(models: Sequence[Model]) -> Finding:
+    """See whether the users' classes can be imported here, and take their options."""
+    from streams.models.kinds.find import kind_of
+
+    for model in models:
+        kind_of(model.declaration.kind).check(model.declaration)
+    names = ", ".join(sorted({model.declaration.kind for model in models}))
+    return Finding(subject="classes", is_ok=True, detail=f"{names} can be imported here")
+
+
 def _running(state: Any, models: Sequence[str]) -> list[str]:
     """Return which versions of some models the processes that are alive have."""
     try:
@@ -211,7 +224,8 @@ def _models(registry: Registry, pipeline: Pipeline) -> Finding:
         subject="models",
         is_ok=not without,
         detail=", ".join([*serves, *(f"{name} has no version" for name in without)]),
-        remedy="train and publish one; until then documents await a model",
+        remedy="start its process, which announces or makes one if its kind can; else train and"
+        " publish one. Until then documents await a model",
     )
 
 

@@ -1,12 +1,11 @@
 """Commands about documents: insert, import-coco, show."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, Any, Final
 
 import typer
-from bson import Binary, json_util
+from bson import json_util
 from rich.progress import track
 
 from streams.contract.documents import (
@@ -14,7 +13,7 @@ from streams.contract.documents import (
     lookup,
 )
 from streams.contract.folds import fold_named
-from streams.contract.values import decode_vector
+from streams.contract.values import decode_value
 from streams.errors import CaptionstreamError, SettingsError
 from streams.mongo.client import mongo_errors
 from streams.mongo.store import DocumentStore, watched_collection
@@ -32,8 +31,10 @@ from streams.operate.commands.context import (
 )
 from streams.operate.commands.ids import parse_id
 from streams.operate.commands.images import read_images
+from streams.operate.commands.values import shown_value
 
 _BATCH: Final = 50
+_NO_OUTPUT: Final = "something that is no output of Captionstream"
 
 
 def insert(
@@ -131,8 +132,9 @@ def show(
     captions = document.get(CAPTIONS)
     for caption in captions if isinstance(captions, list) else []:
         out.print(f"reference {caption}", markup=False)
+    width = max(15, *map(len, pipeline.models))
     for model in pipeline.models.values():
-        out.print(f"{model.name:15s} {_describe(lookup(document, model.path))}", markup=False)
+        out.print(f"{model.name:{width}s} {_describe(lookup(document, model.path))}", markup=False)
 
 
 def _describe(stored: Any) -> str:
@@ -145,10 +147,10 @@ def _describe(stored: Any) -> str:
     if isinstance(error, Mapping):
         attempts = error.get("attempts")
         return f"{error.get('type')} after {attempts} attempt(s): {error.get('message')}"
-    if not isinstance(value, bytes) and "value" in fields:
-        shown = f"score {score:.3f}, " if isinstance(score, float) else ""
-        return f"{json.dumps(value, ensure_ascii=False)}  ({shown}{version})"
+    if "value" not in fields:
+        return _NO_OUTPUT
     try:
-        return f"{len(decode_vector(cast(Binary, value)))} x float32  ({version})"
+        shown = shown_value(decode_value(value))
     except ValueError:
-        return "something that is no output of Captionstream"
+        return _NO_OUTPUT
+    return f"{shown}  ({f'score {score:.3f}, ' if isinstance(score, float) else ''}{version})"

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from pymongo import MongoClient
 
-from streams.contract.declaration import Declaration, ModelState
+from streams.contract.declaration import Declaration, ModelState, with_state
 from streams.contract.plan import Plan
 from streams.mongo.client import state_database
 from streams.mongo.declarations import Stored
@@ -23,7 +23,7 @@ from streams.operate.commands.context import (
     settings_of,
 )
 from streams.operate.forget import forget_model
-from streams.operate.pipeline import DeclaredPipeline, wait_until_followed, with_state
+from streams.operate.pipeline import DeclaredPipeline
 from streams.operate.pipeline_file import pipeline_yaml, read_pipeline_file
 from streams.operate.pipeline_view import (
     pipeline_json,
@@ -32,7 +32,7 @@ from streams.operate.pipeline_view import (
     plan_lines,
     plan_table,
 )
-from streams.operate.status import wait_until_settled
+from streams.operate.status import wait_until_followed, wait_until_settled
 from streams.settings import Settings
 
 pipeline = typer.Typer(help="The declared pipeline of models.", no_args_is_help=True)
@@ -197,7 +197,7 @@ def _wait(
     deadline = time.monotonic() + seconds
     state = state_database(client, settings.mongo)
     with err.status("waiting"):
-        is_done = wait_until_followed(stored.pipeline, state, timeout_seconds=seconds)
+        is_done = wait_until_followed(stored, state, timeout_seconds=seconds)
         if is_done:
             store = open_documents(settings, client, stored.pipeline)
             left = deadline - time.monotonic()

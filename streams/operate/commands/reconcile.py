@@ -27,7 +27,7 @@ def reconcile(
     ] = False,
     everything: Annotated[
         bool,
-        typer.Option("--all", help="Look at every image: after Kafka lost its log."),
+        typer.Option("--all", help="Look at every document: after Kafka lost its log."),
     ] = False,
     data_dir: DataDir = None,
 ) -> None:
@@ -36,7 +36,7 @@ def reconcile(
     The last promotion of a model says what is made again, see `models promote --recaption`.
 
     A change without an event (made by the command applyOps, or lost with Kafka's log) leaves
-    outputs of the image before: a thousand documents, chosen by chance, are looked at for that.
+    outputs of the fields before: a thousand documents, chosen by chance, are looked at for that.
     With --all the publisher looks at every document, and leaves out what is done already.
 
     Example: captionstream reconcile --dry-run
@@ -75,7 +75,7 @@ def describe(plan: ReconcilePlan, first: str, reports: Sequence[Report]) -> Iter
         yield f"  {plan.retries:8d} with an error that may pass, {time}"
     if changed := len(plan.changed):
         time = _estimate(changed, first, reports)
-        yield f"  {changed:8d} whose image was changed without an event, {time}"
+        yield f"  {changed:8d} whose fields were changed without an event, {time}"
         yield f"  {plan.looked_at:8d} were looked at for that; `reconcile --all` looks at every one"
 
 

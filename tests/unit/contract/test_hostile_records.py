@@ -19,7 +19,7 @@ from streams.errors import InvalidEvent
 from streams.stages.outcome import Failed, Ok, Result
 from streams.stages.sink import _plan
 from tests.pipelines import CLIP_PROJECTION, DEFAULT
-from tests.unit.stages.test_apply import loaded, run
+from tests.unit.stages.test_model_step import ready, run
 from tests.unit.test_hostile_files import places, replaced
 
 TENANT = "captions.documents"
@@ -65,7 +65,7 @@ def check(good, value):
         assert event.model not in DEFAULT.models
     if isinstance(planned, OutputWrite):
         bson.encode({planned.model.path: fields_of(planned)})
-    [outcome], _ = run(loaded(), [event])
+    [outcome], _ = run(ready(), [event])
     assert isinstance(outcome, Ok | Failed)
     if isinstance(outcome, Ok) and outcome.event:
         assert outcome.event.model == CLIP_PROJECTION.name

@@ -90,7 +90,7 @@ def test_a_model_behind_an_error_gets_nothing_for_that_document():
     assert counts(found)["line"] == (96, 0, 0, 4)
 
 
-@pytest.mark.parametrize("change", [{"options": {"beam": 5}}, {"kind": "beams:Beam"}])
+@pytest.mark.parametrize("change", [{"options": {"beam_width": 5}}, {"kind": "beams:Beam"}])
 def test_what_decides_the_outputs_makes_them_again(change):
     found = planned(CHAIN, (CLIP, PROJECTION, changed(CAPTION, **change)))
     assert counts(found) == {"clip": AS_IT_IS, "projection": AS_IT_IS, "caption": AGAIN}
@@ -99,7 +99,9 @@ def test_what_decides_the_outputs_makes_them_again(change):
 
 
 def test_so_are_those_of_all_that_reads_it():
-    found = planned(CHAIN, (changed(CLIP, options={"size": 1}), PROJECTION, CAPTION))
+    eye = changed(CLIP, kind="eyes:Eye")
+    wide = changed(eye, options={"size": 1})
+    found = planned((eye, PROJECTION, CAPTION), (wide, PROJECTION, CAPTION))
     assert counts(found) == {"clip": (6, 94, 0, 0), "projection": (10, 90, 0, 0)} | {
         "caption": (10, 90, 0, 0)
     }
@@ -107,7 +109,7 @@ def test_so_are_those_of_all_that_reads_it():
 
 def test_what_the_last_promotion_said_holds_for_outputs_of_other_versions():
     kept = {"caption": Recaption.NONE}
-    again = (CLIP, PROJECTION, changed(CAPTION, options={"beam": 5}))
+    again = (CLIP, PROJECTION, changed(CAPTION, options={"beam_width": 5}))
     assert counts(planned(CHAIN, again, recaption=kept))["caption"] == AS_IT_IS
 
 

@@ -68,3 +68,8 @@ def test_a_version_that_happens_to_have_a_plus_is_its_own():
     """Fails when it is cut at the first plus: labels of CLIP come from names of files."""
     assert weights_version("ViT-B+x-1") == "ViT-B+x-1"
     assert weights_version(output_version(LINE, "ViT-B+x-1")) == "ViT-B+x-1"
+
+
+def test_an_option_that_this_release_does_not_know_has_a_version_all_the_same():
+    """During a rollout. Fails when it is refused here: who does not run the model needs none."""
+    assert output_version(declared("gru", temperature=0.5), "v") != "v"

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from trainer.cli import app
 from trainer.commands import fit as fit_command
+from trainer.fit.captioner import CaptionerOptions
 from trainer.fit.fitting import Progress
 from trainer.fit.options import FitOptions
 from trainer.job.job_metrics import write_job_metrics
@@ -38,7 +39,8 @@ def test_help_of_every_command_has_an_example(names):
 
 def test_defaults_are_those_of_the_notebook():
     options = FitOptions()
-    assert (options.min_count, options.rate, options.batch_size) == (5, 0.001, 50)
+    assert (options.rate, options.batch_size) == (0.001, 50)
+    assert CaptionerOptions().min_count == 5
 
 
 def test_progress_shows_loss_rate_and_the_time_that_remains(monkeypatch):

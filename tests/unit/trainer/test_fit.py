@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from streams.contract.default_pipeline import DEFAULT
 from streams.errors import (
     InvalidCheckpoint,
     InvalidSnapshot,
@@ -25,19 +26,28 @@ from streams.models import conditional_lm, projection
 from streams.models.bundle import from_directory
 from streams.models.conditional_lm import ConditionalLM
 from streams.models.vocabulary import Vocabulary
-from streams.models.words import Normalization
-from tests.unit.trainer.snapshots import WORDS, colour_rows, write_snapshot
+from tests.unit.trainer.snapshots import (
+    CAPTIONER,
+    CLIP,
+    PROJECTION,
+    WORDS,
+    colour_rows,
+    material_of,
+    write_snapshot,
+)
 from trainer.fit import captioner, projector
 from trainer.fit.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from trainer.fit.dataset import Examples, read_fold
-from trainer.fit.fit import BUNDLE, fit, material_of
+from trainer.fit.fit import BUNDLE, fit
 from trainer.fit.fitting import HISTORY
+from trainer.fit.kinds import model_of
 from trainer.fit.options import FitOptions
-from trainer.fit.plugs import Task
+from trainer.fit.plugs import Means, Task
 from trainer.fit.run_directory import RUN
 from trainer.fit.splitter import FIXED, batches, draw
 
-OPTIONS = FitOptions(min_count=2, batch_size=16, hidden=16, rate=0.02, max_epochs=6, max_length=6)
+SMALL = {"min_count": 2, "hidden": 16, "max_length": 6}
+OPTIONS = FitOptions(batch_size=16, rate=0.02, max_epochs=6, kind=SMALL)
 #: For tests that ask what is written, not what is learned.
 SHORT = OPTIONS.model_copy(update={"max_epochs": 2})
 
@@ -49,7 +59,7 @@ def snapshot(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def fitted(snapshot, tmp_path_factory):
-    return fit("conditional_lm", snapshot, SHORT, tmp_path_factory.mktemp("fitted"))
+    return fit(CAPTIONER, snapshot, SHORT, tmp_path_factory.mktemp("fitted"))
 
 
 @pytest.fixture
@@ -71,19 +81,20 @@ def encode_texts(texts):
 
 # --- dataset and splitter -----------------------------------------------------------------------
 def test_fold_holds_its_rows_with_their_captions(snapshot):
-    fold = read_fold(snapshot, "valid")
+    fold = read_fold(snapshot, "valid", CAPTIONER)
     rows = [row for row in colour_rows(150) if row.fold == "valid"]
-    assert np.array_equal(fold.vectors.numpy(), np.stack([row.clip for row in rows]))
+    vectors = fold.inputs["img"].numpy()
+    assert np.array_equal(vectors, np.stack([row.values[CLIP] for row in rows]))
     for number, row in enumerate(rows):
         part = slice(int(fold.offsets[number]), int(fold.offsets[number + 1]))
-        assert fold.captions[part] == row.captions
+        assert fold.targets[part] == row.captions
 
 
 def examples(count=50, seed=0):
     lengths = torch.randint(1, 5, (count,), generator=torch.Generator().manual_seed(seed))
     offsets = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
     return Examples(
-        vectors=torch.arange(count).float().unsqueeze(1),
+        inputs=torch.arange(count).float().unsqueeze(1),
         targets=torch.arange(int(offsets[-1])),
         offsets=offsets,
     )
@@ -118,8 +129,9 @@ def test_over_the_epochs_every_caption_is_drawn():
 def test_batches_hold_pairs_and_the_rest_comes_last():
     drawn_from = examples()
     parts = list(batches(drawn_from, seed=0, epoch=1, size=16))
-    assert [len(vectors) for vectors, _ in parts] == [16, 16, 16, 2]
-    for vectors, targets in parts:
+    assert [len(vectors) for vectors, _, _ in parts] == [count for _, _, count in parts]
+    assert [count for _, _, count in parts] == [16, 16, 16, 2]
+    for vectors, targets, _ in parts:
         images = vectors.squeeze(1).long()
         assert (targets >= drawn_from.offsets[images]).all()
         assert (targets < drawn_from.offsets[images + 1]).all()
@@ -143,7 +155,7 @@ def test_captioner_objective_is_the_mean_over_rows_of_the_mean_up_to_the_stop():
             losses.append(-math.log(float(chances[wanted].detach())))
             token = wanted
         rows.append(sum(losses) / len(losses))
-    found = float(captioner.objective(model, vectors, targets).detach())
+    found = float(captioner.CAPTIONER.objective(model, vectors, targets).detach())
     assert found == pytest.approx(sum(rows) / 2, rel=1e-5)
 
 
@@ -157,14 +169,14 @@ def test_projection_objective_is_the_mean_of_both_cross_entropies():
     for table in (logits, logits.T):
         for number in range(3):
             wanted -= math.log(float(functional.softmax(table[number], dim=0)[number].detach())) / 6
-    assert float(projector.objective(model, images, texts).detach()) == pytest.approx(
+    assert float(projector.PROJECTOR.objective(model, images, texts).detach()) == pytest.approx(
         wanted, rel=1e-4
     )
 
 
 # --- fit ----------------------------------------------------------------------------------------
 def test_captioner_learns_and_its_version_says_where_it_comes_from(snapshot, tmp_path):
-    result = fit("conditional_lm", snapshot, OPTIONS, tmp_path)
+    result = fit(CAPTIONER, snapshot, OPTIONS, tmp_path)
     losses = [done["valid_loss"] for done in result.history]
     assert losses[-1] < losses[0] / 2
     assert result.valid_loss == min(losses)
@@ -186,12 +198,10 @@ def test_captioner_learns_and_its_version_says_where_it_comes_from(snapshot, tmp
 
 def test_vocabulary_knows_the_train_fold_only(tmp_path):
     rows = [
-        row
-        if row.fold == "train"
-        else type(row)(id=row.id, fold="valid", captions=("hapax " * 9,), clip=row.clip)
+        row if row.fold == "train" else replace(row, captions=("hapax " * 9,))
         for row in colour_rows(60)
     ]
-    result = fit("conditional_lm", write_snapshot(tmp_path, rows), OPTIONS, tmp_path)
+    result = fit(CAPTIONER, write_snapshot(tmp_path, rows), OPTIONS, tmp_path)
     assert "hapax" not in result.bundle.manifest.vocabulary
     assert "thing" in result.bundle.manifest.vocabulary
 
@@ -200,9 +210,9 @@ def language_rows(*captions):
     """Images of the captions in turn; the vector says which."""
     for row in colour_rows(100):
         number = int(row.id) % len(captions)
-        vector = row.clip * 0
+        vector = row.values[CLIP] * 0
         vector[number] = 1
-        yield replace(row, captions=(captions[number],), clip=vector)
+        yield replace(row, captions=(captions[number],), values={CLIP: vector})
 
 
 def test_every_word_survives_training_in_any_language(tmp_path):
@@ -212,9 +222,9 @@ def test_every_word_survives_training_in_any_language(tmp_path):
         "Vögel auf der Straße": "vögel auf der straße",
         "एक कुत्ता दौड़ रहा है": None,
     }
-    options = OPTIONS.model_copy(update={"max_length": 10, "max_epochs": 12})
+    options = OPTIONS.model_copy(update={"kind": {**SMALL, "max_length": 10}, "max_epochs": 12})
     snapshot = write_snapshot(tmp_path, language_rows(*captions))
-    bundle = fit("conditional_lm", snapshot, options, tmp_path).bundle
+    bundle = fit(CAPTIONER, snapshot, options, tmp_path).bundle
     model = conditional_lm.from_bundle(bundle)  # as a stage loads it
     said = [caption.text for caption in model.generate(torch.eye(8)[: len(captions)])]
     wanted = [written or caption for caption, written in captions.items()]
@@ -228,34 +238,34 @@ def test_captions_without_a_word_are_no_lesson_and_counted(tmp_path, monkeypatch
     """Fails without `_with_words`: half of the pictures teach the empty caption."""
     log = Mock()
     monkeypatch.setattr(captioner, "log", log)
-    options = OPTIONS.model_copy(update={"normalization": Normalization.SEED})
+    options = OPTIONS.model_copy(update={"kind": {**SMALL, "normalization": "seed"}})
     snapshot = write_snapshot(tmp_path, language_rows("一只猫", "a red thing of seven whole words"))
-    material = material_of(snapshot, options, tmp_path, None)
+    material = material_of(snapshot, CAPTIONER, options, tmp_path)
     task = captioner.make_task(material)
     assert len(task.train) == len(task.train.targets) == 40
-    assert bool((task.train.vectors[:, 1] == 1).all())
+    assert bool((task.train.inputs[:, 1] == 1).all())
     assert not bool((task.train.targets[:, 0] == task.model.vocabulary.stop).any())
     told = {(c.args[0], *c.kwargs.values()) for c in log.warning.call_args_list}
     assert told == {
         *(("captions without a word are passed over", fold, n) for fold, n in COUNTS),
-        *(("captions are cut to --max-length", fold, n) for fold, n in COUNTS),
+        *(("captions are cut to max_length", fold, n) for fold, n in COUNTS),
     }
 
 
 def test_only_captions_without_a_word_name_the_remedy(tmp_path):
     snapshot = write_snapshot(tmp_path, language_rows("一只猫"))
-    options = OPTIONS.model_copy(update={"normalization": Normalization.SEED})
+    options = OPTIONS.model_copy(update={"kind": {**SMALL, "normalization": "seed"}})
     with pytest.raises(TooLittleData, match="take `unicode`"):
-        fit("conditional_lm", snapshot, options, tmp_path)
+        fit(CAPTIONER, snapshot, options, tmp_path)
 
 
 def test_same_seed_and_snapshot_give_the_same_version(snapshot, tmp_path):
     torch.manual_seed(1)
-    first = fit("conditional_lm", snapshot, SHORT, tmp_path)
+    first = fit(CAPTIONER, snapshot, SHORT, tmp_path)
     torch.manual_seed(2)
-    again = fit("conditional_lm", snapshot, SHORT, tmp_path / "elsewhere")
+    again = fit(CAPTIONER, snapshot, SHORT, tmp_path / "elsewhere")
     assert (again.run_id, again.bundle.version) == (first.run_id, first.bundle.version)
-    other = fit("conditional_lm", snapshot, SHORT.model_copy(update={"seed": 1}), tmp_path)
+    other = fit(CAPTIONER, snapshot, SHORT.model_copy(update={"seed": 1}), tmp_path)
     assert other.run_id != first.run_id
     assert other.bundle.version != first.bundle.version
 
@@ -272,30 +282,41 @@ def killed_in(epoch):
     return progress
 
 
-RESUMED = OPTIONS.model_copy(update={"dimension": 4, "max_epochs": 4})
+RESUMED = OPTIONS.model_copy(update={"max_epochs": 4})
+KINDS = {"conditional_lm": (CAPTIONER, SMALL), "clip_projection": (PROJECTION, {"dimension": 4})}
+TEXTS = Means(encode_texts=encode_texts)
+
+
+def resumed_with(name):
+    model, kind = KINDS[name]
+    return model, RESUMED.model_copy(update={"kind": kind})
+
+
+def fit_with(model, options, snapshot, place):
+    return fit(model, snapshot, options, place, means=TEXTS)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(snapshot, tmp_path_factory):
     """A whole fit of each model."""
     place = tmp_path_factory.mktemp("whole")
-    return cache(lambda name: fit(name, snapshot, RESUMED, place, encode_texts=encode_texts))
+    return cache(lambda name: fit_with(*resumed_with(name), snapshot, place))
 
 
 @pytest.mark.parametrize("name", ["conditional_lm", "clip_projection"])
 @pytest.mark.parametrize("epoch", [1, 3])
 def test_resumed_fit_equals_the_uninterrupted_one(snapshot, tmp_path, uninterrupted, name, epoch):
-    options, whole = RESUMED, uninterrupted(name)
+    (model, options), whole = resumed_with(name), uninterrupted(name)
     with pytest.raises(Killed):
         fit(
-            name,
+            model,
             snapshot,
             options,
             tmp_path / "b",
-            encode_texts=encode_texts,
+            means=TEXTS,
             progress=killed_in(epoch),
         )
-    resumed = fit(name, snapshot, options, tmp_path / "b", resume=True)
+    resumed = fit(model, snapshot, options, tmp_path / "b", resume=True)
     assert resumed.bundle.version == whole.bundle.version
     assert resumed.bundle.weights == whole.bundle.weights
     for mine, theirs in zip(resumed.history, whole.history, strict=True):
@@ -311,16 +332,16 @@ def test_damaged_checkpoint_is_refused_with_the_remedy(snapshot, tmp_path, mine)
     for damaged in (whole[:-10], whole[:-10] + b"\x00" * 10, b"nonsense"):
         path.write_bytes(damaged)
         with pytest.raises(InvalidCheckpoint, match="without --resume"):
-            fit("conditional_lm", snapshot, SHORT, tmp_path, resume=True)
-    assert fit("conditional_lm", snapshot, SHORT, tmp_path).bundle == mine.bundle
+            fit(CAPTIONER, snapshot, SHORT, tmp_path, resume=True)
+    assert fit(CAPTIONER, snapshot, SHORT, tmp_path).bundle == mine.bundle
     assert load_checkpoint(mine.directory).epoch == len(mine.history)
 
 
 def test_checkpoint_of_other_options_is_refused_with_the_remedy(snapshot, tmp_path, mine):
-    other = fit("conditional_lm", snapshot, SHORT.model_copy(update={"rate": 0.01}), tmp_path)
+    other = fit(CAPTIONER, snapshot, SHORT.model_copy(update={"rate": 0.01}), tmp_path)
     shutil.copy(other.directory / CHECKPOINT, mine.directory / CHECKPOINT)
     with pytest.raises(InvalidCheckpoint, match="another run; fit again without --resume"):
-        fit("conditional_lm", snapshot, SHORT, tmp_path, resume=True)
+        fit(CAPTIONER, snapshot, SHORT, tmp_path, resume=True)
 
 
 @pytest.mark.parametrize("part", ["weights", "moments", "history"])
@@ -334,7 +355,7 @@ def test_checkpoint_of_another_release_is_refused_with_the_remedy(snapshot, tmp_
         other = {f"0.old_{name}": tensor for name, tensor in found.items()}
     save_checkpoint(mine.directory, replace(checkpoint, **{part: other}))
     with pytest.raises(InvalidCheckpoint, match="another release"):
-        fit("conditional_lm", snapshot, SHORT, tmp_path, resume=True)
+        fit(CAPTIONER, snapshot, SHORT, tmp_path, resume=True)
 
 
 def test_a_run_is_fitted_by_one_process_at_a_time(snapshot, tmp_path):
@@ -344,13 +365,13 @@ def test_a_run_is_fitted_by_one_process_at_a_time(snapshot, tmp_path):
     def meanwhile(_):
         if not refused:
             with pytest.raises(TrainerError, match="another fit is at work") as raised:
-                fit("conditional_lm", snapshot, SHORT, tmp_path)
+                fit(CAPTIONER, snapshot, SHORT, tmp_path)
             refused.append(str(raised.value))
 
-    result = fit("conditional_lm", snapshot, SHORT, tmp_path, progress=meanwhile)
+    result = fit(CAPTIONER, snapshot, SHORT, tmp_path, progress=meanwhile)
     assert "\n" not in refused[0]
     assert from_directory(result.directory / BUNDLE) == result.bundle
-    again = fit("conditional_lm", snapshot, SHORT, tmp_path)
+    again = fit(CAPTIONER, snapshot, SHORT, tmp_path)
     assert again.bundle == result.bundle
 
 
@@ -366,7 +387,7 @@ def test_what_cannot_be_written_is_one_line_with_the_remedy(snapshot, tmp_path, 
         (place / file).symlink_to("/dev/full")
     reason = r"\((No space left on device|.*Is a directory.*)\): make room"
     with pytest.raises(TrainerError, match=reason) as raised:
-        fit("conditional_lm", snapshot, SHORT, tmp_path, resume=True)
+        fit(CAPTIONER, snapshot, SHORT, tmp_path, resume=True)
     assert "\n" not in str(raised.value)
 
 
@@ -374,19 +395,15 @@ def test_fit_ends_when_the_validation_loss_gets_no_better(tmp_path):
     """What is learned by heart helps no other image: captions are drawn by lot."""
     generator = np.random.default_rng(0)
     rows = [
-        type(row)(
-            id=row.id,
-            fold=row.fold,
-            captions=(" ".join(generator.permutation(["one", "two", "three", "four"])),),
-            clip=row.clip,
-        )
+        replace(row, captions=(" ".join(generator.permutation(["one", "two", "three", "four"])),))
         for row in colour_rows(60)
     ]
-    options = OPTIONS.model_copy(update={"max_epochs": 80, "patience": 3, "hidden": 32})
-    result = fit("conditional_lm", write_snapshot(tmp_path, rows), options, tmp_path)
+    kind = {**SMALL, "hidden": 32}
+    options = OPTIONS.model_copy(update={"max_epochs": 80, "patience": 3, "kind": kind})
+    result = fit(CAPTIONER, write_snapshot(tmp_path, rows), options, tmp_path)
     assert len(result.history) == result.best_epoch + 3
     assert len(result.history) < 80
-    again = fit("conditional_lm", result_snapshot(tmp_path), options, tmp_path, resume=True)
+    again = fit(CAPTIONER, result_snapshot(tmp_path), options, tmp_path, resume=True)
     assert again.bundle == result.bundle
     assert len(again.history) == len(result.history)
 
@@ -398,26 +415,26 @@ def result_snapshot(directory):
 
 
 def test_projection_brings_captions_to_their_images(snapshot, tmp_path):
-    options = OPTIONS.model_copy(update={"dimension": 4})
+    options = OPTIONS.model_copy(update={"kind": {"dimension": 4}})
     calls = []
 
     def counted(texts):
         calls.append(len(texts))
         return encode_texts(texts)
 
-    result = fit("clip_projection", snapshot, options, tmp_path, encode_texts=counted)
+    result = fit(PROJECTION, snapshot, options, tmp_path, means=Means(encode_texts=counted))
     assert calls == [300]
     assert result.history[-1]["valid_loss"] < result.history[0]["valid_loss"]
     assert 0 < result.bundle.manifest.metrics["valid_recall_at_5"] <= 1
     assert projection.from_bundle(result.bundle).dimension_out == 4
     with pytest.raises(TrainerError, match="text tower"):
-        fit("clip_projection", snapshot, options, tmp_path / "other")
+        fit(PROJECTION, snapshot, options, tmp_path / "other")
 
 
 def test_recall_of_a_projection_that_makes_everything_alike_is_nothing():
-    alike = Examples(vectors=torch.ones(20, 4), targets=torch.ones(20, 4), offsets=torch.arange(21))
+    alike = Examples(inputs=torch.ones(20, 4), targets=torch.ones(20, 4), offsets=torch.arange(21))
     task = Task(model=projector.SharedProjection(4, 3, seed=0), train=alike, valid=alike)
-    found = projector.metrics(task.model, task, OPTIONS)
+    found = projector.at_end(task.model, task, OPTIONS)
     assert found == {"valid_recall_at_1": 0.0, "valid_recall_at_5": 0.0}
 
 
@@ -426,12 +443,12 @@ def test_recall_is_the_share_of_captions_with_few_images_before_their_own():
     generator = torch.Generator().manual_seed(0)
     vectors = torch.randn(600, 16, generator=generator)
     targets = vectors + 0.8 * torch.randn(600, 16, generator=generator)
-    paired = Examples(vectors=vectors, targets=targets, offsets=torch.arange(601))
+    paired = Examples(inputs=vectors, targets=targets, offsets=torch.arange(601))
     task = Task(model=projector.SharedProjection(16, 8, seed=0), train=paired, valid=paired)
     with torch.inference_mode():
         cosines = task.model.similarities(vectors, targets).numpy()
     ranks = [sum(cosines[:, text] >= cosines[text, text]) for text in range(600)]
-    found = projector.metrics(task.model, task, OPTIONS)
+    found = projector.at_end(task.model, task, OPTIONS)
     assert 0.1 < found["valid_recall_at_1"] < found["valid_recall_at_5"] < 0.9
     for k in (1, 5):
         wanted = sum(rank <= k for rank in ranks) / 600
@@ -442,21 +459,27 @@ def test_too_little_to_learn_from_is_said(tmp_path):
     rows = list(colour_rows(20))
     only = [row for row in rows if row.fold == "train"]
     with pytest.raises(TooLittleData, match="`valid`"):
-        fit("conditional_lm", write_snapshot(tmp_path / "a", only), OPTIONS, tmp_path)
+        fit(CAPTIONER, write_snapshot(tmp_path / "a", only), OPTIONS, tmp_path)
     rare = write_snapshot(tmp_path / "b", rows)
-    with pytest.raises(TooLittleData, match="--min-count"):
-        fit("conditional_lm", rare, OPTIONS.model_copy(update={"min_count": 99}), tmp_path)
+    with pytest.raises(TooLittleData, match="lower min_count"):
+        fit(
+            CAPTIONER,
+            rare,
+            OPTIONS.model_copy(update={"kind": {**SMALL, "min_count": 99}}),
+            tmp_path,
+        )
 
 
 def test_unknown_model_and_lost_snapshot_are_said(tmp_path):
     snapshot = write_snapshot(tmp_path, colour_rows(20))
-    with pytest.raises(ModelNotFound, match="choose one of conditional_lm"):
-        fit("clip", snapshot, OPTIONS, tmp_path)
+    for name in ("clip", "nonesuch"):
+        with pytest.raises(ModelNotFound, match="choose one of clip_projection, conditional_lm"):
+            model_of(DEFAULT, name)
     shutil.rmtree(snapshot.directory)
     with pytest.raises(InvalidSnapshot):
-        fit("conditional_lm", snapshot, OPTIONS, tmp_path)
+        fit(CAPTIONER, snapshot, OPTIONS, tmp_path)
 
 
 def test_loss_that_is_no_number_ends_the_fit(snapshot, tmp_path):
     with pytest.raises(TrainerError, match="--rate"):
-        fit("conditional_lm", snapshot, OPTIONS.model_copy(update={"rate": 1e30}), tmp_path)
+        fit(CAPTIONER, snapshot, OPTIONS.model_copy(update={"rate": 1e30}), tmp_path)

@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from streams.errors import SettingsError
-from tests.fitted import SCENES, captioner, scene_set
-from trainer.evaluate.evaluate import evaluate_captioner
+from tests.fitted import SCENES, fitted_bundle, measuring, scene_set
+from trainer.evaluate.evaluate import evaluate_bundle
 from trainer.evaluate.evaluation import Evaluation
+from trainer.fit.rules import Rules
 from trainer.report.curve import Series, curve, ticks
 from trainer.report.evaluation_page import evaluation_page, metric_rows
 from trainer.report.gallery import Picture, gallery
@@ -57,7 +58,7 @@ def png(width, height):
 
 @pytest.fixture(scope="module")
 def evaluation():
-    return evaluate_captioner(captioner(20), scene_set())
+    return evaluate_bundle(fitted_bundle(20), measuring())
 
 
 def images():
@@ -188,7 +189,8 @@ def test_a_projection_has_a_page_without_pictures():
         model="clip_projection",
         validation_set="scenes",
         digest="d",
-        beam=1,
+        options={},
+        rules=Rules(decides="cider"),
         metrics={"recall1": 0.5, "median_rank": 2.0, "n": 500.0},
     )
     found = parsed(evaluation_page(evaluation, version="v1", images={}))

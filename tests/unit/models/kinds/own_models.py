@@ -169,6 +169,16 @@ class Inner:
         return self.net(vectors)
 
 
+class Twice:
+    """Reads an image, and what another model made of it."""
+
+    def preprocess(self, r):
+        return [r["img"].width, len(r["v"])]
+
+    def forward(self, sizes):
+        return torch.stack(sizes, dim=1).float()
+
+
 class Locked:
     """Cannot be copied, only made."""
 

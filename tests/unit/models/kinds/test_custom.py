@@ -230,8 +230,6 @@ def test_module_that_fails_when_it_is_imported_is_refused(tmp_path, monkeypatch,
     [
         ("Halved", {}, "which takes .dimension: int, factor: int = 1.*: missing.*'dimension'"),
         ("Halved", {"dimension": 4, "size": 1}, "unexpected keyword argument 'size'"),
-        ("Locked", {"words": {1, 2}}, "not plain JSON"),
-        ("Halved", {"dimension": float("nan")}, "not plain JSON"),
         ("Halved", {"dimension": "four"}, "cannot be made with the options.*TypeError"),
         ("Extra", {}, "holds '_extra_state', which is no tensor"),
     ],
@@ -302,7 +300,7 @@ def test_import_that_breaks_the_constructor_is_own_trouble_too(package):
     load(net, bundle)
     package("user_helper", "SIZE = 'two'")
     sys.modules.pop("user_models")
-    with pytest.raises(CodeMismatch, match=r"cannot be made of user_models:Net here .TypeError"):
+    with pytest.raises(CodeMismatch, match=r"cannot be made of user_models:Net here .*TypeError"):
         load(net, bundle)
     package("user_helper", "SIZE = 3")
     sys.modules.pop("user_models")
@@ -330,7 +328,7 @@ def test_first_weights_of_other_options_are_those_that_the_options_begin_with():
     bundle = default_bundle(half, clip=4)
     wide = half.model_copy(update={"options": {"dimension": 4, "factor": 3}})
     assert vector_of(wide, bundle).shape == (6,)
-    fitted = changed(bundle, snapshot_id="s1", golden=None)
+    fitted = changed(bundle, is_initial=False, golden=None)
     assert vector_of(half, fitted).shape == (2,)
     with pytest.raises(CodeMismatch, match=r"weights here are others.*its options"):
         load(wide, fitted)

@@ -1,4 +1,4 @@
-"""The step of a model that reads images, on a real MongoDB, with a tiny CLIP."""
+"""The step of models that read documents, on a real MongoDB: a tiny CLIP, and a user's classes."""
 
 import base64
 import http.server
@@ -19,24 +19,27 @@ from PIL import Image
 
 from streams import metrics
 from streams.backoff import Backoff
+from streams.contract.dead_letters import DeadLetter
+from streams.contract.declaration import Declaration
 from streams.contract.default_pipeline import DEFAULT
-from streams.contract.documents import (
-    Output,
-    fingerprint,
-)
+from streams.contract.documents import Output, OutputError, field_fingerprint, fingerprint
 from streams.contract.events import DocumentChanged, DocumentDeleted, ModelApplied, Origin
+from streams.contract.pipeline import compile_pipeline
+from streams.contract.versions import output_version
 from streams.contract.writes import OutputWrite
 from streams.errors import FetchFailed, InvalidEvent, InvalidImage, InvalidUrl, ModelFailed
 from streams.images import turns
 from streams.images.fetcher import Fetcher
-from streams.images.find import ImageSource
+from streams.images.find import InputSource
 from streams.images.pool import DecodePool
 from streams.images.turns import FetchQueue
 from streams.models.clip import ClipEncoder
+from streams.models.kinds.clip import ClipPredictor
+from streams.models.kinds.find import kind_of
 from streams.mongo.client import connect
 from streams.mongo.store import DocumentStore
 from streams.settings import ClipSettings, FetchSettings, ImageSettings
-from streams.stages.featurize import Featurize
+from streams.stages.model_step import ModelStep, Ready
 from streams.stages.outcome import Failed, Ok, Result, Waiting
 from streams.stages.sink import Sink
 from tests.integration.conftest import publishing
@@ -74,12 +77,12 @@ def fetcher():
 
 @pytest.fixture
 def images(store, fetcher):
-    return ImageSource(
+    return InputSource(
         CLIP, store, FetchQueue(fetcher, FetchSettings()), ImageSettings(max_bytes=100_000)
     )
 
 
-class Patient(Featurize):
+class Patient(ModelStep):
     """Comes again with what waits, as the stage does."""
 
     def run(self, events):
@@ -93,7 +96,12 @@ class Patient(Featurize):
 
 @pytest.fixture
 def step(images, encoder, decoders):
-    return Patient(CLIP, DEFAULT, images, encoder, decoders)
+    return clip_step(Patient, images, encoder, decoders)
+
+
+def clip_step(kind, images, encoder, decoders):
+    ready = Ready(version=encoder.version, predictor=ClipPredictor(encoder), features={})
+    return kind(CLIP, DEFAULT, lambda: ready, lambda: True, source=images, decoders=decoders)
 
 
 @pytest.fixture
@@ -175,7 +183,7 @@ def test_same_image_and_version_reuse_the_stored_output(step, store, source):
 def test_image_whose_change_was_never_seen_wins_over_late_records_of_the_one_before(
     step, store, source
 ):
-    """Fails without `_source` in `Featurize`: a replay would bring the old embedding back."""
+    """Fails without `_source` in `made.py`: a replay would bring the old embedding back."""
     store.collection.insert_one({"_id": 1, "img": picture(10)})
     [first] = step.run([changed(1, source)])
     store.write_outputs([write(1, CLIP, first.event, source)])
@@ -245,11 +253,149 @@ def test_numbers_that_are_not_finite_fail_as_a_broken_model(
     assert isinstance(outcome.error, ModelFailed)
 
 
-def test_event_of_another_stage_is_refused(step, source):
-    wrong = ModelApplied(document_id=1, source=source, origin=Origin.LIVE, model="clip", outputs={})
-    [outcome] = step.run([wrong])
+def test_dead_letter_is_refused(step, source):
+    """Only the sink reads them."""
+    error = OutputError(type="E", message="m", attempts=1, is_retryable=False)
+    letter = DeadLetter(
+        stage="clip",
+        topic="changes",
+        position="0:1",
+        model="clip",
+        error=error,
+        at=datetime.now(UTC),
+        key=b"1",
+        source=source,
+    )
+    [outcome] = step.run([letter])
     assert isinstance(outcome, Failed)
     assert isinstance(outcome.error, InvalidEvent)
+
+
+OWN = "tests.unit.models.kinds.own_models"
+#: Two roots, one behind the other; a model that reads both and a field; one that reads an image and
+#: an embedding of it.
+HOUSE = compile_pipeline(
+    [
+        Declaration(name="clip", kind="clip", key="img"),
+        Declaration(name="colour", kind=f"{OWN}:Colour", key="img", after=["clip"]),
+        Declaration(name="shout", kind=f"{OWN}:Shout", key="title"),
+        Declaration(
+            name="headline",
+            kind=f"{OWN}:Headline",
+            features={"img": "clip", "colour": "colour"},
+            fields=["title"],
+        ),
+        Declaration(name="twice", kind=f"{OWN}:Twice", features={"v": "clip"}, fields=["img"]),
+    ]
+)
+
+
+@pytest.fixture
+def own_step(settings, client, fetcher, decoders):
+    """Make the step of a user's model in that pipeline, with its default version."""
+
+    def make(name):
+        model = HOUSE.models[name]
+        kind = kind_of(model.declaration.kind)
+        bundle = kind.default_bundle(model.declaration, {"clip": DIMENSION})
+        version = output_version(model.declaration, bundle.version)
+        predictor = kind.load(model.declaration, bundle)
+        ready = Ready(version=version, predictor=predictor, features=bundle.manifest.features)
+        house = DocumentStore(client, settings.mongo, HOUSE)
+        fetches = FetchQueue(fetcher, FetchSettings())
+        limits = ImageSettings(max_bytes=100_000)
+        return Patient(
+            model,
+            HOUSE,
+            lambda: ready,
+            lambda: True,
+            source=InputSource(model, house, fetches, limits),
+            decoders=decoders if model.has_image else None,
+        )
+
+    return make
+
+
+def clip_applied(source, image, *, url=None, document_id=1, **outputs):
+    value = np.ones(DIMENSION, np.float32)
+    made = Output(value=value, version="c1", inputs={"img": fingerprint(image)}, url=url)
+    return ModelApplied(
+        document_id=document_id,
+        source=source,
+        origin=Origin.LIVE,
+        model="clip",
+        outputs={"clip": made, **outputs},
+    )
+
+
+def test_model_of_a_field_runs_when_that_field_was_changed(own_step, store, source):
+    """Fails when outputs are compared by their versions alone."""
+    shout = own_step("shout")
+    store.collection.insert_one({"_id": 1, "title": "a"})
+    [first] = shout.run([changed(1, source)])
+    assert first.event.outputs["shout"].value == "A"
+    assert first.event.outputs["shout"].inputs == {"title": field_fingerprint("a")}
+    store.write_outputs([write(1, HOUSE.models["shout"], first.event, source)])
+    later = now(store)
+    assert [o.result for o in shout.run([changed(1, later)])] == [Result.REUSED]
+    store.collection.update_one({"_id": 1}, {"$set": {"title": "b"}})
+    [again] = shout.run([changed(1, source)])
+    assert again.event.outputs["shout"].value == "B"
+    assert again.event.source > source, "that of the first record must not win over it"
+
+
+def test_model_behind_another_root_reads_the_image_itself(own_step, store, source):
+    """It gets what the other made, or the change itself where that failed."""
+    colour = own_step("colour")
+    store.collection.insert_one({"_id": 1, "img": picture(10)})
+    behind, past = colour.run([clip_applied(source, picture(10)), changed(1, source)])
+    assert behind.event.outputs.keys() == {"clip", "colour"}
+    assert past.event.outputs.keys() == {"colour"}
+    for outcome in (behind, past):
+        assert outcome.event.outputs["colour"].value["blue"] == 200.0
+        assert outcome.event.outputs["colour"].inputs == {"img": fingerprint(picture(10))}
+
+
+def test_join_reads_features_and_a_field(own_step, store, source):
+    headline = own_step("headline")
+    store.collection.insert_one({"_id": 1, "img": picture(10), "title": "Sea"})
+    colour = Output(value={"red": 1}, version="k1", inputs={"img": fingerprint(picture(10))})
+    event = clip_applied(source, picture(10), colour=colour)
+    [made] = headline.run([event])
+    output = made.event.outputs["headline"]
+    assert output.value == f"Sea: {DIMENSION}.0"
+    assert output.features == {"clip": "c1", "colour": "k1"}
+    assert output.inputs == {"img": fingerprint(picture(10)), "title": field_fingerprint("Sea")}
+    [again] = headline.run([made.event])
+    assert again.result is Result.REUSED
+    store.collection.update_one({"_id": 1}, {"$set": {"title": "Lake"}})
+    [other] = headline.run([replace(made.event, source=now(store))])
+    assert other.event.outputs["headline"].value.startswith("Lake")
+    store.collection.delete_one({"_id": 1})
+    assert headline.run([event]) == [Ok(event=None, result=Result.DELETED)]
+
+
+def test_image_that_was_changed_after_its_embedding_is_not_joined_with_it(own_step, store, source):
+    """The event of that change comes. Fails when one of both fingerprints wins."""
+    store.collection.insert_one({"_id": 1, "img": picture(11)})
+    before, after = own_step("twice").run(
+        [clip_applied(source, picture(10)), clip_applied(source, picture(11))]
+    )
+    assert before == Ok(event=None, result=Result.SUPERSEDED)
+    assert after.result is Result.DONE
+
+
+def test_image_behind_a_url_counts_as_the_one_that_was_fetched_first(own_step, store, source):
+    """Its server may give other bytes each time. Fails without `known` in `inputs_of`."""
+    with web({"a.png": picture(11)}) as (url, _):
+        address = f"{url}/a.png"
+        store.collection.insert_one({"_id": 1, "img": {"url": address}})
+        event = clip_applied(source, picture(10), url=address)
+        for name in ("twice", "colour"):
+            [outcome] = own_step(name).run([event])
+            output = outcome.event.outputs[name]
+            assert output.inputs == {"img": fingerprint(picture(10))}
+            assert output.url == address
 
 
 def write(document_id, model, event, source):
@@ -291,7 +437,7 @@ def web(files):
 
 
 def test_image_behind_a_url_is_fetched_once_for_a_batch(step, store, source):
-    """Fails without `begun` in `ImageSource.find`."""
+    """Fails without `begun` in `InputSource.find`."""
     files = {"a.png": picture(10), "b.png": picture(20), "c.png": b"no image"}
     with web(files) as (url, asked):
         store.collection.insert_many(
@@ -317,7 +463,7 @@ def test_image_behind_a_url_is_fetched_once_for_a_batch(step, store, source):
 
 @pytest.mark.parametrize("origin", [Origin.COPY, Origin.RECONCILE, Origin.REPLAY])
 def test_repeat_does_not_fetch_again(step, store, source, origin, monkeypatch):
-    """Fails without `ImageSource._stored`: a dead URL would take its caption along."""
+    """Fails without `InputSource._stored`: a dead URL would take its caption along."""
     monkeypatch.setattr(turns, "_AGAIN", Backoff(0.01, 1))
     with web({"a.png": picture(10)}) as (url, _):
         store.collection.insert_one({"_id": 1, "img": {"url": f"{url}/a.png"}})
@@ -343,7 +489,7 @@ def test_image_in_the_batch_of_a_silent_url_does_not_wait_for_it(
     images, encoder, decoders, store, source
 ):
     """Fails when `find` waits for what it has begun."""
-    step = Featurize(CLIP, DEFAULT, images, encoder, decoders)
+    step = clip_step(ModelStep, images, encoder, decoders)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://localhost:{silent.getsockname()[1]}/x"
         store.collection.insert_many(
