@@ -1,6 +1,7 @@
 """What processes say of themselves, and what is done beside their work."""
 
 import threading
+from datetime import UTC, datetime
 
 import pytest
 
