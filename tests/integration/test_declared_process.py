@@ -93,12 +93,13 @@ def test_process_ends_in_good_order_when_it_has_something_else_to_do(settings, d
         assert captioner.wait(timeout=DEADLINE_SECONDS) == 0, "it reads another topic now"
 
 
-def test_process_of_an_inactive_model_waits_and_says_so(settings, declare, database):
+def test_process_of_an_inactive_model_waits_and_says_so(settings, declare, database, registry):
     """Fails without the loop in `run_process`: it would end, and be started again for ever.
 
     The end fails when the watch does not move its revision: nobody could tell who is behind.
     """
     create_topics(settings.kafka, DEFAULT)
+    registry.announce("clip", "c1", {"dimension": 4})
     name = CLIP_PROJECTION.name
     declare(name, ModelState.INACTIVE)
     with running(name, settings) as process:
