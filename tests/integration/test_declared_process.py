@@ -16,7 +16,7 @@ from streams.mongo.declarations import Declarations
 from streams.mongo.processes import read_reports
 from streams.settings import ClipSettings, child_environment
 from tests.faults.processes import running
-from tests.pipelines import CLIP_PROJECTION, CONDITIONAL_LM
+from tests.pipelines import CLIP_PROJECTION
 from tests.waiting import DEADLINE_SECONDS, wait_until
 
 
@@ -108,8 +108,8 @@ def test_process_of_an_inactive_model_waits_and_says_so(settings, declare, datab
         declare(name, ModelState.ACTIVE)
         wait_until(lambda: said not in (readiness(process) or said), doing="it to go on")
         wait_until(lambda: revisions(database) == [2], doing="its report")
-        declare(CONDITIONAL_LM.name, ModelState.INACTIVE)
-        wait_until(lambda: revisions(database) == [3], doing="what does not concern it")
+        declare(name, ModelState.ACTIVE)
+        wait_until(lambda: revisions(database) == [3], doing="what changes nothing for it")
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=DEADLINE_SECONDS) == 0
