@@ -192,8 +192,9 @@ class Recomputer:
 
 
 def _why_not_current(model: Model, seen: _Seen) -> str:
-    for name in model.inputs:
-        if lookup(seen.document, f"{model.path}.input.{name}") != seen.inputs.get(name):
+    for name, content in seen.inputs.items():
+        made_of = lookup(seen.document, f"{model.path}.input.{name}")
+        if name in model.inputs and made_of != content:
             return f"{model.name} was made from another {'image' if name == IMAGE else name}"
     return f"{model.name} holds something that is no output"
 

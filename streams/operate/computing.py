@@ -19,6 +19,7 @@ from streams.errors import (
 )
 from streams.images.image import image_bytes
 from streams.images.pool import DecodePool
+from streams.models.device import device_of
 from streams.models.kinds.find import kind_of, load
 from streams.models.kinds.items import item_of
 from streams.models.kinds.kind import AnnouncedKind, AnnouncedPredictor, Made, Predictor
@@ -125,7 +126,9 @@ class Computing:
     def _load(self, model: Model, version: str) -> Predictor:
         announced = self.announced(model)
         if announced is None:
-            return load(model.declaration, self._registry.fetch(model.name, version))
+            device = device_of(self._settings.models.device, "CAPTIONSTREAM_MODELS__DEVICE")
+            bundle = self._registry.fetch(model.name, version)
+            return load(model.declaration, bundle, str(device))
         if announced.version != version:
             msg = f"it is {version}, the settings give {announced.version}; {announced.remedy}"
             raise ModelNotFound(msg)

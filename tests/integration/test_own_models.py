@@ -74,6 +74,9 @@ class World:
         )
         self.documents.update_one({"_id": document_id}, {"$unset": {model.path: 1}})
         self.write(document_id, model, error)
+        self.send_letter(document_id, model, error)
+
+    def send_letter(self, document_id, model, error):
         letter = dead_letter_record(
             Record(
                 key=document_key(document_id), value=b"{}", headers=[("ce_clustertime", b"5.1")]
@@ -174,6 +177,30 @@ def test_what_was_made_of_an_image_behind_a_url_is_checked(world):
     assert world.findings() == {}
     world.documents.update_one({"_id": 1}, {"$set": {f"{LABEL.path}.value": "x"}})
     assert "label is" in world.findings()[1]
+
+
+def test_what_was_made_of_outputs_that_find_no_room_is_right_behind_a_url_too(world):
+    """Fails when the image of a URL counts as another one where no root says which it was."""
+    world.insert_right_documents()
+    version = world.registry.serving(OWN).versions
+    for name in ("clip", "colour"):
+        error = OutputError(
+            type="WriteRejected",
+            message="",
+            attempts=1,
+            is_retryable=False,
+            version=version[name],
+        )
+        model = OWN.models[name]
+        world.store.no_room.keep(
+            OutputWrite(document_id=1, source=Timestamp(5, 1), model=model, result=error)
+        )
+        world.send_letter(1, model, error)
+        world.documents.update_one({"_id": 1}, {"$unset": {model.path: 1}})
+    world.documents.update_one({"_id": 1}, {"$set": {"img": {"url": URL}}})
+    assert world.findings() == {}
+    world.documents.update_one({"_id": 1}, {"$set": {"title": "renamed"}})
+    assert world.findings() == {1: "label was made from another title"}
 
 
 def test_chain_is_computed_upstream_first(world, tmp_path):
