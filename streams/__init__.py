@@ -35,6 +35,6 @@ The database is the truth, the log can be rebuilt from it. The rooms, in the ord
 
 Beside them: `errors`, `settings`, `metrics`, `logs`, `endpoints`, `backoff`, `following` (done
 again and again in a thread), `app` (puts one process together) and `cli`. Begin with
-`contract/events.py`, `stages/stage.py`, `stages/model_step.py` and `stages/sink.py`. `trainer` is a
-package of its own.
+`contract/events.py`, `capture/term.py`, `stages/stage.py`, `stages/sink.py` and
+`registry/serving.py`. `trainer` is a package of its own.
 """

@@ -80,14 +80,16 @@ def _kind(value: str) -> str:
 
 def _options(value: Mapping[str, Any]) -> dict[str, Any]:
     """Refuse what does not come out of a file or a database as it went in."""
+    options = dict(value)
     try:
-        return check_json(dict(value))
+        check_json(options)
     except ValueError as exc:
         msg = (
             f"they are more than JSON ({exc}): use texts, finite numbers, true, false, null, lists,"
             " objects"
         )
         raise ValueError(msg) from exc
+    return options
 
 
 Name = Annotated[str, AfterValidator(_name)]

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic_core import from_json
 
-from streams.errors import InvalidBundle
+from streams.contract.formats import format_problem
+from streams.errors import InvalidBundle, UnknownFormat
 
 WEIGHTS: Final = "model.safetensors"
 FORMAT_VERSION: Final = 1
@@ -132,8 +134,21 @@ def parse_manifest(data: bytes | str | dict[str, Any]) -> Manifest:
     """Return a manifest from JSON or from a stored document.
 
     Raises:
-        InvalidBundle: It is no manifest, or of a format that this release does not know.
+        InvalidBundle: It is no manifest.
+        UnknownFormat: It is of another format.
     """
+    try:
+        content = data if isinstance(data, dict) else from_json(data)
+    except ValueError as exc:
+        msg = f"manifest is no JSON: {exc}"
+        raise InvalidBundle(msg) from exc
+    number = content.get("format_version") if isinstance(content, dict) else None
+    if isinstance(number, int):  # first: another format may have other fields
+        problem = format_problem(
+            "the manifest", number, reads=FORMAT_VERSION, otherwise="publish the version again"
+        )
+        if problem:
+            raise UnknownFormat(problem)
     try:
         if isinstance(data, dict):
             manifest = Manifest.model_validate(data)
@@ -142,7 +157,4 @@ def parse_manifest(data: bytes | str | dict[str, Any]) -> Manifest:
     except ValidationError as exc:
         msg = f"manifest is not valid: {exc.errors(include_url=False, include_input=False)}"
         raise InvalidBundle(msg) from exc
-    if manifest.format_version != FORMAT_VERSION:
-        msg = f"manifest format {manifest.format_version} is unknown, expected {FORMAT_VERSION}"
-        raise InvalidBundle(msg)
     return manifest

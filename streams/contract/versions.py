@@ -9,10 +9,14 @@ from datetime import datetime
 from typing import Any, Final
 
 from streams.contract.declaration import Declaration
+from streams.contract.formats import format_problem
 from streams.contract.kinds import deciding_options
 from streams.contract.manifest import Manifest, parse_manifest
-from streams.errors import InvalidBundle
+from streams.errors import InvalidBundle, UnknownFormat
 
+#: Layout of a version's document in the registry. `name`, `version` and `created_at` are in every
+#: format.
+FORMAT: Final = 1
 _AND: Final = "+"
 _WITH_ADDED: Final = re.compile(r"(.+)\+[0-9a-f]{8}")
 
@@ -49,7 +53,7 @@ class VersionInfo:
         created_at: When it was published.
         manifest: What it is; None for an announced one, and for one that cannot be read.
         details: What was said when it was announced.
-        problem: Why the manifest cannot be read; None when it can.
+        problem: Why it, or its manifest, cannot be read; None when it can.
     """
 
     name: str
@@ -57,7 +61,7 @@ class VersionInfo:
     created_at: datetime
     manifest: Manifest | None
     details: Mapping[str, Any]
-    problem: str | None = None
+    problem: InvalidBundle | UnknownFormat | None = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -92,19 +96,38 @@ class VersionInfo:
         return shown
 
 
+def check_version_format(row: Mapping[str, Any]) -> None:
+    """Check that the document of a version is of our format.
+
+    Raises:
+        UnknownFormat: It is not.
+    """
+    problem = format_problem(
+        "the version",
+        row.get("format"),
+        reads=FORMAT,
+        otherwise="remove it with `captionstream pipeline forget`, or publish another one",
+    )
+    if problem:
+        msg = f"{row['name']} {row['version']}: {problem}"
+        raise UnknownFormat(msg)
+
+
 def version_info(row: Mapping[str, Any]) -> VersionInfo:
-    """Return a version as it is stored; one whose manifest cannot be read, with the reason."""
-    manifest, problem = None, None
-    if row["manifest"] is not None:
-        try:
+    """Return a version as it is stored; one that cannot be read, with the reason."""
+    manifest, details, problem = None, {}, None
+    try:
+        check_version_format(row)
+        details = row["details"]
+        if row["manifest"] is not None:
             manifest = parse_manifest(row["manifest"])
-        except InvalidBundle as exc:
-            problem = str(exc)
+    except (InvalidBundle, UnknownFormat) as exc:
+        problem = exc
     return VersionInfo(
         name=row["name"],
         version=row["version"],
         created_at=row["created_at"],
         manifest=manifest,
-        details=row["details"],
+        details=details,
         problem=problem,
     )

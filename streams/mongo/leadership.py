@@ -16,7 +16,7 @@ from streams.contract.documents import lookup
 from streams.contract.ids import DocumentId, id_bytes
 from streams.errors import CaptureError, SettingsError
 from streams.mongo.client import Document, mongo_errors
-from streams.mongo.lease import Lease
+from streams.mongo.lease import Lease, check_lease_format
 
 _COLLECTION: Final = "positions"
 #: Largest id that is kept of a copy: position, token and copy are one document. Behind a larger one
@@ -133,10 +133,15 @@ def position_time(database: Database[dict[str, Any]], tenant: str) -> Timestamp:
     """Return how far a collection is published: the clusterTime of the committed position.
 
     Raises:
+        UnknownFormat: It is kept in another format.
         StoreUnavailable: MongoDB does not answer.
     """
+    fields = {"format": 1, "position.cluster_time": 1}
     with mongo_errors("reading the publisher's position"):
-        row = database[_COLLECTION].find_one({"_id": tenant}, {"position.cluster_time": 1}) or {}
+        row = database[_COLLECTION].find_one({"_id": tenant}, fields)
+    if row is None:
+        return Timestamp(0, 0)
+    check_lease_format(row, database[_COLLECTION])
     return _time_of(row) or Timestamp(0, 0)
 
 
@@ -163,6 +168,7 @@ class Leadership(Lease):
 
         Raises:
             SettingsError: The state database is that of another pipeline: its models would be ours.
+            UnknownFormat: Another release had it, in a format of its own.
             StoreUnavailable: MongoDB does not answer.
         """
         with mongo_errors("looking for other pipelines"):

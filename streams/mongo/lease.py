@@ -3,7 +3,7 @@
 A lease is one document with an owner, an expiry and an epoch. A process that is killed stops
 renewing, and the next one takes over when the lease has run out. The epoch grows with each owner,
 and a write that names it cannot be that of a process that was replaced while it slept. Times are
-those of the server.
+those of the server. `format` is the number of the layout of a lease and of what is kept under it.
 """
 
 import os
@@ -17,14 +17,29 @@ from pymongo import ReturnDocument
 from pymongo.collection import Collection
 from structlog import get_logger
 
-from streams.errors import LeaseLost, StoreUnavailable
+from streams.contract.formats import format_problem
+from streams.errors import LeaseLost, StoreUnavailable, UnknownFormat
 from streams.following import Follower
 from streams.mongo.client import Document, mongo_errors
 
 log = get_logger(__name__)
 
+#: Layout of a lease's document.
+FORMAT: Final = 1
 #: Renewals within one lease, so that a lost one does not matter.
 _RENEWALS: Final = 4
+
+
+def check_lease_format(row: Document, rows: Collection[Document]) -> None:
+    """Check that the document of a lease, with what is kept under it, is of our format.
+
+    Raises:
+        UnknownFormat: It is not.
+    """
+    otherwise = f"remove its document from {rows.full_name}, and everything begins anew"
+    what = f"the lease on {row['_id']}"
+    if problem := format_problem(what, row.get("format"), reads=FORMAT, otherwise=otherwise):
+        raise UnknownFormat(problem)
 
 
 class Lease:
@@ -55,6 +70,7 @@ class Lease:
             Its document; None if another process holds the lease.
 
         Raises:
+            UnknownFormat: Another release had it, in a format of its own.
             StoreUnavailable: MongoDB does not answer.
         """
         is_free = {
@@ -71,15 +87,20 @@ class Lease:
         }
         with mongo_errors("acquiring the lease"):
             self._rows.update_one(
-                {"_id": self._name}, {"$setOnInsert": {"owner": None}}, upsert=True
+                {"_id": self._name},
+                {"$setOnInsert": {"format": FORMAT, "owner": None}},
+                upsert=True,
             )
             row = self._rows.find_one_and_update(
-                {"_id": self._name, **is_free},
+                {"_id": self._name, "format": FORMAT, **is_free},
                 [{"$set": fields}],
                 return_document=ReturnDocument.AFTER,
             )
+            held = self._rows.find_one({"_id": self._name}) if row is None else None
         if row is not None:
             self.epoch = int(row["epoch"])
+        elif held is not None:
+            check_lease_format(held, self._rows)
         return row
 
     def renew(self) -> None:

@@ -21,6 +21,8 @@ from streams.mongo.client import mongo_errors
 
 log = get_logger(__name__)
 
+#: Layout of a report; those of another one are not seen.
+FORMAT: Final = 1
 REPORT_SECONDS: Final = 1.0
 #: A report older than this comes from a dead process. Generous: a busy machine delays threads.
 _STALE_AFTER_MS: Final = 15_000
@@ -97,7 +99,7 @@ class Reporter:
 
     def _report(self) -> None:
         report = replace(self._describe(), process=self._id)
-        row = {"$literal": {"_id": self._id, **asdict(report)}}
+        row = {"$literal": {"_id": self._id, "format": FORMAT, **asdict(report)}}
         with mongo_errors("reporting"):
             self._reports.update_one(
                 {"_id": self._id},
@@ -161,7 +163,8 @@ def read_reports(database: Database[dict[str, Any]]) -> list[Report]:
         StoreUnavailable: MongoDB does not answer.
     """
     oldest = {"$subtract": ["$$NOW", _STALE_AFTER_MS]}
+    query = {"format": FORMAT, "$expr": {"$gte": ["$at", oldest]}}
     with mongo_errors("reading process reports"):
-        rows = list(database[_COLLECTION].find({"$expr": {"$gte": ["$at", oldest]}}))
+        rows = list(database[_COLLECTION].find(query))
     names = Report.__dataclass_fields__
     return [Report(**{key: value for key, value in row.items() if key in names}) for row in rows]

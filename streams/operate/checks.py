@@ -17,7 +17,7 @@ from streams.contract.documents import (
 from streams.contract.pipeline import IMAGE, Model, Pipeline
 from streams.contract.states import Recaption, Serving, is_good_enough
 from streams.contract.versions import output_version, weights_version
-from streams.errors import InvalidImage, ModelError, WriteRejected
+from streams.errors import InvalidImage, ModelError, UnknownFormat, WriteRejected
 from streams.mongo.client import Document
 from streams.operate.computing import Computing, lineage
 from streams.operate.recomputed import Task, compare
@@ -181,7 +181,7 @@ class Recomputer:
             return None
         try:
             predictor = self._computing.predictor(model, version)
-        except ModelError as exc:
+        except (ModelError, UnknownFormat) as exc:
             if not is_output:
                 return None
             msg = f"{model.name} was made by a version that cannot be loaded: {exc}"
@@ -192,8 +192,9 @@ class Recomputer:
 
 
 def _why_not_current(model: Model, seen: _Seen) -> str:
-    for name in model.inputs:
-        if lookup(seen.document, f"{model.path}.input.{name}") != seen.inputs.get(name):
+    for name, content in seen.inputs.items():
+        made_of = lookup(seen.document, f"{model.path}.input.{name}")
+        if name in model.inputs and made_of != content:
             return f"{model.name} was made from another {'image' if name == IMAGE else name}"
     return f"{model.name} holds something that is no output"
 

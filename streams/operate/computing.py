@@ -9,9 +9,17 @@ from PIL import Image
 from streams.contract.documents import Output
 from streams.contract.pipeline import IMAGE, Model
 from streams.contract.versions import weights_version
-from streams.errors import DocumentError, ModelError, ModelFailed, ModelNotFound, Unavailable
+from streams.errors import (
+    DocumentError,
+    ModelError,
+    ModelFailed,
+    ModelNotFound,
+    Unavailable,
+    UnknownFormat,
+)
 from streams.images.image import image_bytes
 from streams.images.pool import DecodePool
+from streams.models.device import device_of
 from streams.models.kinds.find import kind_of, load
 from streams.models.kinds.items import item_of
 from streams.models.kinds.kind import AnnouncedKind, AnnouncedPredictor, Made, Predictor
@@ -28,7 +36,7 @@ class Computing:
         self._settings = settings
         self._registry = registry
         self._decoders = decoders
-        self._predictors: dict[tuple[str, str], Predictor | ModelError] = {}
+        self._predictors: dict[tuple[str, str], Predictor | ModelError | UnknownFormat] = {}
         self._announced: dict[str, AnnouncedPredictor] = {}
 
     def announced(self, model: Model) -> AnnouncedPredictor | None:
@@ -53,6 +61,7 @@ class Computing:
 
         Raises:
             ModelError: It cannot be loaded here.
+            UnknownFormat: It is stored in a format of another release.
             SettingsError: As `announced`.
             StoreUnavailable: MongoDB does not answer.
         """
@@ -60,10 +69,10 @@ class Computing:
         if key not in self._predictors:
             try:
                 self._predictors[key] = self._load(model, key[1])
-            except ModelError as exc:  # tried once, not for every document again
+            except (ModelError, UnknownFormat) as exc:  # tried once, not for every document again
                 self._predictors[key] = exc
         found = self._predictors[key]
-        if isinstance(found, ModelError):
+        if isinstance(found, ModelError | UnknownFormat):
             raise found.with_traceback(None)
         return found
 
@@ -117,7 +126,9 @@ class Computing:
     def _load(self, model: Model, version: str) -> Predictor:
         announced = self.announced(model)
         if announced is None:
-            return load(model.declaration, self._registry.fetch(model.name, version))
+            device = device_of(self._settings.models.device, "CAPTIONSTREAM_MODELS__DEVICE")
+            bundle = self._registry.fetch(model.name, version)
+            return load(model.declaration, bundle, str(device))
         if announced.version != version:
             msg = f"it is {version}, the settings give {announced.version}; {announced.remedy}"
             raise ModelNotFound(msg)

@@ -210,7 +210,7 @@ class DeclaredPipeline:
         Raises:
             StoreUnavailable: MongoDB does not answer.
         """
-        pointers = Registry(self._state).pointers()
+        pointers = Registry(self._state).pointers().readable
         return {name: p.serving for name, p in pointers.items() if p.serving is not None}
 
     def _change(self, change: Callable[[Rows], Rows], reason: str) -> Stored:

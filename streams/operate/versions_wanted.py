@@ -45,7 +45,7 @@ class WantedVersions:
         self._announced = {m.name for m in way if m.declaration.kind in ANNOUNCED}
         self._features: dict[str, Mapping[str, Feature]] = {}
         self.versions: dict[str, str] = {}
-        pointers = registry.pointers()
+        pointers = registry.pointers().readable
         self._serving = {name: p.serving for name, p in pointers.items() if p.serving is not None}
         for model in reversed(way):
             self._choose(model, version if model is self._last else None)

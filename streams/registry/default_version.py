@@ -46,7 +46,9 @@ class DefaultVersion:
             InvalidPipeline: There can be no default version of what is read.
             StoreUnavailable: MongoDB does not answer.
         """
-        pointers = self._registry.pointers()
+        pointers, problems = self._registry.pointers()
+        if self._model.name in problems:  # another release has moved it
+            return
         pointer = pointers.get(self._model.name)
         reads = self._reads(pointers)
         seen = (reads, pointer.state if pointer else None)

@@ -17,7 +17,14 @@ from streams import metrics
 from streams.backoff import Backoff
 from streams.contract.manifest import Bundle, Manifest
 from streams.contract.states import Recaption
-from streams.errors import InvalidBundle, ModelError, ModelNotFound, Unavailable
+from streams.errors import (
+    InvalidBundle,
+    ModelError,
+    ModelNotFound,
+    Unavailable,
+    UnknownFormat,
+    bounded,
+)
 from streams.following import Follower
 from streams.registry.pointers import Pointer
 from streams.registry.versions import Registry
@@ -27,6 +34,8 @@ log = get_logger(__name__)
 
 #: What shows that a version's content is wrong. All else (memory, files, a driver) is our own.
 _REFUSALS: Final = (InvalidBundle, ModelNotFound)
+#: State of a pointer that this process cannot read.
+_UNREADABLE: Final = (0, False)
 #: Longest pause before a version is tried again by a process that has trouble of its own.
 _LONGEST_PAUSE_SECONDS: Final = 60.0
 #: Longest text of an error in a reason.
@@ -130,6 +139,8 @@ class HotModel(Generic[M]):
     def refresh(self) -> None:
         """Look at the pointer once; if it moved, load that version aside and swap it in.
 
+        A pointer that another release has moved, in a format of its own, is this process's trouble.
+
         1. Nothing has changed since the last look, or a trouble has its pause: done.
         2. Take the version that the pointer names.
         3. It does not hold: say so beside the pointer, and which version serves on. It is not tried
@@ -140,8 +151,18 @@ class HotModel(Generic[M]):
         Raises:
             StoreUnavailable: MongoDB does not answer; the version in memory stays.
         """
-        self._prepare()
-        pointer = self._registry.pointer(self._name)
+        is_known = self._trouble is not None and self._trouble.state == _UNREADABLE
+        try:
+            self._prepare()
+            pointer = self._registry.pointer(self._name)
+            if is_known:  # no more; what is in memory is what it was
+                self._trouble = None
+            self._go_to(pointer)
+        except UnknownFormat as exc:
+            if not is_known:
+                self._note_trouble(_UNREADABLE, str(exc))
+
+    def _go_to(self, pointer: Pointer | None) -> None:
         while pointer is not None and self._is_due(pointer):  # 1
             try:
                 problem = None if pointer.refusal is not None else self._take(pointer.version)  # 2
@@ -150,7 +171,10 @@ class HotModel(Generic[M]):
                     continue
                 last = self._last_good(pointer)
             except _OwnTrouble as exc:  # 5
-                self._note_trouble(pointer, str(exc))
+                # What is in memory stays, unless it is the very version that was refused.
+                if pointer.refusal and self._version == pointer.version:
+                    self._drop()
+                self._note_trouble(pointer.state, str(exc))
                 continue
             # What comes back may be a later move already, which is followed as well.
             pointer = self._registry.refuse(pointer, reason=problem, serving=last)  # 3
@@ -184,16 +208,12 @@ class HotModel(Generic[M]):
             self._current = (replace(loaded, recaption=recaption), bundle)
         self._seen, self._trouble = pointer.state, None
 
-    def _note_trouble(self, pointer: Pointer, error: str) -> None:
-        """Keep what is in memory, unless it is the very version that was refused."""
-        if pointer.refusal and self._version == pointer.version:
-            self._drop()
-        attempts = 1
-        if self._trouble is not None and self._trouble.state == pointer.state:
-            attempts += self._trouble.attempts
+    def _note_trouble(self, state: tuple[int, bool], error: str) -> None:
+        before = self._trouble
+        attempts = 1 + (before.attempts if before is not None and before.state == state else 0)
         backoff = Backoff(self._settings.poll_interval_seconds, _LONGEST_PAUSE_SECONDS)
         self._trouble = _Trouble(
-            state=pointer.state,
+            state=state,
             reason=f"{error}; that is this process's own trouble: it tries again, and until then"
             f" serves {self._version or 'no version'}",
             attempts=attempts,
@@ -221,7 +241,7 @@ class HotModel(Generic[M]):
                 log.error("version refused", model=self._name, version=version, error=str(exc))
                 return str(exc)
             metrics.FAILED_RELOADS.labels(self._name, type(exc).__name__).inc()
-            what = f"{type(exc).__name__}: {exc}"[:_MOST_CHARACTERS]
+            what = bounded(f"{type(exc).__name__}: {exc}", _MOST_CHARACTERS)
             msg = f"{self._name} {version} cannot be loaded ({what})"
             raise _OwnTrouble(msg) from exc
         return None

@@ -6,16 +6,19 @@ Every move is kept as history. Knows nothing about what a version is.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pymongo import ReturnDocument
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
 
+from streams.contract.formats import format_problem
 from streams.contract.states import Recaption
-from streams.errors import PointerConflict
+from streams.errors import PointerConflict, UnknownFormat
 from streams.mongo.client import mongo_errors
 
+#: Layout of a pointer, and of a move that is kept.
+FORMAT: Final = 1
 _POINTERS: Final = "model_pointers"
 _HISTORY: Final = "model_history"
 _ROLLBACK: Final = "rollback: "
@@ -73,6 +76,18 @@ class Pointer:
         return self.revision, self.refusal is not None
 
 
+class FoundPointers(NamedTuple):
+    """All pointers.
+
+    Attributes:
+        readable: Those of our format, by the name of their model.
+        problems: Why the others cannot be read, with the remedy, by the name of their model.
+    """
+
+    readable: Mapping[str, Pointer]
+    problems: Mapping[str, str]
+
+
 class Pointers:
     """All pointers in one database. Safe to share between threads."""
 
@@ -81,14 +96,30 @@ class Pointers:
         self._pointers = database[_POINTERS]
         self._history = database[_HISTORY]
 
-    def all(self) -> dict[str, Pointer]:
-        """Return every pointer by the name of its model.
+    def find(self) -> FoundPointers:
+        """Return every pointer that can be read, and why the others cannot.
 
         Raises:
             StoreUnavailable: MongoDB does not answer.
         """
         with mongo_errors("reading model pointers"):
-            return {row["_id"]: _pointer(row) for row in self._pointers.find()}
+            rows = list(self._pointers.find())
+        problems = {row["_id"]: problem for row in rows if (problem := _unread(row))}
+        readable = {row["_id"]: _pointer(row) for row in rows if row["_id"] not in problems}
+        return FoundPointers(readable, problems)
+
+    def get(self, name: str) -> Pointer | None:
+        """Return the pointer of a model; None when it was never moved.
+
+        Raises:
+            UnknownFormat: It is of another format.
+            StoreUnavailable: MongoDB does not answer.
+        """
+        with mongo_errors(f"reading the pointer of {name}"):
+            row = self._pointers.find_one({"_id": name})
+        if row is not None and (problem := _unread(row)):
+            raise UnknownFormat(problem)
+        return None if row is None else _pointer(row)
 
     def move(
         self,
@@ -103,10 +134,11 @@ class Pointers:
 
         Raises:
             PointerConflict: The pointer has another revision than the expected one.
+            UnknownFormat: It is of another format.
             StoreUnavailable: MongoDB does not answer.
         """
         for _ in range(_ATTEMPTS):
-            before = self.all().get(name)
+            before = self.get(name)
             revision = before.revision if before else 0
             if expected_revision is not None and expected_revision != revision:
                 break
@@ -154,21 +186,21 @@ class Pointers:
             StoreUnavailable: MongoDB does not answer.
         """
         refusal = {"reason": reason, "serving": serving, "at": datetime.now(UTC)}
-        key = {"_id": pointer.name, "revision": pointer.revision, "refusal": None}
+        key = {**_of_move(pointer), "refusal": None}
         with mongo_errors(f"noting a refusal of {pointer.name}"):
             self._pointers.update_one(key, {"$set": {"refusal": refusal}})
-        return self.all().get(pointer.name, pointer)
+        return self.get(pointer.name) or pointer
 
     def history(self, name: str) -> list[Pointer]:
-        """Return every move of a model's pointer, oldest first.
+        """Return every move of a model's pointer that can be read, oldest first.
 
         Raises:
             StoreUnavailable: MongoDB does not answer.
         """
-        pointer = self.all().get(name)
+        pointer = self.get(name)
         if pointer is None:
             return []
-        query = {"_id.name": name, "_id.revision": {"$lt": pointer.revision}}
+        query = {"_id.name": name, "_id.revision": {"$lt": pointer.revision}, "format": FORMAT}
         with mongo_errors("reading the pointer's history"):
             rows = list(self._history.find(query).sort("_id.revision", 1))
         return [*(_pointer({**row, "_id": name}) for row in rows), pointer]
@@ -193,6 +225,7 @@ class Pointers:
     ) -> Pointer | None:
         """Move the pointer if it still is as it was; None when it is not."""
         row = {
+            "format": FORMAT,
             "version": version,
             "revision": (before.revision if before else 0) + 1,
             "previous": before.version if before else None,
@@ -210,7 +243,7 @@ class Pointers:
             else:
                 self._archive(before)
                 found = self._pointers.find_one_and_update(
-                    {"_id": name, "revision": before.revision},
+                    _of_move(before),
                     {"$set": row},
                     return_document=ReturnDocument.AFTER,
                 )
@@ -223,7 +256,7 @@ class Pointers:
 
         A crash between the two loses nothing: the history is what is kept here and the pointer.
         """
-        row = asdict(pointer) | {"recaption": pointer.recaption.value}
+        row = asdict(pointer) | {"format": FORMAT, "recaption": pointer.recaption.value}
         key = {"name": row.pop("name"), "revision": pointer.revision}
         try:
             self._history.insert_one({"_id": key, **row})
@@ -247,9 +280,19 @@ def _places(moves: Sequence[Pointer]) -> list[str]:
     return places
 
 
+def _unread(row: Mapping[str, Any]) -> str:
+    otherwise = f"remove its document from {_POINTERS} and promote a version"
+    what = f"the pointer of {row['_id']}"
+    return format_problem(what, row.get("format"), reads=FORMAT, otherwise=otherwise)
+
+
+def _of_move(pointer: Pointer) -> dict[str, Any]:
+    """Match the pointer if it still is as it was read."""
+    return {"_id": pointer.name, "revision": pointer.revision, "format": FORMAT}
+
+
 def _pointer(row: Mapping[str, Any]) -> Pointer:
-    """Return a pointer; one that an earlier release moved says nothing about stored outputs."""
-    refusal = row.get("refusal")
+    refusal = row["refusal"]
     return Pointer(
         name=row["_id"],
         version=row["version"],
@@ -257,6 +300,6 @@ def _pointer(row: Mapping[str, Any]) -> Pointer:
         previous=row["previous"],
         reason=row["reason"],
         at=row["at"],
-        recaption=Recaption(row.get("recaption", Recaption.ALL)),
+        recaption=Recaption(row["recaption"]),
         refusal=Refusal(**refusal) if refusal else None,
     )

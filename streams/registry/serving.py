@@ -6,27 +6,28 @@ from streams.contract.declaration import Declaration
 from streams.contract.pipeline import Pipeline
 from streams.contract.states import Recaption, Serving
 from streams.contract.versions import VersionInfo, output_version
-from streams.registry.pointers import Pointer
+from streams.registry.pointers import FoundPointers
 
 
 def serving_of(
-    pipeline: Pipeline, pointers: Mapping[str, Pointer], infos: Mapping[str, VersionInfo]
+    pipeline: Pipeline, found: FoundPointers, infos: Mapping[str, VersionInfo]
 ) -> Serving:
     """Return what serves.
 
-    After a refusal the version before serves on, and what is stored stays. A model whose manifest
-    cannot be read, or is of another kind than it is declared, has no version that serves; the
-    others are not touched by that.
+    After a refusal the version before serves on, and what is stored stays. A model whose pointer or
+    manifest cannot be read, or is of another kind than it is declared, has no version that serves;
+    the others are not touched by that.
 
     Args:
         pipeline: What is declared; other models have nothing to do with it.
-        pointers: Every pointer by the name of its model.
+        found: The pointers of all models.
         infos: The version that really serves, of each model that has one.
     """
-    pointers = {name: p for name, p in pointers.items() if name in pipeline.models}
+    pointers = {name: p for name, p in found.readable.items() if name in pipeline.models}
     infos = {name: info for name, info in infos.items() if name in pipeline.models}
     refused = {name: p.refusal for name, p in pointers.items() if p.refusal is not None}
-    problems = {
+    problems = {name: why for name, why in found.problems.items() if name in pipeline.models}
+    problems |= {
         name: f"{pointers[name].version} is refused: {refusal.reason}"
         for name, refusal in refused.items()
     }

@@ -19,10 +19,16 @@ from pymongo.errors import DuplicateKeyError
 from streams.contract.manifest import WEIGHTS, Bundle, parse_manifest
 from streams.contract.pipeline import Pipeline
 from streams.contract.states import Recaption, Serving
-from streams.contract.versions import VersionInfo, version_info, weights_version
+from streams.contract.versions import (
+    FORMAT,
+    VersionInfo,
+    check_version_format,
+    version_info,
+    weights_version,
+)
 from streams.errors import InvalidBundle, ModelNotFound, PointerConflict
 from streams.mongo.client import mongo_errors
-from streams.registry.pointers import Pointer, Pointers
+from streams.registry.pointers import FoundPointers, Pointer, Pointers
 from streams.registry.serving import serving_of
 
 _VERSIONS: Final = "model_versions"
@@ -45,6 +51,7 @@ class Registry:
 
         Raises:
             InvalidBundle: The bundle is damaged.
+            UnknownFormat: Another release has published it, in a format of its own.
             StoreUnavailable: MongoDB does not answer; nothing is visible then.
         """
         bundle.check_hash()
@@ -52,6 +59,8 @@ class Registry:
         key = _key(name, version)
         with mongo_errors(f"publishing {name} {version}"):
             stored = self._versions.find_one({"_id": key})
+            if stored is not None:
+                check_version_format(stored)
             if stored is not None and self._weights(stored) == bundle.weights:
                 return version
             # The version's document comes last: a half-done upload is never seen.
@@ -62,6 +71,7 @@ class Registry:
                 return version
             row = {
                 "_id": key,
+                "format": FORMAT,
                 "name": name,
                 "version": version,
                 "created_at": datetime.now(UTC),
@@ -82,9 +92,12 @@ class Registry:
         was announced first, by whichever process.
 
         Raises:
+            UnknownFormat: Another release has announced it, or moved the pointer, in a format of
+                its own.
             StoreUnavailable: MongoDB does not answer.
         """
         row = {
+            "format": FORMAT,
             "name": name,
             "version": version,
             "created_at": datetime.now(UTC),
@@ -98,6 +111,7 @@ class Registry:
                 upsert=True,
                 return_document=ReturnDocument.AFTER,
             )
+        check_version_format(stored)
         with suppress(PointerConflict):  # a version serves already
             self._pointers.move(
                 name, version, reason="the first that was announced", expected_revision=0
@@ -110,10 +124,13 @@ class Registry:
         Raises:
             ModelNotFound: There is no such version, or its weights do not live here.
             InvalidBundle: What is stored is damaged.
+            UnknownFormat: What is stored is of another format.
             StoreUnavailable: MongoDB does not answer.
         """
         with mongo_errors(f"reading {name} {version}"):
             row = self._versions.find_one({"_id": _key(name, version)})
+            if row is not None:
+                check_version_format(row)
             if row is None or row.get("file_id") is None:
                 raise self._not_found(name, version)
             weights = self._weights(row)
@@ -145,7 +162,7 @@ class Registry:
     def versions(self, name: str | None = None) -> list[VersionInfo]:
         """Return the versions of one model or of all, oldest first.
 
-        One whose manifest cannot be read, as of a later release, is among them with the reason.
+        One that cannot be read, as of a later release, is among them with the reason.
 
         Raises:
             StoreUnavailable: MongoDB does not answer.
@@ -162,6 +179,7 @@ class Registry:
         Raises:
             ModelNotFound: None or more than one begins so.
             InvalidBundle: Its manifest cannot be read.
+            UnknownFormat: It is of another format.
             StoreUnavailable: MongoDB does not answer.
         """
         version = weights_version(version)
@@ -170,26 +188,27 @@ class Registry:
         chosen = exact or found
         if not version or len(chosen) != 1:
             raise self._not_found(name, version)
-        if chosen[0].problem is not None:
-            msg = f"{name} {chosen[0].version}: {chosen[0].problem}"
-            raise InvalidBundle(msg)
+        if (problem := chosen[0].problem) is not None:
+            msg = f"{name} {chosen[0].version}: {problem}"
+            raise type(problem)(msg)
         return chosen[0]
 
     def pointer(self, name: str) -> Pointer | None:
         """Return which version of a model serves.
 
         Raises:
+            UnknownFormat: Another release has moved the pointer, in a format of its own.
             StoreUnavailable: MongoDB does not answer.
         """
-        return self._pointers.all().get(name)
+        return self._pointers.get(name)
 
-    def pointers(self) -> dict[str, Pointer]:
-        """Return every pointer by the name of its model.
+    def pointers(self) -> FoundPointers:
+        """Return every pointer that can be read, and why the others cannot.
 
         Raises:
             StoreUnavailable: MongoDB does not answer.
         """
-        return self._pointers.all()
+        return self._pointers.find()
 
     def promote(
         self,
@@ -212,6 +231,7 @@ class Registry:
         Raises:
             ModelNotFound: There is no such version.
             InvalidBundle: Its manifest cannot be read.
+            UnknownFormat: It, or the pointer, is of another format.
             PointerConflict: The pointer has another revision.
             StoreUnavailable: MongoDB does not answer.
         """
@@ -261,9 +281,9 @@ class Registry:
         Raises:
             StoreUnavailable: MongoDB does not answer.
         """
-        pointers = self.pointers()
-        serving = {name: p.serving for name, p in pointers.items() if p.serving is not None}
-        return serving_of(pipeline, pointers, self._infos(serving))
+        found = self.pointers()
+        serving = {name: p.serving for name, p in found.readable.items() if p.serving is not None}
+        return serving_of(pipeline, found, self._infos(serving))
 
     def forget(self, name: str) -> int:
         """Remove a model's pointer, history and versions; repeating it goes on where it stopped.

@@ -11,7 +11,7 @@ from typing import Any
 from structlog import get_logger
 
 from streams import metrics
-from streams.errors import StoreUnavailable, Unavailable
+from streams.errors import StoreUnavailable, Unavailable, UnknownFormat
 from streams.following import Follower, end_in_good_order
 from streams.registry.versions import Registry
 from streams.settings import ModelSettings
@@ -82,11 +82,15 @@ class AnnouncedStep:
         Raises:
             StoreUnavailable: MongoDB does not answer; what was known stays.
         """
-        pointer = self._registry.pointer(self._name)
-        if self._difference is None or pointer is None:
-            first = self._registry.announce(self._name, self._version, self._details)
-            self._difference = self._compare(first.details)
+        try:
             pointer = self._registry.pointer(self._name)
+            if self._difference is None or pointer is None:
+                first = self._registry.announce(self._name, self._version, self._details)
+                self._difference = self._compare(first.details)
+                pointer = self._registry.pointer(self._name)
+        except UnknownFormat as exc:
+            self._settle(str(exc))
+            return
         serving = pointer.serving if pointer else None
         self._settle(self._why_not(serving))
 

@@ -121,14 +121,18 @@ class Stack:
 
     def metric(self, process, name, label=""):
         """Sum over all labels, or over those series that carry a label."""
-        url = self.info["metrics"][process]
+        url = self._written()["metrics"][process]
         with urllib.request.urlopen(url) as reply:  # noqa: S310 - our own server
             lines = reply.read().decode().splitlines()
         found = [line for line in lines if line.startswith(name) and label in line]
         return sum(float(line.rsplit(" ", 1)[1]) for line in found)
 
     def pids(self):
-        return json.loads((self.data_dir / "stack.json").read_text())["pids"]
+        return self._written()["pids"]
+
+    def _written(self):
+        """What `up` says of itself now; `info` is what it said when it was ready first."""
+        return json.loads((self.data_dir / "stack.json").read_text())
 
     def stop(self):
         self.client.close()

@@ -16,7 +16,7 @@ from streams.mongo.declarations import Declarations
 from streams.mongo.processes import read_reports
 from streams.settings import ClipSettings, child_environment
 from tests.faults.processes import running
-from tests.pipelines import CLIP_PROJECTION, CONDITIONAL_LM
+from tests.pipelines import CLIP_PROJECTION
 from tests.waiting import DEADLINE_SECONDS, wait_until
 
 
@@ -93,12 +93,13 @@ def test_process_ends_in_good_order_when_it_has_something_else_to_do(settings, d
         assert captioner.wait(timeout=DEADLINE_SECONDS) == 0, "it reads another topic now"
 
 
-def test_process_of_an_inactive_model_waits_and_says_so(settings, declare, database):
+def test_process_of_an_inactive_model_waits_and_says_so(settings, declare, database, registry):
     """Fails without the loop in `run_process`: it would end, and be started again for ever.
 
     The end fails when the watch does not move its revision: nobody could tell who is behind.
     """
     create_topics(settings.kafka, DEFAULT)
+    registry.announce("clip", "c1", {"dimension": 4})
     name = CLIP_PROJECTION.name
     declare(name, ModelState.INACTIVE)
     with running(name, settings) as process:
@@ -107,8 +108,8 @@ def test_process_of_an_inactive_model_waits_and_says_so(settings, declare, datab
         declare(name, ModelState.ACTIVE)
         wait_until(lambda: said not in (readiness(process) or said), doing="it to go on")
         wait_until(lambda: revisions(database) == [2], doing="its report")
-        declare(CONDITIONAL_LM.name, ModelState.INACTIVE)
-        wait_until(lambda: revisions(database) == [3], doing="what does not concern it")
+        declare(name, ModelState.ACTIVE)
+        wait_until(lambda: revisions(database) == [3], doing="what changes nothing for it")
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=DEADLINE_SECONDS) == 0

@@ -1,15 +1,19 @@
 """The projection follows CLIP: what serves always fits the version that is announced."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from bson.timestamp import Timestamp
 
+from streams.contract.declaration import Declaration
 from streams.contract.default_pipeline import DEFAULT
 from streams.contract.documents import Output
 from streams.contract.events import ModelApplied, Origin
 from streams.contract.manifest import Feature
+from streams.contract.pipeline import compile_pipeline
+from streams.models.kinds.find import kind_of
 from streams.models.kinds.linear import Linear
 from streams.models.projection import orthogonal_projection
 from streams.stages.built_model import hot_model, ready_of
@@ -219,3 +223,110 @@ def test_version_of_another_length_than_clip_makes_cannot_run(registry):
     assert registry.serving(DEFAULT).misfits == frozenset()
     serve_clip(registry, "c2", 8)
     assert registry.serving(DEFAULT).misfits == {NAME}
+
+
+OWN = compile_pipeline(
+    [
+        Declaration(name="clip", kind="clip", key="img"),
+        Declaration(name="own", kind="rolled_models:Own", key="img", features={"img": "clip"}),
+    ]
+)
+SOURCE = "class Own:\n    def forward(self, vectors):\n        return vectors * {}\n"
+
+
+@pytest.fixture
+def release(tmp_path, monkeypatch, registry, settings):
+    """Make the process of a release of a user's class; each has the class that it began with."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    made = []
+
+    def start(factor, pipeline=OWN):
+        (tmp_path / "rolled_models.py").write_text(SOURCE.format(factor))
+        sys.modules.pop("rolled_models", None)
+        kind = kind_of("rolled_models:Own")
+        [model] = [m for m in pipeline.models.values() if m.declaration.kind == kind.name]
+        made.append(hot_model(model, pipeline, kind, registry, settings))
+        return made[-1]
+
+    yield start
+    sys.modules.pop("rolled_models", None)
+    for hot in made:
+        hot.stop()
+
+
+def versions_of(registry, name="own"):
+    return [move.version for move in registry.history(name)]
+
+
+def test_users_class_serves_with_its_first_weights(registry, release):
+    serve_clip(registry, "c1", 4)
+    hot = release(1)
+    hot.refresh()
+    hot.refresh()
+    assert versions_of(registry) == [hot.current().version]
+    manifest = hot.current().manifest
+    assert (manifest.is_initial, manifest.dimension) == (True, 4)
+
+
+def test_nothing_serves_before_something_upstream_does(registry, release):
+    """Fails when `ensure` raises for that: its process would hold up those behind it."""
+    hot = release(1)
+    hot.refresh()
+    assert (hot.current(), hot.waits_for()) == (None, "")
+    serve_clip(registry, "c1", 4)
+    hot.refresh()
+    assert hot.current() is not None
+
+
+def test_releases_of_a_class_do_not_take_the_pointer_from_each_other(registry, release):
+    """Fails without `was_here`: for as long as both run, all would be made again and again."""
+    serve_clip(registry, "c1", 4)
+    before = release(1)
+    before.refresh()
+    after = release(2)
+    for _ in range(3):
+        after.refresh()
+        before.refresh()
+    assert versions_of(registry) == [before.current().version, after.current().version]
+    assert "another file of rolled_models:Own" in before.waits_for()
+    assert after.waits_for() == ""
+
+    # Back again is an operator's word.
+    registry.promote("own", before.current().version, reason="test")
+    before.refresh()
+    after.refresh()
+    assert before.waits_for() == ""
+    assert "another file" in after.waits_for()
+    assert registry.pointer("own").refusal is None, "it is the process that is wrong"
+
+
+def test_what_was_given_is_not_replaced_by_first_weights(registry, release):
+    """Fails without `is_initial`: a new file of the class would throw away what was learned."""
+    serve_clip(registry, "c1", 4)
+    before = release(1)
+    declaration = OWN.models["own"].declaration
+    given = kind_of(declaration.kind).to_bundle(declaration, object(), {"clip": Feature()})
+    version = registry.publish(given)
+    registry.promote("own", version, reason="test")
+    before.refresh()
+    after = release(2)
+    after.refresh()
+    assert versions_of(registry) == [version]
+    assert before.current().version == version
+    assert "another file" in after.waits_for()
+
+
+def test_version_of_another_kind_is_replaced(registry, release, hot):
+    """The name was declared anew. Fails without `kind` in `_fits`."""
+    serve_clip(registry, "c1", 4)
+    hot.refresh()
+    renamed = compile_pipeline(
+        [
+            OWN.models["clip"].declaration,
+            OWN.models["own"].declaration.model_copy(update={"name": NAME}),
+        ]
+    )
+    other = release(1, renamed)
+    other.refresh()
+    assert other.current().manifest.kind == "rolled_models:Own"

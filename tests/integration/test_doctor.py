@@ -5,6 +5,7 @@ import io
 import huggingface_hub
 import pytest
 
+from streams.contract.declaration import Declaration
 from streams.contract.default_pipeline import DEFAULT
 from streams.errors import SettingsError, StoreRefuses
 from streams.kafka.topics import create_topics
@@ -12,10 +13,12 @@ from streams.local.child import Child
 from streams.local.mongod import find_mongod
 from streams.local.supervisor import run_stack
 from streams.mongo.client import connect, state_database
+from streams.mongo.declarations import Declarations
 from streams.operate.commands.doctor import examine
 from streams.registry.versions import Registry
 from streams.settings import ClipSettings
 from tests.captioner import tiny_captioner
+from tests.own_models import OWN
 from tests.ports import free_port
 from tests.tiny import write_tiny_clip
 
@@ -186,3 +189,18 @@ def test_refused_version_is_named_with_the_way_back(settings):
     assert not found.is_ok
     assert found.detail == f"conditional_lm {bad} is refused: weight x holds NaN"
     assert "models rollback" in found.remedy
+
+
+def test_classes_that_cannot_be_used_here_are_named(settings):
+    """Fails when built-in kinds only are looked at."""
+    with connect(settings.mongo) as client:
+        declarations = Declarations(state_database(client, settings.mongo), settings.mongo.tenant)
+        declarations.replace(OWN.declarations, expected_revision=0, reason="test")
+        found = findings(settings)["classes"]
+        assert (found.is_ok, "tests.own_models:Colour, " in found.detail) == (True, True)
+        gone = Declaration(name="gone", kind="gone_shop.models:Colour", key="img")
+        declarations.replace([*OWN.declarations, gone], expected_revision=1, reason="test")
+    found = findings(settings)["classes"]
+    assert not found.is_ok
+    assert "gone_shop.models:Colour cannot be imported here" in found.detail
+    assert "install its package" in found.detail

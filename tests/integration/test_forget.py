@@ -84,7 +84,7 @@ def test_outputs_versions_and_topics_go_and_all_else_stays(
         assert holding(collection, f"_outputs.{path}") == count * DOCUMENTS
     assert collection.count_documents({"img": b"x"}) == DOCUMENTS
     assert beside.find_one() == {"_id": 1, "_outputs": {"img": {"clip": {}}}}
-    assert registry.pointers().keys() == {"clip"}
+    assert registry.pointers().readable.keys() == {"clip"}
     assert [info.name for info in registry.versions()] == ["clip"]
     assert set(read_topic_states(settings.kafka, declared.pipeline).missing) == set(topics)
 

@@ -1,6 +1,7 @@
 """What processes say of themselves, and what is done beside their work."""
 
 import threading
+from datetime import UTC, datetime
 
 import pytest
 
@@ -28,6 +29,17 @@ def test_processes_of_one_host_and_number_are_told_apart(settings, mongo_client)
     assert len(read_reports(state)) == 1
     reporters[1].stop()
     assert read_reports(state) == []
+
+
+def test_report_of_another_format_is_not_seen(settings, mongo_client):
+    """Fails without the format in `read_reports`."""
+    state = state_database(mongo_client, settings.mongo)
+    reporter = Reporter(state, report)
+    reporter.start()
+    wait_until(lambda: read_reports(state), doing="the report")
+    state["processes"].insert_one({"format": 2, "at": datetime.now(UTC), "stage": ["sink"]})
+    assert [found.stage for found in read_reports(state)] == ["sink"]
+    reporter.stop()
 
 
 def test_report_that_cannot_be_made_once_is_made_again(settings, mongo_client):

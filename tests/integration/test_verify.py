@@ -343,7 +343,7 @@ def test_limits_of_the_settings_hold_here_too(world):
 def test_command_says_what_is_wrong_and_exits_with_1(world, monkeypatch, capsys):
     """As if all processes ran and had nothing to do."""
     state = state_database(world.store.collection.database.client, world.settings.mongo)
-    future = {"position": {"cluster_time": Timestamp(2**31, 1)}}
+    future = {"format": 1, "position": {"cluster_time": Timestamp(2**31, 1)}}
     state["positions"].update_one({"_id": world.store.tenant}, {"$set": future}, upsert=True)
     captionstream = CommandLine(app, monkeypatch, capsys, world.settings)
 

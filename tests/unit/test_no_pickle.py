@@ -35,7 +35,8 @@ def _yaml(tree):
         if isinstance(node, ast.ClassDef) and [*map(ast.unparse, node.bases)] == ["yaml.SafeLoader"]
     }
     for node in ast.walk(tree):
-        name = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
+        is_plain = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+        name = ast.unparse(node) if is_plain else ""
         if re.fullmatch(r"yaml\.(\w*[lL]oader|(unsafe|full)_load\w*)", name):
             yield from [] if name == "yaml.SafeLoader" else [name]
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("yaml.load", "yaml.load_all"):

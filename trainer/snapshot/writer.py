@@ -92,7 +92,7 @@ def serving_versions(registry: Registry, pipeline: Pipeline) -> dict[str, str]:
     Raises:
         StoreUnavailable: MongoDB does not answer.
     """
-    pointers = registry.pointers()
+    pointers = registry.pointers().readable
     return {
         name: output_version(model.declaration, pointer.serving)
         for name, model in pipeline.models.items()

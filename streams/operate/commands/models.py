@@ -34,9 +34,10 @@ def models_list(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """
     _, state = open_state(settings_of(data_dir))
     registry = Registry(state)
-    pointers = registry.pointers()
+    pointers, problems = registry.pointers()
     has = _processes_with(state)
-    for info in registry.versions():
+    infos = registry.versions()
+    for info in infos:
         pointer = pointers.get(info.name)
         is_serving = pointer is not None and pointer.serving == info.version
         if as_json:
@@ -48,6 +49,8 @@ def models_list(data_dir: DataDir = None, as_json: AsJson = False) -> None:
         created = f"{info.created_at:%Y-%m-%d %H:%M:%S}"
         line = f"{mark} {info.name:16s} {info.version:40s} {created}  {_loaded_by(has[info.key])}"
         out.print(line.rstrip(), markup=False)
+    for problem in (*problems.values(), *(info.problem for info in infos if info.problem)):
+        err.print(str(problem), markup=False)
 
 
 @models.command("show")

@@ -59,7 +59,7 @@ def test_json_is_read_whatever_its_name(write, name):
         ("models:\n- name: a\n  name: b", "'name' stands twice"),
         ("? [a, b]\n: 1", "is neither YAML nor JSON"),
         (b"\xff\xfe\x00\x00", "is neither YAML nor JSON"),
-        ("[" * 100_000, "is neither YAML nor JSON"),
+        ("[" * 2_000, "is neither YAML nor JSON"),
         ("models: []\n#" + "x" * (1 << 20), "has more than 1048576 bytes"),
         ("models: [a]", "model 1: "),
         ("models:\n- {name: a, kind: b:C, key: img, options: {d: 2026-11-27}}", "more than JSON"),

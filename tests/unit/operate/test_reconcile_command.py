@@ -22,8 +22,8 @@ def test_each_line_is_estimated_by_the_rate_of_its_stage_over_all_processes():
         " does now",
         "         3 with an error that may pass, about 2 s at the 1.50 documents/s that clip"
         " does now",
-        "         2 whose image was changed without an event, about 1 s at the 1.50 documents/s"
-        " that clip does now",
+        "         2 whose fields were changed without an event, about 1 s at the 1.50"
+        " documents/s that clip does now",
         "      1000 were looked at for that; `reconcile --all` looks at every one",
     ]
 

@@ -6,7 +6,7 @@ from streams.contract.default_pipeline import DEFAULT
 from streams.contract.pipeline import compile_pipeline
 from streams.contract.versions import VersionInfo
 from streams.models.projection import orthogonal_projection
-from streams.registry.pointers import Pointer
+from streams.registry.pointers import FoundPointers, Pointer
 from streams.registry.serving import serving_of
 from tests.bundles import projection_bundle
 
@@ -34,7 +34,7 @@ def declared(kind):
 def test_version_of_another_kind_does_not_serve_and_the_remedy_is_said():
     """Fails without `_other_kind`: outputs of it would be asked for that nobody can make."""
     manifest = projection_bundle(orthogonal_projection(4, 2, seed=0)).manifest
-    pointers = {n: pointer(n, f"{n}1") for n in ("clip", PROJECTION)}
+    pointers = FoundPointers({n: pointer(n, f"{n}1") for n in ("clip", PROJECTION)}, {})
     infos = {
         "clip": info("clip", "clip1"),
         PROJECTION: info(PROJECTION, "clip_projection1", manifest),
