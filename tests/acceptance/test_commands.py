@@ -95,14 +95,6 @@ def run(*arguments, **environment):
             },
             "check that the replica set has a primary",
         ),
-        (
-            ["topics", "create"],
-            {
-                "CAPTIONSTREAM_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1",
-                "CAPTIONSTREAM_KAFKA__REQUEST_TIMEOUT_SECONDS": "1",
-            },
-            "no Kafka broker answers at 127.0.0.1:1",
-        ),
         (["status"], {"CAPTIONSTREAM_KAFKA__PARTITIONS": "x"}, "CAPTIONSTREAM_KAFKA__PARTITIONS"),
         (
             ["import-coco", "--annotations", "gone.json", "--images", "."],

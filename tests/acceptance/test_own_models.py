@@ -105,10 +105,10 @@ def test_three_models_of_ones_own_from_declared_to_forgotten(stack, tmp_path):
 
     # Nothing but the last one reads the title.
     before = stack.outputs(5)
-    calls = {name: stack.metric(name, "captionstream_model_calls_total") for name in rows}
+    calls = {name: stack.metric(name, "captionstream_model_inputs_total") for name in rows}
     stack.documents.update_one({"_id": 5}, {"$set": {"title": "renamed"}})
     wait_until(lambda: of_label(stack, "^renamed: ") == 1, doing="the new label")
-    after = {name: stack.metric(name, "captionstream_model_calls_total") for name in rows}
+    after = {name: stack.metric(name, "captionstream_model_inputs_total") for name in rows}
     assert {name for name in rows if after[name] != calls[name]} == {"label"}
     assert stack.outputs(5)["halves"]["value"] == before["halves"]["value"]
 
