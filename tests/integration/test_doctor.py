@@ -114,7 +114,7 @@ def test_weights_are_looked_at_without_loading_them(settings, tmp_path, monkeypa
 def test_other_clip_than_that_of_the_stages_is_named(settings, running, is_ok):
     """Fails when only the settings of the shell are judged."""
     with connect(settings.mongo) as client:
-        report = {"stage": "clip", "url": "", "is_ready": True}
+        report = {"format": 1, "stage": "clip", "url": "", "is_ready": True}
         clip = {"models": ["clip"], "versions": {"clip": running}}
         reports = state_database(client, settings.mongo)["processes"]
         reports.update_one({}, [{"$set": {**report, **clip, "at": "$$NOW"}}], upsert=True)

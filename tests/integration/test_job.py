@@ -220,7 +220,7 @@ def test_a_second_job_at_the_same_time_ends_with_a_word(job, state):
 
 
 def test_the_lease_of_a_killed_job_runs_out(job, state):
-    state["trainer_lease"].insert_one({"_id": "job", "owner": "dead:1:x"})
+    state["trainer_lease"].insert_one({"_id": "job", "format": 1, "owner": "dead:1:x"})
 
     def end_lease(milliseconds):
         expiry = {"$add": ["$$NOW", milliseconds]}
