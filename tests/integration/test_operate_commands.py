@@ -47,7 +47,14 @@ def test_wait_ends_and_status_says_so_when_outputs_are_refused(
     unfinished, client, settings, captionstream
 ):
     """Fails without `refused` in `_is_idle`: `wait` would end with its time, and say nothing."""
-    report = {"stage": "sink", "url": "", "is_ready": True, "refused": 2, "refusal": "a schema"}
+    report = {
+        "format": 1,
+        "stage": "sink",
+        "url": "",
+        "is_ready": True,
+        "refused": 2,
+        "refusal": "a schema",
+    }
     reports = state_database(client, settings.mongo)["processes"]
     in_an_hour = {"$add": ["$$NOW", 3_600_000]}
     reports.update_one({}, [{"$set": {**report, "at": in_an_hour}}], upsert=True)

@@ -118,6 +118,7 @@ def test_letters_that_name_no_output_are_ignored(store):
 
 def dead_letter_headers(found):
     return [
+        ("dl_format", b"1"),
         ("dl_stage", found.stage.encode()),
         ("dl_model", found.model.encode()),
         ("dl_error_type", b"X"),

@@ -128,7 +128,9 @@ def test_vectors_and_lineage_survive():
 
 
 @pytest.mark.parametrize(
-    "stored", [{"clip"}, {"text"}, {"clip", "text"}, set()], ids=lambda names: "-".join(sorted(names))
+    "stored",
+    [{"clip"}, {"text"}, {"clip", "text"}, set()],
+    ids=lambda names: "-".join(sorted(names)),
 )
 def test_what_is_stored_survives_and_a_header_says_it_of_the_output_that_is_brought(stored):
     event = replace(applied("text", text=Output(value="a", version="t1")), stored=frozenset(stored))
