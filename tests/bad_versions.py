@@ -28,7 +28,7 @@ def publish_bad_versions(registry: Registry, database, clip_version: str) -> dic
     return {
         "NaN": registry.publish(_with_nan(good())),
         "golden input": changed(vocabulary=[*reversed(words[:-1]), words[-1]]),
-        "no stage makes": changed(features={"depth": Feature(dimension=32)}),
+        "the version was made for depth": changed(features={"depth": Feature(dimension=32)}),
         "sha256": _flip_a_byte(registry, database, registry.publish(good())),
         "is that of clip_projection": _of_another_model(registry, database),
     }

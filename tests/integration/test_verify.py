@@ -350,7 +350,7 @@ def test_command_says_what_is_wrong_and_exits_with_1(world, monkeypatch, capsys)
     for stage in processes_of(DEFAULT):
         # From the future: these three checks may take longer than a report counts.
         later = {"$add": ["$$NOW", 600_000]}
-        row = {"stage": stage, "url": stage, "is_ready": True, "at": later}
+        row = {"format": 1, "stage": stage, "url": stage, "is_ready": True, "at": later}
         state["processes"].update_one({"_id": stage}, [{"$set": row}], upsert=True)
 
     done = captionstream("verify", "--patience", "0")

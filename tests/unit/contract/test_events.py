@@ -180,7 +180,7 @@ def test_outputs_of_models_that_this_process_does_not_know_are_carried_along():
 
 
 def test_record_that_does_not_carry_the_output_that_it_names_is_refused():
-    """Fails without the look at `model` in `_decode_data`: the sink would store another one."""
+    """Fails without the look at `model` in `_event`: the sink would store another one."""
     record = encode_event(applied("stranger"), tenant=TENANT)
     with pytest.raises(InvalidEvent, match=r"carries an output of 'stranger', but does not"):
         decode_event(record.key, record.value, record.headers, tenant=TENANT)
@@ -188,7 +188,7 @@ def test_record_that_does_not_carry_the_output_that_it_names_is_refused():
 
 @pytest.mark.parametrize("value", [{1, 2}, float("nan"), 2**63, ["\ud800"], {1: 2}], ids=repr)
 def test_value_that_cannot_travel_is_not_encoded(value):
-    """Fails without `check_json` in `_pack`: whoever reads the record could not take it."""
+    """Fails without `check_json` in `pack`: whoever reads the record could not take it."""
     with pytest.raises(ValueError):  # noqa: PT011 - of several kinds
         encode_event(applied(model="line", line=Output(value=value, version="l1")), tenant=TENANT)
 
@@ -200,7 +200,7 @@ def test_record_of_another_tenant_is_refused():
 
 
 def test_unknown_format_is_refused_by_name():
-    """Fails without the error at the end of `_decode_data`."""
+    """Fails without the error at the end of `_event`."""
     record = encode_event(applied(), tenant=TENANT)
     headers = [
         (name, b"captionstream.model.applied.v2" if name == "ce_type" else value)

@@ -81,7 +81,7 @@ def check(good, value):
     ],
 )
 def test_record_with_anything_in_any_place(model, outputs):
-    """Fails without `_checked`, or `_name` and `_field`, of any place in `_unpack`."""
+    """Fails without `_checked`, or `_name` and `_field`, of any place in `unpack`."""
     good = record(model, outputs)
     unpack, pack = json.loads, lambda value: json.dumps(value).encode()
     if dict(good.headers)["content-type"] == b"application/msgpack":
@@ -121,7 +121,7 @@ def test_record_with_anything_in_any_place(model, outputs):
     ids=repr,
 )
 def test_caption_that_mongodb_could_not_store_is_an_invalid_event(change):
-    """Fails without the checks in `_unpack`."""
+    """Fails without the checks in `unpack`."""
     good = record("conditional_lm", {"conditional_lm": CAPTION})
     data = json.loads(good.value)
     decode_event(good.key, json.dumps(data).encode(), good.headers, tenant=TENANT)
