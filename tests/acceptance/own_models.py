@@ -50,11 +50,11 @@ class Label:
 '''
 
 DECLARED = """
-- {name: colour, kind: "shop_models:DominantColour", key: img}
+- {name: tint, kind: "shop_models:DominantColour", key: img}
 - {name: halves, kind: "shop_models:Halves", key: img, features: {img: clip}}
 - name: label
   kind: "shop_models:Label"
-  features: {halves: halves, colour: colour}
+  features: {halves: halves, colour: tint}
   fields: [title]
 """
 

@@ -3,7 +3,11 @@
 import io
 import json
 import os
+import re
+import subprocess
+import sys
 from itertools import count
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -13,6 +17,7 @@ from tests.acceptance.stack import Stack, user_environment
 from tests.tiny import write_tiny_clip
 from tests.waiting import wait_until
 
+README = Path(__file__).parents[2] / "README.md"
 COLOURS = {"red": (220, 20, 30), "green": (10, 200, 40), "blue": (30, 20, 240)}
 
 
@@ -26,9 +31,9 @@ def picture(name, shade):
 class Feed:
     """Inserts documents with images of known colours, each with a title."""
 
-    def __init__(self, documents):
+    def __init__(self, documents, first=0):
         self._documents = documents
-        self._numbers = count()
+        self._numbers = count(first)
         self.colours = {}
 
     def insert(self, howmany):
@@ -52,11 +57,19 @@ def stack(tmp_path_factory):
         RECONCILER__INTERVAL_SECONDS="2",
         RECONCILER__GRACE_SECONDS="20",
     )
+    (root / "shop.py").write_text(code_of_readme("python", "class Colour"))
     paths = [str(write_package(root)), os.environ.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     running = Stack(root / "data", environment)
     yield running
     assert running.stop() == 0
+
+
+def code_of_readme(language, holding):
+    """The one block of the README, in this language, that holds something."""
+    blocks = re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
+    [block] = [block for block in blocks if holding in block]
+    return block
 
 
 def of_label(stack, label):
@@ -72,6 +85,26 @@ def declared(stack, tmp_path, *more):
     return str(file)
 
 
+@pytest.mark.timeout(600)
+def test_what_the_readme_says_of_a_model_of_ones_own_runs_as_printed(stack, tmp_path):
+    [number] = Feed(stack.documents, first=5000).insert(1)
+    lines = code_of_readme("console", "pipeline apply").splitlines()
+    commands = [line.removeprefix("$ ") for line in lines]
+    environment = stack.environment | {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "CAPTIONSTREAM_MONGO__URI": stack.info["mongo_uri"],
+        "CAPTIONSTREAM_KAFKA__BOOTSTRAP_SERVERS": stack.info["kafka"],
+    }
+    script = "\n".join(["set -e", *commands])
+    subprocess.run(["bash", "-c", script], check=True, cwd=tmp_path, env=environment)
+    made = stack.wait_for_output(number, "colour")
+    assert len(made["value"]["rgb"]) == 3
+    stack.run("pipeline", "deactivate", "colour", "--wait", "200")
+    stack.run("pipeline", "forget", "colour", "--yes")
+    assert "colour" not in stack.outputs(number)
+    stack.documents.delete_many({})
+
+
 @pytest.mark.timeout(900)
 def test_three_models_of_ones_own_from_declared_to_forgotten(stack, tmp_path):
     feed = Feed(stack.documents)
@@ -81,11 +114,7 @@ def test_three_models_of_ones_own_from_declared_to_forgotten(stack, tmp_path):
     file = declared(stack, tmp_path, DECLARED)
     plan = json.loads(stack.run("pipeline", "plan", file, "--json"))
     rows = {row["name"]: row for row in plan["models"]}
-    assert {n for n, row in rows.items() if row["action"] == "start"} == {
-        "colour",
-        "halves",
-        "label",
-    }
+    assert {n for n, row in rows.items() if row["action"] == "start"} == {"tint", "halves", "label"}
     feed.insert(300)
     stack.run("pipeline", "apply", file, "--yes")
     feed.insert(300)
@@ -96,10 +125,10 @@ def test_three_models_of_ones_own_from_declared_to_forgotten(stack, tmp_path):
     wait_until(all_labelled, doing="a label for each of 1,000 documents")
     for number in (0, 401, 999):
         outputs = stack.outputs(number)
-        assert outputs["colour"]["value"]["name"] == feed.colours[number]
+        assert outputs["tint"]["value"]["name"] == feed.colours[number]
         title = f"no {number}: {feed.colours[number]} "
         assert outputs["label"]["value"].startswith(title)
-        assert outputs["label"]["features"].keys() == {"halves", "colour", "clip"}
+        assert outputs["label"]["features"].keys() == {"halves", "tint", "clip"}
         assert outputs["label"]["input"].keys() == {"img", "title"}
     assert json.loads(stack.run("verify", "--json"))["wrong"] == []
 
@@ -120,7 +149,7 @@ def test_three_models_of_ones_own_from_declared_to_forgotten(stack, tmp_path):
     )
     plan = json.loads(stack.run("pipeline", "plan", str(shouting), "--json"))
     [label] = [row for row in plan["models"] if row["name"] == "label"]
-    assert label["made_again"] == 1000
+    assert (label["stale"], label["missing"], label["reused"]) == (1000, 0, 0)
     stack.run("pipeline", "apply", str(shouting), "--yes")
     wait_until(lambda: of_label(stack, "^(NO |RENAMED)") == 1000, doing="a new label for all")
     assert json.loads(stack.run("verify", "--json"))["wrong"] == []
