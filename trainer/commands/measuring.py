@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, cast
 
 import typer
 
+from streams.contract.kinds import is_class
 from streams.contract.manifest import Bundle
 from streams.contract.pipeline import Model, Pipeline
 from streams.errors import ModelNotFound, SettingsError
@@ -88,10 +89,15 @@ def values_of(given: list[str] | None, option: str) -> dict[str, Any]:
 
 
 def reads_of(pipeline: Pipeline, learn: list[str] | None) -> Reads:
-    """Return whose inputs are read, and what is learned: what is asked for, and what kinds say."""
-    from trainer.fit.kinds import learned_by
+    """Return whose inputs are read, and what is learned: what is asked for, and what kinds say.
 
-    own = learned_by(pipeline)
+    Built-in kinds learn from captions alone. A user's class is imported, and torch with it.
+    """
+    own: tuple[str, ...] = ()
+    if any(is_class(model.declaration.kind) for model in pipeline.models.values()):
+        from trainer.fit.kinds import learned_by
+
+        own = learned_by(pipeline)
     return Reads(pipeline=pipeline, learned=tuple(dict.fromkeys([*own, *(learn or ())])))
 
 
