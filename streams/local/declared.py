@@ -5,6 +5,8 @@ from collections.abc import Callable
 from streams.contract.pipeline import Pipeline
 from streams.following import Follower
 from streams.local.servers import Servers
+from streams.mongo.client import connect, state_database
+from streams.mongo.declarations import Declarations
 from streams.stages import processes_of
 
 
@@ -20,7 +22,10 @@ class DeclaredProcesses:
         """
         self._servers = servers
         self._say = say
-        self._pipeline: Pipeline = servers.read_pipeline()
+        mongo = servers.settings.mongo
+        self._client = connect(mongo)  # one for all looks
+        self._declared = Declarations(state_database(self._client, mongo), mongo.tenant)
+        self._pipeline: Pipeline = self._declared.read().pipeline
         self._follower = Follower(
             self._look, name="pipeline", seconds=servers.settings.models.poll_interval_seconds
         )
@@ -37,9 +42,10 @@ class DeclaredProcesses:
     def stop(self) -> None:
         """Stop looking."""
         self._follower.stop()
+        self._client.close()
 
     def _look(self) -> None:
-        pipeline = self._servers.read_pipeline()
+        pipeline = self._declared.read().pipeline
         if pipeline == self._pipeline:
             return
         self._servers.create_topics(pipeline)  # before a process asks for them

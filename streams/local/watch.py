@@ -62,7 +62,7 @@ class Supervisor:
         self._prober = Prober()
         self._ports = PortBook(directory / "ports.json", self._settings.local.port_range)
         self._workers: list[Worker] = []
-        #: They were told to end, and are not wanted any more.
+        #: They were asked to end, and are not wanted any more.
         self._leaving: list[Worker] = []
         self._stop = threading.Event()
         self._written: StackInfo | None = None
