@@ -230,6 +230,14 @@ def _texts_by_name(value: Any) -> dict[str, str] | None:
     return dict(value)
 
 
+def lineage(model: Model, outputs: Mapping[str, Output]) -> dict[str, str]:
+    """Return the version of all that an output is made of, what is read being made of it too."""
+    versions: dict[str, str] = {}
+    for name in model.reads:
+        versions |= {**outputs[name].features, name: outputs[name].version}
+    return versions
+
+
 def output_from_url(document: Mapping[str, Any], model: Model) -> Output | None:
     """Return the output of a model that reads the image, if it was made from the URL of now."""
     url = url_of(document)

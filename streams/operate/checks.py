@@ -9,6 +9,7 @@ from PIL import Image
 from streams.contract.documents import (
     Output,
     current_inputs,
+    lineage,
     lookup,
     stored_image,
     stored_output,
@@ -19,7 +20,7 @@ from streams.contract.states import Recaption, Serving, is_good_enough
 from streams.contract.versions import output_version, weights_version
 from streams.errors import InvalidImage, ModelError, UnknownFormat, WriteRejected
 from streams.mongo.client import Document
-from streams.operate.computing import Computing, lineage
+from streams.operate.computing import Computing
 from streams.operate.recomputed import Task, compare
 from streams.operate.reported import WITHOUT_LETTER, errors_of
 

@@ -135,14 +135,6 @@ class Computing:
         return announced
 
 
-def lineage(model: Model, outputs: Mapping[str, Output]) -> dict[str, str]:
-    """Return the version of all that an output is made of, what is read being made of it too."""
-    versions: dict[str, str] = {}
-    for name in model.reads:
-        versions |= {**outputs[name].features, name: outputs[name].version}
-    return versions
-
-
 def _predict(name: str, predictor: Predictor, items: Sequence[Any]) -> list[Made | DocumentError]:
     """Compute a batch; where the model raises, each item alone, so that one fails alone."""
     if not items:

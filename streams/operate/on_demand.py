@@ -14,6 +14,7 @@ from streams.contract.documents import (
     Output,
     current_inputs,
     fingerprint,
+    lineage,
     stored_image,
     stored_output,
     url_of,
@@ -27,7 +28,7 @@ from streams.images.pool import DecodePool
 from streams.models.kinds.kind import Predictor
 from streams.mongo.client import Document, mongo_errors
 from streams.mongo.store import DocumentStore
-from streams.operate.computing import Computing, lineage
+from streams.operate.computing import Computing
 from streams.operate.versions_wanted import WantedVersions
 from streams.registry.versions import Registry
 from streams.settings import Settings

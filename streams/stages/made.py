@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from bson.timestamp import Timestamp
 
-from streams.contract.documents import Output, is_stored_for, lookup, stored_output
+from streams.contract.documents import Output, is_stored_for, lineage, lookup, stored_output
 from streams.contract.events import ModelApplied
 from streams.contract.manifest import Feature
 from streams.contract.pipeline import IMAGE, Model, Pipeline
@@ -44,13 +44,8 @@ def misfit(features: Mapping[str, Feature], event: Arrived) -> FeatureMismatch |
 
 
 def lineage_of(model: Model, event: Arrived) -> dict[str, str]:
-    """Return the version of every upstream model, those of the features' own features included."""
-    versions: dict[str, str] = {}
-    for name in model.reads:
-        made = outputs_of(event)[name]
-        versions.update(made.features)
-        versions[name] = made.version
-    return versions
+    """Return the version of every upstream model. See `lineage`."""
+    return lineage(model, outputs_of(event))
 
 
 def inputs_of(model: Model, event: Arrived, found: FoundInputs | None) -> dict[str, str] | None:
